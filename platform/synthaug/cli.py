@@ -1,0 +1,314 @@
+"""The command line: `synthaug VERB`. Verbs parse, call the runtime, and print; they decide nothing."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from click.exceptions import ClickException, UsageError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from synthaug.experiment import Experiment, Sweep
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+REF = Annotated[str, typer.Argument(metavar="REF", help="experiments/file.py:function, or a resolved .json")]
+SET = Annotated[
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="replace a field, e.g. method.strength=0.5")
+]
+HOME = Annotated[Path, typer.Option(envvar="SYNTHAUG_HOME", help="holds the store, MLflow's database and reports")]
+JSON = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, last")]
+ADDRESS = Annotated[str | None, typer.Option(help="a running Ray cluster; default: start one here when needed")]
+RUNS = Path("runs")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit code: 0, 2 for what the user can mend, 1 for our faults, 130 for Ctrl-C."""
+    from synthaug.settings import UserError
+
+    try:
+        code = app(arguments, standalone_mode=False)
+    except UserError as error:
+        return fail(" ".join(str(error).split()))
+    except ClickException as error:
+        command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "synthaug"
+        return fail(f"{' '.join(error.format_message().split())} (see {command} --help)")
+    except (KeyboardInterrupt, EOFError):
+        print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:  # the last line of defence: our own fault, with its traceback
+        if type(error).__name__ == "Abort":
+            return 130
+        traceback.print_exc()
+        return 1
+    finally:
+        _stop_ray()
+    return int(code or 0)
+
+
+def fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _stop_ray() -> None:
+    if "synthaug.runtime.cluster" in sys.modules:
+        from synthaug.runtime import cluster
+
+        cluster.stop_own()
+
+
+# --- REF ------------------------------------------------------------------------------------------------------------
+
+
+def import_file(file: str) -> ModuleType:
+    """A file of experiments as the module that workers will import: the folder above experiments/ goes on the path."""
+    from importlib import import_module
+
+    from synthaug.settings import UserError
+
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise UserError(f"there is no file {file!r}")
+    above = [parent for parent in path.parents if parent.name == "experiments"]
+    root = above[0].parent if above else path.parent
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    known = sys.modules.get(name)
+    if known is not None and Path(str(known.__file__)).resolve() != path.resolve():
+        del sys.modules[name]
+    try:
+        return import_module(name)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise UserError(f"{file}: {type(error).__name__}: {error}") from None
+
+
+def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep]]:
+    """The functions of a file that say they return an Experiment or a Sweep."""
+    found = {}
+    for name, function in vars(module).items():
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            returns = inspect.get_annotations(function, eval_str=True).get("return")
+            if (
+                getattr(returns, "__name__", "") in ("Experiment", "Sweep")
+                and not inspect.signature(function).parameters
+            ):
+                found[name] = function
+    return found
+
+
+def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
+    """The name and the value behind REF, with --set applied."""
+    from pydantic import ValidationError
+
+    from synthaug.experiment import Experiment, Sweep, load, replace
+    from synthaug.settings import UserError, did_you_mean, explain
+
+    if ref.endswith(".json"):
+        if not Path(ref).is_file():
+            raise UserError(f"there is no file {ref!r}")
+        name, subject = Path(ref).stem, _at(ref, lambda: load(Path(ref).read_text()))
+    else:
+        file, colon, function = ref.partition(":")
+        known = subjects_in(import_file(file if file.endswith(".py") else f"{file}.py"))
+        if not colon or function not in known:
+            hint = did_you_mean(function, list(known)) if function else f"; it has: {', '.join(known) or 'none'}"
+            raise UserError(f"{ref!r} names no experiment{hint}")
+        try:
+            name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
+        except ValidationError as error:
+            raise UserError(f"{ref}: {explain(error, Experiment)}") from None
+    fields = dict(_change(text) for text in changes)
+    if isinstance(subject, Sweep):
+        own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
+        fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}
+    return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
+
+
+def _at(ref: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; an error names the REF it belongs to."""
+    from synthaug.settings import UserError
+
+    try:
+        return make()
+    except UserError as error:
+        raise UserError(f"{ref}: {error}") from None
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """`path=value`: the value is JSON, else a string."""
+    from synthaug.settings import UserError
+
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set needs path=value, got {text!r}")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
+
+
+@contextmanager
+def results_only() -> Iterator[Callable[[str], None]]:
+    """Keep stdout for our results: whatever libraries and child processes print meanwhile goes to stderr."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    sys.stderr.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    printed: list[str] = []
+    try:
+        yield printed.append
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        sys.stdout = out
+    for text in printed:
+        print(text)
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(file: Annotated[str | None, typer.Argument(metavar="[FILE]")] = None) -> None:
+    """Every experiment and sweep, one line each."""
+    from synthaug.settings import UserError
+
+    files = [file] if file else sorted(str(p) for p in Path("experiments").rglob("*.py"))
+    if not files:
+        raise UserError("there is no folder experiments/ here; name a file: synthaug list FILE")
+    for path in files:
+        if file is None and "benchmarks" in Path(path).parts:
+            continue
+        for name, function in subjects_in(import_file(path)).items():
+            about = (inspect.getdoc(function) or "").partition("\n")[0]
+            print(f"{path}:{name}  {about}")
+
+
+@app.command()
+def show(ref: REF, set_: SET = [], home: HOME = RUNS, as_json: JSON = False) -> None:  # noqa: B006
+    """The resolved experiment, each stage's key, what is cached and what will run."""
+    from synthaug.experiment import Sweep
+    from synthaug.runtime.plan import describe, plan
+    from synthaug.settings import to_json
+
+    _, subject = resolve(ref, set_)
+    found = plan(subject, home)
+    if as_json:
+        kind = "sweep" if isinstance(subject, Sweep) else "experiment"
+        print(json.dumps({kind: to_json(subject), **found}))
+    else:
+        print(describe(subject, found))
+
+
+@app.command()
+def run(
+    ref: REF,
+    set_: SET = [],  # noqa: B006
+    home: HOME = RUNS,
+    workers: Annotated[
+        int, typer.Option(min=0, help="generation actors, and train workers; 0: all in this process")
+    ] = 0,
+    address: ADDRESS = None,
+    as_json: JSON = False,
+) -> None:
+    """Run an experiment or a sweep: makes what is missing, in order."""
+    name, subject = resolve(ref, set_)
+    with results_only() as result:
+        from synthaug.runtime.run import run as run_it
+        from synthaug.runtime.summary import summary
+
+        answer = run_it(subject, home=home, workers=workers, address=address, name=name)
+        result(json.dumps(answer) if as_json else summary(name, subject, answer, home))
+
+
+@app.command()
+def report(
+    refs: Annotated[list[str] | None, typer.Argument(metavar="[REF ...]")] = None,
+    out: Annotated[Path | None, typer.Option(help="the page to write; default: HOME/reports/report.html")] = None,
+    home: HOME = RUNS,
+) -> None:
+    """A static page: table with intervals and paired tests, cost, galleries, curves."""
+    from synthaug.runtime.report import recorded_subjects, write_report
+    from synthaug.runtime.store import Store
+
+    store = Store(home).prepare()
+    subjects = dict(resolve(ref, []) for ref in refs) if refs else recorded_subjects(store)
+    print(write_report(store, subjects, out))
+
+
+@app.command()
+def export(
+    ref: REF,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new or empty folder")],
+    set_: SET = [],  # noqa: B006
+    home: HOME = RUNS,
+) -> None:
+    """The generated images as an ImageFolder with metadata.csv, for people who train elsewhere."""
+    from synthaug.runtime.export import export_images
+
+    _, subject = resolve(ref, set_)
+    with results_only() as result:
+        result(export_images(subject, folder, home))
+
+
+@app.command()
+def ui(
+    home: HOME = RUNS,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """The MLflow server on the right store, on 127.0.0.1."""
+    from synthaug.runtime.serve import serve
+
+    serve(home, port)
+
+
+@app.command()
+def doctor(home: HOME = RUNS) -> None:
+    """Versions, devices, memory, disk, Ray, MLflow, models: what is wrong and how to mend it."""
+    from synthaug.runtime.doctor import examine
+
+    failed = 0
+    for name, well, text in examine(home):
+        print(f"{'ok  ' if well else 'BAD '} {name}: {text}")
+        failed += not well
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    home: HOME = RUNS,
+    yes: Annotated[bool, typer.Option("--yes", help="remove them; without it they are only named")] = False,
+) -> None:
+    """Unfinished artefacts and those that no run refers to."""
+    from synthaug.runtime.store import Store
+
+    store = Store(home).prepare()
+    found = store.unneeded()
+    for folder, why in found:
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
+        print(f"{'removed' if yes else 'would remove'} {folder} ({why}, {size:.1f} MB)")
+        if yes:
+            store.remove(folder)
+    if not found:
+        print("nothing to clean")
+    elif not yes:
+        print("synthaug clean --yes removes them")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where the science meets Ray, MLflow and the disk."""

@@ -1,0 +1,100 @@
+"""Starting Ray, or finding it, and refusing at once what it could never run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+from synthaug.settings import UserError
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+NAMESPACE = "synthaug"
+_own = False
+
+
+def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = False) -> None:
+    """Ray, started here unless it runs already or an address is given; refuses more actors than it has room for."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    import ray
+
+    global _own
+    if not ray.is_initialized():
+        _own = True
+        common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+        if address:
+            _connect(address, common)
+        else:
+            # CPUs are tokens: four of them on a small machine keep Ray's own helpers from starving ours
+            ray.init(address="local", num_cpus=max(4, CORES), include_dashboard=dashboard, **common)
+    room = int(ray.cluster_resources().get("CPU", 0) / cpus_each) - 1
+    if actors > room:
+        raise UserError(
+            f"{actors} workers need {actors} x {cpus_each:g} + 1 CPUs, this Ray has room for {max(room, 0)}"
+        )
+
+
+def _connect(address: str, common: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"no Ray answers at {address!r}: {str(error).splitlines()[0]}") from None
+
+
+def stop_own() -> None:
+    """End the Ray that this process started or joined; one that was there before stays."""
+    global _own
+    if _own:
+        import ray
+
+        ray.shutdown()
+        _own = False
+
+
+def has_gpu() -> bool:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def actor_resources() -> dict[str, Any]:
+    """What one generating actor asks for: a device where there is one."""
+    return {"num_gpus": 1} if has_gpu() else {"num_cpus": 1}
+
+
+def quiet_data_context() -> None:
+    """Ray Data's own bars off, no hanging for half an hour, models that failed to load once are tried again."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = 1800 if has_gpu() else 600
+    context.max_consecutive_actor_init_deaths = 2
+
+
+def worker_paths() -> list[str]:
+    """Where a worker finds the classes that the driver knows: experiments of the user, modules of a test."""
+    return [os.path.abspath(path) for path in sys.path if os.path.isdir(path or ".") and "site-packages" not in path]
+
+
+def width() -> int:
+    """Processes that compute side by side: one for each GPU, else one for each real core."""
+    import ray
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return gpus or (CORES if nodes == 1 else int(ray.cluster_resources()["CPU"]))
+
+
+def trial_resources() -> dict[str, float]:
+    """What one trial asks for."""
+    return {"cpu": 1, "gpu": 1} if has_gpu() else {"cpu": 1}

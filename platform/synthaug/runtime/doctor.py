@@ -1,0 +1,95 @@
+"""Is this machine fit to run? Each line says what was found and, if it is bad, how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from synthaug.runtime.store import LIBRARIES, Store
+from synthaug.settings import UserError
+
+Finding = tuple[str, bool, str]
+
+
+def examine(home: Path) -> Iterator[Finding]:
+    """Findings as (name, is it well, text)."""
+    yield "python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (needs 3.11 or newer)"
+    for name in LIBRARIES:
+        yield _library(name)
+    yield _device()
+    yield from _room(home)
+    yield _home(home)
+    yield _nano()
+    yield _ray()
+
+
+def _library(name: str) -> Finding:
+    try:
+        return name, True, version(name)
+    except PackageNotFoundError:
+        return name, False, "is not installed; run make setup"
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        return "device", True, f"{torch.cuda.device_count()} x {', '.join(names)}"
+    return "device", True, f"no GPU; {os.cpu_count()} CPU cores: fine for the nano models, slow for real ones"
+
+
+def _room(home: Path) -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield "memory", memory >= 4, f"{memory:.0f} GiB" + ("" if memory >= 4 else "; the demo needs 4")
+    place = next(p for p in (home.absolute(), *home.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    yield (
+        "disk",
+        free >= 2,
+        f"{free:.0f} GiB free at {place}" + ("" if free >= 2 else "; free some, or choose another --home"),
+    )
+    if Path("/dev/shm").exists():
+        shared = shutil.disk_usage("/dev/shm").total / 2**30
+        advice = (
+            "" if shared >= 1 else "; Ray's object store falls back to disk: start the container with --shm-size=4g"
+        )
+        yield "shared memory", shared >= 1, f"{shared:.1f} GiB in /dev/shm{advice}"
+
+
+def _home(home: Path) -> Finding:
+    try:
+        return "home", True, f"{Store(home).prepare().home} can be written"
+    except UserError as error:
+        return "home", False, str(error)
+
+
+def _nano() -> Finding:
+    from synthaug.diffusion.backbone import Backbone
+
+    try:
+        return "models", True, f"nano:sd in {len(Backbone(model='nano:sd').weight_files())} files"
+    except UserError as error:
+        return "models", False, str(error)
+
+
+def _ray() -> Finding:
+    """Start Ray and run one task, because that is what fails on odd machines."""
+    from synthaug.runtime import cluster
+
+    try:
+        cluster.start()
+        import ray
+
+        answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)
+        return (
+            "ray",
+            answer == 42,
+            f"started with {ray.cluster_resources().get('CPU', 0):.0f} CPU tokens and ran a task",
+        )
+    except (RuntimeError, OSError, TimeoutError) as error:
+        return "ray", False, f"does not run a task: {error}; is HOME writable, is a firewall in the way of localhost?"

@@ -1,0 +1,56 @@
+"""Generated images as an ImageFolder, for people who train elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+from synthaug.experiment import Experiment, Sweep
+from synthaug.runtime.generate import make_images, open_job, read_images
+from synthaug.runtime.progress import say
+from synthaug.runtime.store import Store, write_bytes
+from synthaug.sample import Sample
+from synthaug.settings import UserError
+
+COLUMNS = ("file_name", "source", "class", "label", "variant", "prompt", "seed", "strength", "method")
+
+
+def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -> str:
+    """Write class folders and metadata.csv; what is missing is made first."""
+    if isinstance(subject, Sweep) or subject.method is None:
+        raise UserError(
+            "export needs an experiment with a method: a sweep, or plain training, has no images of its own"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} is there already and not empty; name a new folder")
+    store = Store(home).prepare()
+    make_images(store, [subject], 0, say)
+    job = open_job(store, subject)
+    samples = read_images(store, job, subject.k)
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    for number, sample in enumerate(samples):
+        name = f"{folder_name(job.listing.classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
+        write_bytes(folder / name, sample.image)
+        writer.writerow([name, *_row(sample, job.listing.classes)])
+    write_bytes(folder / "metadata.csv", table.getvalue().encode())
+    return f"{len(samples)} images in {folder}"
+
+
+def folder_name(name: str) -> str:
+    """A class name as one folder below where it belongs, whatever the name is; unlike names stay unlike."""
+    return quote(name, safe=" ").replace(".", "%2E") if set(name) <= {"."} else quote(name, safe=" .")
+
+
+def suffix(image: bytes) -> str:
+    return "png" if image.startswith(b"\x89PNG") else "jpg"
+
+
+def _row(sample: Sample, classes: tuple[str, ...]) -> list[str | int | float]:
+    label = json.dumps({classes[index]: weight for index, weight in sample.label}, ensure_ascii=False)
+    lineage: list[str | int | float] = [sample.source, classes[sample.target], label, sample.variant]
+    return [*lineage, sample.prompt, sample.seed, sample.strength, sample.method]

@@ -1,0 +1,106 @@
+"""Pictures that people look at: galleries of real and made images, confusion matrices, curves."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug.runtime.generate import Job, read_images
+from synthaug.sample import decode_image, resize_image
+from synthaug.settings import seed_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from synthaug.runtime.store import Store
+
+
+def gallery(store: Store, job: Job, k: int, classes: int = 12, tile: int = 64) -> np.ndarray:
+    """A row for each class: a real image, then its variants. Sources are chosen by hash, not as the first ones."""
+    chosen = {}
+    for entry in sorted(job.sources, key=lambda e: seed_of("gallery", e.id), reverse=True):
+        chosen[entry.label] = entry
+    rows = [chosen[label] for label in sorted(chosen)][:classes]
+    made = {(s.source, s.variant): s.image for s in read_images(store, job, k, {entry.id for entry in rows})}
+    tile = max(tile, 128) if len(rows) < 6 else tile
+    lines = []
+    for entry in rows:
+        line = [job.listing.read(entry.id), *(made[entry.id, variant] for variant in range(1, min(k, 10) + 1))]
+        tiles = [_framed(resize_image(decode_image(data), tile), first=n == 0) for n, data in enumerate(line)]
+        lines.append(np.concatenate(tiles, 1))
+    return np.concatenate(lines, 0)
+
+
+def _framed(pixels: np.ndarray, first: bool) -> np.ndarray:
+    """A tile with a margin; the real image gets a wider gap to its right."""
+    return np.pad(pixels, ((2, 2), (2, 10 if first else 2), (0, 0)), constant_values=255)
+
+
+def confusion(matrix: Sequence[Sequence[int]], cell: int = 24) -> np.ndarray:
+    """True classes down, predictions across, the share of the true class as darkness."""
+    counts = np.asarray(matrix, float)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cell = max(1, min(cell, 960 // len(share)))
+    grey = (255 * (1 - share)).astype(np.uint8)
+    return np.repeat(np.repeat(np.repeat(grey, cell, 0), cell, 1)[..., None], 3, 2)
+
+
+def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
+    """One colour for each name, a thin line for each run and a thick one for their mean; as an inline SVG."""
+    figure, axes = _figure(6.4, 3.4)
+    for number, (name, runs) in enumerate(lines.items()):
+        colour = f"C{number % 10}"
+        for run in runs:
+            axes.plot(*zip(*run, strict=True), color=colour, alpha=0.2, linewidth=0.8)
+        if runs and len({len(run) for run in runs}) == 1:
+            mean = np.mean(np.array(runs, float), 0)
+            axes.plot(mean[:, 0], mean[:, 1], color=colour, linewidth=2, label=name)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: str) -> str:
+    """Per class one bar for each name; as an inline SVG."""
+    figure, axes = _figure(max(6.4, min(24, 0.25 * len(classes) * len(gains))), 3.0)
+    width = 0.8 / max(1, len(gains))
+    for number, (name, values) in enumerate(gains.items()):
+        axes.bar(np.arange(len(values)) + number * width, values, width, label=name)
+    axes.set_xticks(
+        np.arange(len(classes)) + 0.4 - width / 2, classes, fontsize=7, rotation=45 if len(classes) > 15 else 0
+    )
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """An image that a page carries with itself."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,48 @@
+"""One progress line of ours: rewritten in place on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+EVERY_S = 10.0  # between plain lines
+
+
+def say(text: str) -> None:
+    """A line for people; stdout is kept for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """`generate 120/1250 images, 24.1/s, 47 s left`."""
+
+    def __init__(self, what: str, unit: str, total: int) -> None:
+        self.what, self.unit, self.total = what, unit, total
+        self.done, self.note = 0, ""
+        self.started = self.shown = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.done:
+            self._show(end="\n")
+
+    def add(self, count: int, note: str = "") -> None:
+        self.done += count
+        self.note = note
+        now = time.monotonic()
+        if now - self.shown > (0.1 if self.live else EVERY_S):
+            self.shown = now
+            self._show(end="" if self.live else "\n")
+
+    def _show(self, end: str) -> None:
+        passed = time.monotonic() - self.started
+        rate = self.done / max(passed, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        when = f"{passed:.0f} s" if self.done >= self.total else f"{left:.0f} s left"
+        line = f"{self.what} {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {when}"
+        line += f", {self.note}" if self.note else ""
+        print(f"\r\033[K{line}" if self.live else line, end=end, file=sys.stderr, flush=True)

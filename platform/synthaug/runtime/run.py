@@ -1,0 +1,191 @@
+"""Running an experiment: what is missing is made in order, and everything is tracked."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from synthaug.experiment import Experiment, Node, Sweep
+from synthaug.runtime import cluster
+from synthaug.runtime.generate import make_images, open_job, refuse_missing
+from synthaug.runtime.progress import Progress, say
+from synthaug.runtime.store import Artefact, Store
+from synthaug.runtime.tracking import Run, Tracker, flat
+from synthaug.runtime.train import evaluate_stages, train_stage
+from synthaug.settings import UserError, hash_of, to_json
+
+NANO_NOTE = "nano models know only letters and digits: good for trying things out, not for other images"
+
+
+def run(
+    subject: Experiment | Sweep,
+    *,
+    home: str | Path = "runs",
+    workers: int = 0,
+    address: str | None = None,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Make what is missing of an experiment or a sweep, and return what `--json` prints."""
+    store = Store(home).prepare()
+    name = name or "synthaug"
+    if isinstance(subject, Sweep):
+        from synthaug.runtime.search import run_sweep
+
+        if workers:
+            raise UserError("the trials of a sweep train in one process each: leave --workers out, Ray uses every core")
+        return run_sweep(store, subject, name, address)
+    return run_experiment(store, subject, name, workers, address)
+
+
+def run_experiment(
+    store: Store, experiment: Experiment, name: str, workers: int, address: str | None
+) -> dict[str, Any]:
+    """One experiment with its run."""
+    started = time.monotonic()
+    nodes = experiment.nodes(store.identify)
+    check([experiment], store)
+    if workers and not is_cached(store, experiment):
+        cluster.start(actors=workers, address=address, dashboard=True)
+    subject = to_json(experiment)
+    known = store.recorded(subject, list(nodes.values()))
+    if known and is_tracked(store) and is_cached(store, experiment):
+        found = found_artefacts(store, experiment)
+        return answer(known["run_id"], experiment, found, metrics_of(store, experiment, found))
+    tracker = Tracker(store.home, name)
+    run = tracker.open(run_key(nodes), label(experiment), {"synthaug.kind": "experiment"})
+    try:
+        found = make_all(store, experiment, run, workers)
+        metrics = metrics_of(store, experiment, found)
+        log_finished(run, store, experiment, found, metrics | {"time/call_s": time.monotonic() - started})
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
+    except (UserError, RuntimeError, OSError):
+        run.end("FAILED")
+        raise
+    store.record(subject, list(nodes.values()), {"run_id": run.id, "name": name})
+    return answer(run.id, experiment, found, metrics)
+
+
+def is_tracked(store: Store) -> bool:
+    """Whether the runs that were recorded can still be there; MLflow itself takes seconds to ask."""
+    return "MLFLOW_TRACKING_URI" in os.environ or (store.home / "mlflow.db").exists()
+
+
+def answer(
+    run_id: str, experiment: Experiment, found: dict[str, Artefact], metrics: dict[str, float]
+) -> dict[str, Any]:
+    stages = {name: artefact.summary() for name, artefact in found.items()}
+    return {"run_id": run_id, "experiment": to_json(experiment), "stages": stages, "metrics": metrics}
+
+
+def check(experiments: list[Experiment], store: Store) -> None:
+    """Everything that can be known to be wrong before anything expensive starts."""
+    for experiment in experiments:
+        listing = store.open(experiment.dataset)
+        for number, (path, reason) in enumerate(listing.quarantined[:3]):
+            say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
+    made = [e for e in experiments if e.method is not None]
+    refuse_missing(store, [e for e in made if store.manifest(e.nodes(store.identify)["generate"]) is None])
+    if any(e.generator.model.startswith("nano:") for e in made):
+        say(f"note: {NANO_NOTE}")
+
+
+def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
+    """Every stage of one experiment."""
+    found: dict[str, Artefact] = {}
+    nodes = experiment.nodes(store.identify)
+    if experiment.method is not None:
+        untrained = store.manifest(nodes["train"]) is None
+        found["generate"] = next(iter(make_images(store, [experiment], workers, say, read=untrained).values()))
+    with Progress("train", "evaluations", experiment.recipe.evaluations) as progress:
+
+        def report(entry: dict[str, float]) -> None:
+            run.metrics([(int(entry["step"]), entry)])
+            progress.add(
+                1, f"step {entry['step']:.0f}, loss {entry['train/loss']:.3g}, val {entry.get('val/top1', 0):.1%}"
+            )
+
+        found["train"] = train_stage(store, experiment, report, say, workers)
+    return found | evaluate_stages(store, experiment, say)
+
+
+def is_cached(store: Store, experiment: Experiment) -> bool:
+    """Whether nothing would have to be made."""
+    nodes = experiment.nodes(store.identify)
+    if any(store.manifest(node) is None for node in nodes.values()):
+        return False
+    if experiment.method is None:
+        return True
+    job = open_job(store, experiment)
+    return not job.missing(store)
+
+
+def found_artefacts(store: Store, experiment: Experiment) -> dict[str, Artefact]:
+    """The artefacts of an experiment that is cached whole."""
+    nodes = experiment.nodes(store.identify)
+    return {n: Artefact(node, store.folder(node), store.manifest(node) or {}, True, 0.0) for n, node in nodes.items()}
+
+
+def run_key(nodes: dict[str, Node]) -> str:
+    """A run belongs to everything that its experiment makes."""
+    return hash_of([node.key for node in nodes.values()])
+
+
+def label(experiment: Experiment) -> str:
+    """A short name for people."""
+    method = type(experiment.method).__name__ if experiment.method else "no synthetic images"
+    shots = f" {experiment.dataset.shots}-shot" if experiment.dataset.shots else ""
+    return f"{experiment.dataset.name}{shots} {method} seed {experiment.seed}"
+
+
+def metrics_of(store: Store, experiment: Experiment, found: dict[str, Artefact]) -> dict[str, float]:
+    """The numbers of a finished experiment under their fixed names; costs are those of making, whoever made it."""
+    best = max(found["train"].manifest["history"], key=lambda e: (e.get("val/top1", 0.0), -e.get("val/loss", 0.0)))
+    metrics = {name: best[name] for name in ("val/top1", "val/loss") if name in best}
+    evaluated = [artefact for name, artefact in found.items() if name.startswith("evaluate")]
+    for artefact in evaluated:
+        metrics |= artefact.manifest["result"]["metrics"]
+    cost = {"cost/train_s": found["train"].manifest["seconds"]}
+    cost["cost/evaluate_s"] = sum(artefact.manifest["seconds"] for artefact in evaluated)
+    generation = {"images": 0.0, "seconds": 0.0, "unet_calls": 0.0}
+    if "generate" in found:
+        generation = open_job(store, experiment).cost(store)
+    cost |= {"cost/generate_s": generation["seconds"], "cost/denoiser_calls": generation["unet_calls"]}
+    cost["cost/device_s"] = cost["cost/train_s"] + cost["cost/evaluate_s"] + cost["cost/generate_s"]
+    cached = float("generate" in found and found["generate"].cached)
+    return metrics | cost | {"gen/images": generation["images"], "gen/cached": cached}
+
+
+def params_of(experiment: Experiment) -> dict[str, Any]:
+    """Flat parameters: `method.strength`, `utilize.p`, `k`; where things lie is left out."""
+    data = to_json(experiment)
+    del data["kind"], data["resources"]
+    if experiment.method is None:
+        for name in ("utilize", "k", "backbone"):
+            data.pop(name)
+        data["method"] = "none"
+    else:
+        data["backbone"] = to_json(experiment.generator)
+    return flat(data)
+
+
+def log_finished(
+    run: Run, store: Store, experiment: Experiment, found: dict[str, Artefact], metrics: dict[str, float]
+) -> None:
+    """Everything about a finished experiment that people compare in the UI."""
+    from synthaug.runtime import figures
+
+    listing = store.open(experiment.dataset)
+    run.params(params_of(experiment))
+    run.metrics([(0, metrics)])
+    run.data(experiment.dataset.name, listing.digest, "training")
+    run.json("experiment.json", to_json(experiment))
+    result = found["evaluate"].manifest["result"]
+    run.json("per_class.json", dict(zip(listing.classes, result["per_class"], strict=True)))
+    run.image("confusion.png", figures.confusion(result["confusion"]))
+    if experiment.method is not None:
+        run.image("gallery.png", figures.gallery(store, open_job(store, experiment), experiment.k))
+    run.end()

@@ -1,0 +1,147 @@
+"""Sweeps: the images that the trials need are made once, then Ray Tune runs the trials that are not in the store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synthaug.experiment import Experiment, Sweep, Trial, load
+from synthaug.runtime import cluster
+from synthaug.runtime.generate import make_images
+from synthaug.runtime.progress import Progress, say
+from synthaug.runtime.run import (
+    check,
+    found_artefacts,
+    is_cached,
+    is_tracked,
+    label,
+    log_finished,
+    metrics_of,
+    run_key,
+)  # fmt: skip
+from synthaug.runtime.store import Store
+from synthaug.runtime.tracking import Run, Tracker
+from synthaug.runtime.train import evaluate_stages, train_stage
+from synthaug.settings import UserError, canonical, hash_of, to_json
+
+
+def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dict[str, Any]:
+    """Every trial of a sweep, tracked below one parent run."""
+    started = time.monotonic()
+    trials = sweep.trials()
+    check([trial.experiment for trial in trials], store)
+    subject, nodes = to_json(sweep), [node for t in trials for node in t.experiment.nodes(store.identify).values()]
+    known = store.recorded(subject, nodes)
+    todo = [trial for trial in trials if not is_cached(store, trial.experiment)]
+    if known and not todo and is_tracked(store):
+        return answer(store, sweep, trials, known["run_id"], known["run_ids"])
+    tracker = Tracker(store.home, name)
+    parent = tracker.open(hash_of(subject), f"sweep {name}", {"synthaug.kind": "sweep"})
+    parent.json("sweep.json", subject)
+    try:
+        if todo:
+            say(f"{len(trials) - len(todo)} of {len(trials)} trials are in the store, {len(todo)} to run")
+            _make(store, todo, address)
+        run_ids = _log(store, tracker, parent, sweep, trials)
+    except KeyboardInterrupt:
+        parent.end("KILLED")
+        raise
+    except (UserError, RuntimeError, OSError):
+        parent.end("FAILED")
+        raise
+    parent.metrics([(0, {"time/call_s": time.monotonic() - started})])
+    parent.end()
+    store.record(subject, nodes, {"run_id": parent.id, "run_ids": run_ids, "name": name})
+    return answer(store, sweep, trials, parent.id, run_ids)
+
+
+def answer(store: Store, sweep: Sweep, trials: Sequence[Trial], run_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
+    """What `--json` prints of a sweep."""
+    told, stages = [], {}
+    for trial, id in zip(trials, run_ids, strict=True):
+        found = found_artefacts(store, trial.experiment)
+        metrics = metrics_of(store, trial.experiment, found)
+        told.append({"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id, "metrics": metrics})
+        stages |= {f"{name}/{artefact.node.key[:8]}": artefact.summary() for name, artefact in found.items()}
+    best = max((t["metrics"].get("val/top1", 0.0) for t in told), default=0.0)
+    metrics = {"best/val/top1": best, "trials": float(len(told))}
+    return {"run_id": run_id, "experiment": to_json(sweep), "stages": stages, "metrics": metrics, "trials": told}
+
+
+def _make(store: Store, todo: Sequence[Trial], address: str | None) -> None:
+    """Images with the whole cluster first, so that no trial waits with a device in its hand; then the trials."""
+    cluster.start(address=address)
+    made = [trial.experiment for trial in todo if trial.experiment.method is not None]
+    if made:
+        make_images(store, made, cluster.width(), say)
+    distinct = {run_key(trial.experiment.nodes(store.identify)): trial for trial in todo}
+    _tune(store, list(distinct.values()))
+
+
+def _tune(store: Store, trials: Sequence[Trial]) -> None:
+    """Ray Tune over the trials: in process, one torch thread and one reused process each."""
+    from ray import tune
+
+    from synthaug.runtime.watch import Watcher
+
+    texts = [canonical(to_json(trial.experiment)).decode() for trial in trials]
+    total = sum(trial.experiment.recipe.evaluations for trial in trials)
+    with Progress("train", "evaluations", total) as progress:
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, cluster.trial_resources()),
+            param_space={
+                "home": str(store.home),
+                "paths": cluster.worker_paths(),
+                "experiment": tune.grid_search(texts),
+            },
+            tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"sweep-{hash_of(texts)[:16]}-{int(time.time())}",
+                storage_path=str(store.home / "ray"),
+                verbose=0,
+                callbacks=[Watcher(progress)],
+            ),
+        )
+        results = tuner.fit()
+    errors = [str(error).strip().splitlines()[-1] for error in results.errors]
+    if errors:
+        raise RuntimeError(f"{len(errors)} of {len(trials)} trials failed, the first with: {errors[0]}")
+
+
+def run_trial(config: Mapping[str, Any]) -> None:
+    """What a trial process does: train and evaluate; images are there already."""
+    sys.path += [path for path in config["paths"] if path not in sys.path]
+    from ray import tune
+
+    experiment = load(config["experiment"])
+    assert isinstance(experiment, Experiment)
+    store = Store(config["home"])
+    train_stage(store, experiment, tune.report, _silent)
+    evaluate_stages(store, experiment, _silent)
+    tune.report({"finished": 1})
+
+
+def _silent(_: str) -> None:
+    """A trial's process has nobody to talk to."""
+
+
+def _log(store: Store, tracker: Tracker, parent: Run, sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
+    """A finished child run for each trial; returns their ids in order."""
+    known = tracker.runs(parent.id)
+    ids = []
+    for trial in trials:
+        key = run_key(trial.experiment.nodes(store.identify))
+        run = known.get(key)
+        if run is None:
+            tags = {"synthaug.kind": "trial", "arm": trial.arm}
+            run = tracker.open(key, f"{trial.arm} {label(trial.experiment)}", tags, parent.id)
+            known[key] = run
+        if not run.finished:
+            found = found_artefacts(store, trial.experiment)
+            run.params({"arm": trial.arm})
+            run.metrics([(int(entry["step"]), entry) for entry in found["train"].manifest["history"]])
+            log_finished(run, store, trial.experiment, found, metrics_of(store, trial.experiment, found))
+        ids.append(run.id)
+    return ids

@@ -1,0 +1,32 @@
+"""The MLflow UI on the right store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from synthaug.runtime.store import Store
+from synthaug.runtime.tracking import Tracker
+from synthaug.settings import UserError
+
+
+def serve(home: Path, port: int) -> None:
+    """Replace this process by the MLflow server, on 127.0.0.1 only."""
+    store = Store(home)
+    if not (store.home / "mlflow.db").exists():
+        raise UserError(f"nothing has been run in {str(store.home)!r} yet: synthaug run REF, or name another --home")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise UserError(f"port {port} is taken; choose another with --port")
+    address = f"http://127.0.0.1:{port}"
+    print(f"MLflow with the runs of {store.home}: {address}  (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--backend-store-uri",
+        Tracker(store.home, "").uri,
+        "--artifacts-destination",
+        str(store.home / "artifacts"),
+    ]
+    os.execv(sys.executable, command)

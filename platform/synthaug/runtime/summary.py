@@ -1,0 +1,28 @@
+"""What a finished run tells people: the numbers, and where to look next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from synthaug.experiment import Experiment, Sweep
+from synthaug.runtime import table
+from synthaug.runtime.report import write_report
+from synthaug.runtime.store import Store
+
+
+def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home: Path) -> str:
+    """The table of a sweep or the metrics of an experiment, the report and the way to the UI."""
+    store = Store(home)
+    page = write_report(store, {name: subject}, store.home / "reports" / f"{name.replace(':', '-')}.html")
+    where = "" if home == Path("runs") else f" --home {home}"
+    ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]
+    if isinstance(subject, Sweep):
+        found = table.lines(answer["trials"], list(subject.arms), subject.baseline)
+        return "\n".join([table.text(found), *ends])
+    stages = [
+        f"{n:12} {s['path']}  {'cached' if s['cached'] else f'{s["seconds"]:.1f} s'}"
+        for n, s in answer["stages"].items()
+    ]
+    metrics = [f"{n:20} {value:.4g}" for n, value in sorted(answer["metrics"].items())]
+    return "\n".join([*stages, "", *metrics, *ends])

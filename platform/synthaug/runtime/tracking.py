@@ -1,0 +1,140 @@
+"""MLflow: one run per experiment, a parent per sweep, written by the driver alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthaug.runtime.store import locked
+from synthaug.settings import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+
+KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
+MAX_PARAM, MAX_BATCH = 6000, 1000
+
+
+class Tracker:
+    """The runs of one home. The database is made under a lock, because two first users break each other."""
+
+    def __init__(self, home: Path, experiment: str) -> None:
+        self.home, self.name = home, experiment
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+
+        with locked(self.home / "mlflow.lock", lambda: None):
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    @cached_property
+    def experiment(self) -> str:
+        """The id of the MLflow experiment; its artifacts lie below the home, wherever a run is started."""
+        with locked(self.home / "mlflow.lock", lambda: None):
+            if (found := self.client.get_experiment_by_name(self.name)) is not None:
+                if found.lifecycle_stage != "active":
+                    raise UserError(
+                        f"the MLflow experiment {self.name!r} was deleted; restore it in the UI or with mlflow"
+                    )
+                return str(found.experiment_id)
+            place = (
+                None
+                if self.uri.startswith("http")
+                else (self.home / "artifacts" / self.name.replace("/", "_")).as_uri()
+            )
+            return str(self.client.create_experiment(self.name, artifact_location=place))
+
+    def runs(self, parent: str) -> dict[str, Run]:
+        """The children of a run, by key."""
+        found = self.client.search_runs([self.experiment], f"tags.`{PARENT}` = '{parent}'", max_results=50_000)
+        return {
+            run.data.tags[KEY]: Run(self, run.info.run_id, run.info.status) for run in found if KEY in run.data.tags
+        }
+
+    def open(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
+        """The run of `key`, opened again if there is one."""
+        family = f"tags.`{PARENT}` = '{parent}'" if parent else f"tags.`{KEY}` = '{key}'"
+        query = f"tags.`{KEY}` = '{key}' and {family}"
+        if found := self.client.search_runs([self.experiment], query, max_results=1):
+            return Run(self, found[0].info.run_id, found[0].info.status)
+        tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
+        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        return Run(self, run.info.run_id, run.info.status)
+
+
+class Run:
+    """One tracked execution."""
+
+    def __init__(self, tracker: Tracker, id: str, status: str) -> None:
+        self.client, self.id, self.finished = tracker.client, id, status == "FINISHED"
+        if status not in ("RUNNING", "FINISHED"):
+            self.client.update_run(id, status="RUNNING")
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters once; MLflow does not let them change."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(self.id).data.params
+        new = [Param(name, str(value)[:MAX_PARAM]) for name, value in values.items() if name not in known]
+        for start in range(0, len(new), 100):
+            self.client.log_batch(self.id, params=new[start : start + 100])
+
+    def metrics(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Log (step, values) pairs."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(v), now, step) for step, values in entries for name, v in values.items()]
+        for start in range(0, len(points), MAX_BATCH):
+            self.client.log_batch(self.id, metrics=points[start : start + MAX_BATCH])
+
+    def data(self, name: str, digest: str, context: str) -> None:
+        """Say which data, by content, so that runs group by it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=name)
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def json(self, name: str, data: Any) -> None:
+        self.client.log_dict(self.id, data, name)
+
+    def text(self, name: str, text: str) -> None:
+        self.client.log_text(self.id, text, name)
+
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        self.client.log_image(self.id, pixels, artifact_file=name)
+
+    def tag(self, name: str, value: str) -> None:
+        self.client.set_tag(self.id, name, value)
+
+    def end(self, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self.id, status)
+        self.finished = status == "FINISHED"
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names; a class stands under the name of its field."""
+    out: dict[str, Any] = {}
+    for name, value in data.items():
+        path = f"{prefix}.{name}" if prefix else name
+        if name == "kind":
+            out[prefix or "kind"] = str(value).rpartition(":")[2]
+        elif isinstance(value, dict):
+            out |= flat(value, path)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            out[path] = "+".join(str(item.get("kind", item)).rpartition(":")[2] for item in value) or "none"
+        else:
+            out[path] = value
+    return out

@@ -1,0 +1,122 @@
+"""Sample: an image, a soft label and where it came from; how it is stored as a row."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Label = tuple[tuple[int, float], ...]
+PNG_UP_TO = 64  # px: small images are stored without loss, larger ones as JPEG 95 (60 times cheaper to encode)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with its label as (class index, weight) pairs; a generated one also carries its lineage."""
+
+    id: str
+    image: bytes
+    label: Label
+    source: str = ""
+    target: int = -1
+    variant: int = 0
+    prompt: str = ""
+    seed: int = 0
+    strength: float = 0.0
+    method: str = ""
+
+
+def soft_label(pairs: Iterable[tuple[int, float]]) -> Label:
+    """Pairs with a repeated class added up, sorted by class; the weights must sum to 1."""
+    total: dict[int, float] = {}
+    for index, weight in pairs:
+        total[int(index)] = total.get(int(index), 0.0) + float(weight)
+    assert abs(sum(total.values()) - 1) < 1e-9, f"label weights sum to {sum(total.values())}"
+    return tuple(sorted(total.items()))
+
+
+def label_matrix(labels: Sequence[Label], classes: int) -> np.ndarray:
+    """Labels as an N x C float64 matrix."""
+    matrix = np.zeros((len(labels), classes))
+    for row, label in enumerate(labels):
+        for index, weight in label:
+            matrix[row, index] += weight
+    return matrix
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Bytes of any usual image as uint8 HWC RGB: upright, alpha on white, 16 bit scaled to 8."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data)) as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16") or image.mode == "I":
+            wide = np.asarray(image).astype(np.float64)
+            image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return np.array(image.convert("RGB"))
+
+
+def encode_image(pixels: np.ndarray) -> bytes:
+    """uint8 HWC RGB as PNG when small, else JPEG; equal pixels give equal bytes."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    if max(pixels.shape[:2]) <= PNG_UP_TO:
+        Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+    else:
+        Image.fromarray(pixels).save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()
+
+
+def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Squash to size x size, bicubic, as the published methods do."""
+    from PIL import Image
+
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def schema() -> pa.Schema:
+    """The columns of a shard."""
+    import pyarrow as pa
+
+    label = pa.list_(pa.struct([("class", pa.int32()), ("weight", pa.float64())]))
+    text = ["source", "prompt", "method"]
+    columns = [("id", pa.string()), ("image", pa.binary()), ("label", label), ("target", pa.int32())]
+    columns += [("variant", pa.int32()), ("seed", pa.int64()), ("strength", pa.float64())]
+    return pa.schema(columns + [(name, pa.string()) for name in text])
+
+
+def to_row(sample: Sample) -> dict[str, Any]:
+    row = {name: getattr(sample, name) for name in schema().names}
+    return row | {"label": [{"class": index, "weight": weight} for index, weight in sample.label]}
+
+
+def from_row(row: dict[str, Any]) -> Sample:
+    return Sample(**row | {"label": tuple((pair["class"], pair["weight"]) for pair in row["label"])})
+
+
+def to_parquet(samples: Sequence[Sample]) -> bytes:
+    """A shard; equal samples give equal bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([to_row(s) for s in samples], schema()), out, compression="none")
+    return bytes(out.getvalue())
+
+
+def from_parquet(data: bytes) -> list[Sample]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return [from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]

@@ -1,0 +1,183 @@
+"""Settings: frozen validated values that travel as JSON, and the seeds and hashes made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import pydantic
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import core_schema
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: shown as one line, exit code 2."""
+
+    def __init__(self, message: str, path: tuple[str, ...] = ()) -> None:
+        super().__init__(": ".join(filter(None, [".".join(path), message])))
+        self.message, self.path = message, path
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
+    """A frozen pydantic dataclass that refuses unknown fields."""
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    make = pydantic.dataclasses.dataclass(frozen=True, kw_only=kw_only, config=config)
+    return make if cls is None else make(cls)
+
+
+class _Kinded:
+    """Marks a field that holds any subclass of its annotated base; its JSON carries the class."""
+
+    def __get_pydantic_core_schema__(self, base: Any, _: Any) -> core_schema.CoreSchema:
+        write = core_schema.plain_serializer_function_ser_schema(to_json)
+        return core_schema.no_info_plain_validator_function(partial(_validate, base), serialization=write)
+
+
+_NOT_KEYED = "not in the key"
+OneOf = Annotated[T, _Kinded()]
+NotKeyed = Annotated[T, _NOT_KEYED]
+
+
+def kind_of(value: object) -> str:
+    """`module:Class` of a settings value."""
+    return f"{type(value).__module__}:{type(value).__qualname__}"
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Plain JSON of a settings value, its class named first."""
+    return {"kind": kind_of(value), **TypeAdapter(type(value)).dump_python(value, mode="json")}
+
+
+def from_json(base: type[T], data: Any) -> T:
+    """The settings value that `data` describes: a value, a class name, or a mapping with a `kind`."""
+    try:
+        return _validate(base, data)
+    except ValidationError as error:
+        raise explain(error, base) from None
+
+
+def _validate(base: type[T], data: Any) -> T:
+    if isinstance(data, base):
+        return data
+    if isinstance(data, str):
+        data = {"kind": data}
+    if not isinstance(data, dict):
+        raise UserError(f"needs a {base.__name__}, got {data!r}; choices: {', '.join(names(base))}")
+    data = dict(data)
+    cls = find_class(base, data.pop("kind")) if "kind" in data else base
+    if cls.__dict__.get("__abstractmethods__"):
+        raise UserError(f'needs "kind", one of {", ".join(names(base))}')
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        raise explain(error, cls) from None
+
+
+def subclasses(base: type[T]) -> Iterator[type[T]]:
+    """Every concrete class below `base` (and itself); a folder of variants is imported whole."""
+    if base.__module__.endswith(".base"):
+        package = importlib.import_module(base.__module__.rpartition(".")[0])
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    pending = [base]
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if not getattr(cls, "__abstractmethods__", None):
+            yield cls
+
+
+def names(base: type) -> list[str]:
+    return sorted(cls.__name__ for cls in subclasses(base))
+
+
+def find_class(base: type[T], kind: str) -> type[T]:
+    """The subclass of `base` called `kind`: `module:Class`, or a bare name looked up below `base`."""
+    module, colon, name = kind.partition(":")
+    if not colon:
+        for cls in subclasses(base):
+            if cls.__name__ == kind:
+                return cls
+        raise UserError(f"no {base.__name__} is called {kind!r}{did_you_mean(kind, names(base))}")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        raise UserError(f"there is no class {kind!r}") from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{kind} is no {base.__name__}; choices: {', '.join(names(base))}")
+    return found
+
+
+def did_you_mean(word: str, choices: list[str]) -> str:
+    """`; did you mean x?`, or the choices when nothing is near."""
+    near = difflib.get_close_matches(word, choices, 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else f"; choices: {', '.join(choices)}"
+
+
+def explain(error: ValidationError, cls: type) -> UserError:
+    """The first complaint of pydantic as one line with the path of the field and a way out."""
+    first = error.errors(include_url=False)[0]
+    path = tuple(str(part) for part in first["loc"])
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, UserError):
+        return UserError(inner.message, path + inner.path)
+    if first["type"] == "unexpected_keyword_argument":
+        owner = class_at(cls, path[:-1])
+        fields = [field.name for field in dataclasses.fields(owner)]  # type: ignore[arg-type]
+        return UserError(f"no such setting of {owner.__name__}{did_you_mean(path[-1], fields)}", path)
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return UserError(first["msg"].removeprefix("Value error, ") + got, path)
+
+
+def class_at(cls: type, path: tuple[str, ...]) -> type:
+    """The settings class annotated at `path` below `cls`."""
+    for name in path:
+        hint = get_type_hints(cls)[name]
+        cls = next(arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg))
+    return cls
+
+
+def keyed(value: Any) -> Any:
+    """What of a value enters a key: no field at its default, none marked NotKeyed."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value), include_extras=True)
+        fields = [f for f in dataclasses.fields(value) if _NOT_KEYED not in getattr(hints[f.name], "__metadata__", ())]
+        given = {f.name: getattr(value, f.name) for f in fields}
+        return {"kind": kind_of(value)} | {f.name: keyed(given[f.name]) for f in fields if given[f.name] != _default(f)}
+    if isinstance(value, dict):
+        return {key: keyed(item) for key, item in value.items()}
+    return [keyed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return getattr(field.default, "default", field.default)
+
+
+def canonical(data: Any) -> bytes:
+    """One byte string for equal JSON."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def hash_of(data: Any) -> str:
+    """32 hex digits of what `data` says."""
+    return hashlib.sha256(canonical(data)).hexdigest()[:32]
+
+
+def seed_of(*parts: Any) -> int:
+    """63 bits of randomness that belong to `parts` (JSON values) and to nothing else."""
+    digest = hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
