@@ -6,14 +6,12 @@ import inspect
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.exceptions import ClickException, UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,6 +30,14 @@ ADDRESS = Annotated[str | None, typer.Option(help="a running Ray cluster; defaul
 RUNS = Path("runs")
 
 
+def entry() -> int:
+    """The console script: our own faults, with their traceback, are code 1."""
+    try:
+        return main()
+    except BrokenPipeError:
+        return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 2 for what the user can mend, 1 for our faults, 130 for Ctrl-C."""
     from synthaug.settings import UserError
@@ -40,19 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         code = app(arguments, standalone_mode=False)
     except UserError as error:
         return fail(" ".join(str(error).split()))
-    except ClickException as error:
-        command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "synthaug"
-        return fail(f"{' '.join(error.format_message().split())} (see {command} --help)")
-    except (KeyboardInterrupt, EOFError):
+    except typer.TyperException as error:
+        return fail(f"{' '.join(error.format_message().split())} (synthaug --help tells what there is)")
+    except (KeyboardInterrupt, EOFError, typer.Abort):
         print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
-    except Exception as error:  # the last line of defence: our own fault, with its traceback
-        if type(error).__name__ == "Abort":
-            return 130
-        traceback.print_exc()
-        return 1
     finally:
         _stop_ray()
     return int(code or 0)
@@ -311,4 +309,4 @@ def clean(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

@@ -133,7 +133,11 @@ def scan(root: Path, folders: Sequence[str], facts: Facts) -> None:
 
 
 def _is_meant(path: Path, root: Path) -> bool:
-    return path.name not in IGNORED and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.name not in IGNORED and not any(map(_is_hidden, path.relative_to(root).parts))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and not name.startswith("..")
 
 
 def _fact(path: Path) -> tuple[str, str, str]:
@@ -169,7 +173,7 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
     """Sorted names of the class folders; those of train/ decide."""
 
     def below(folder: Path) -> list[str]:
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
 
     classes = below(given.get("train", root))
     if len(classes) < 2:
@@ -283,7 +287,7 @@ def open_glyphs(dataset: Dataset, facts: Facts) -> Listing:
     start = 0
     for split, count in counts.items():
         numbers = range(start, start + count * len(glyphs.CLASSES))
-        splits[split] = tuple(Entry(f"glyphs/{i}", glyphs.class_of(i), f"glyphs/{i}") for i in numbers)
+        splits[split] = tuple(Entry(f"glyphs/{i}", glyphs.label_of(i), f"glyphs/{i}") for i in numbers)
         start = numbers.stop
 
     def read(id: str) -> bytes:

@@ -83,8 +83,8 @@ class Experiment:
     resources: NotKeyed[Resources] = Resources()
 
     @property
-    def generator(self) -> Backbone:
-        """The backbone asked for, or the method's own."""
+    def generator(self) -> Backbone | None:
+        """The backbone asked for, or the method's own, which may be none."""
         assert self.method is not None
         return self.backbone or self.method.backbone
 
@@ -97,7 +97,8 @@ class Experiment:
             train["weights"] = identify(Path(self.recipe.weights).expanduser())
         if self.method is not None:
             made_by = {"method": keyed(self.method), "method version": self.method.version, "seed": self.seed}
-            made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
+            if self.generator is not None:
+                made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
             nodes["generate"] = Node("generate", STAGES["generate"], made_by, (data,))
             train |= {"utilize": keyed(self.utilize), "k": self.k}
         nodes["train"] = Node("train", STAGES["train"], train, (data, *nodes.values()))

@@ -12,6 +12,7 @@ from synthaug.settings import seed_of
 
 CLASSES: tuple[str, ...] = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 SIZE = 32
+VERSION = 1  # raise it when a glyph comes out otherwise
 
 # Only fonts with ordinary letters: matplotlib also carries symbol fonts (STIXSiz*, STIXNonUni*, cmsy10 ...), and
 # the DejaVu *Display* files hold a handful of mathematical signs.
@@ -21,7 +22,10 @@ _FILES: dict[str, tuple[str, ...]] = {
     "Computer Modern Typewriter": ("cmtt10",),
     "DejaVu Sans": ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     "DejaVu Sans Mono": (
-        "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSansMono-BoldOblique",
+        "DejaVuSansMono",
+        "DejaVuSansMono-Bold",
+        "DejaVuSansMono-Oblique",
+        "DejaVuSansMono-BoldOblique",
     ),
     "DejaVu Serif": ("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
     "STIX General": ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
@@ -93,10 +97,15 @@ def _soften(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image.resize((small, small), Image.Resampling.BOX).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
 
+def label_of(index: int) -> int:
+    """The class of glyph number `index`: they come in turn."""
+    return index % len(CLASSES)
+
+
 def render(index: int, seed: int = 0) -> tuple[np.ndarray, int, str]:
     """Glyph number `index`: its (32, 32, 3) uint8 image, its class index and its font family."""
     rng = np.random.default_rng(seed_of("glyphs", seed, index))
-    label = index % len(CLASSES)
+    label = label_of(index)
     family = FAMILIES[rng.integers(len(FAMILIES))]
     files = _FILES[family]
     file = files[rng.integers(len(files))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from synthaug.diffusion.backbone import Backbone
@@ -25,6 +26,23 @@ class Context:
     words: tuple[str, ...]
     prompt: str
     super_class: str
+
+
+class Models:
+    """The models of a process, loaded when a method first asks."""
+
+    def __init__(self, backbone: Backbone | None) -> None:
+        self.backbone = backbone
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        assert self.backbone is not None, "this method names no backbone"
+        return self.backbone.load()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the loaded models have done so far."""
+        return dict(self.pipeline.counters) if "pipeline" in vars(self) else {}
 
 
 @dataclass(frozen=True)
@@ -50,10 +68,13 @@ def own_class(sample: Sample, variant: int, context: Context, *, strength: float
 
 @settings
 class Method(ABC):
-    """A way to make images; its hyper-parameters are its fields. Raise `version` when its output changes."""
+    """A way to make images; its hyper-parameters are its fields. Raise `version` when its output changes.
+
+    `backbone` is the model it was published with; None for a method that needs none.
+    """
 
     version: ClassVar[int] = 1
-    backbone: ClassVar[Backbone] = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
+    backbone: ClassVar[Backbone | None] = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         """What will be made of a sample as variant number `variant` (from 1), decided without a model."""
@@ -65,6 +86,6 @@ class Method(ABC):
 
     @abstractmethod
     def generate(
-        self, rows: Sequence[Row], images: Sequence[np.ndarray], pipeline: Pipeline
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         """The images (uint8 HWC) and soft labels of the rows, made from their source images."""

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from synthaug.methods.base import Context, Method, Row, own_class
+from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.sample import Label, Sample
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from synthaug.diffusion.backbone import Pipeline
 
 
 @settings
@@ -32,9 +30,9 @@ class RealGuidance(Method):
         return max(1, int(self.steps * self.strength)) * (2 if self.guidance > 1 else 1)
 
     def generate(
-        self, rows: Sequence[Row], images: Sequence[np.ndarray], pipeline: Pipeline
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
-        made = pipeline.img2img(
+        made = models.pipeline.img2img(
             images,
             [row.prompt for row in rows],
             [row.seed for row in rows],

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug.dataset import Entry, Listing, subset
 from synthaug.experiment import Experiment, Node, load
-from synthaug.methods.base import Context
+from synthaug.methods.base import Context, Models
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
 from synthaug.sample import Sample, decode_image, encode_image, from_parquet, to_parquet
 from synthaug.settings import UserError, canonical, to_json
 
 if TYPE_CHECKING:
-    from synthaug.diffusion.backbone import Backbone, Pipeline
+    from synthaug.diffusion.backbone import Backbone
 
 SHARD = 256  # sources: a shard is one variant of this many, some seconds of work and little to lose
 
@@ -68,37 +68,38 @@ def open_job(store: Store, experiment: Experiment) -> Job:
     return Job(experiment, node, listing, subset(listing, experiment.dataset, experiment.seed))
 
 
-def generate_shard(store: Store, job: Job, pipeline: Pipeline, number: int) -> dict[str, Any]:
+def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[str, Any]:
     """Make one shard and return its receipt; the same bytes wherever and whenever it is called."""
-    started, before = time.monotonic(), dict(pipeline.counters)
+    started, before = time.monotonic(), models.counters
     samples, method = job.listing.samples(job.entries(number)), job.experiment.method
     assert method is not None
     dataset, listing = job.experiment.dataset, job.listing
     context = Context(job.experiment.seed, listing.words, dataset.prompt, dataset.super_class)
     rows = [method.plan(sample, job.variant(number), context) for sample in samples]
     with ThreadPoolExecutor() as threads:
-        images, labels = method.generate(rows, list(threads.map(lambda s: decode_image(s.image), samples)), pipeline)
+        images, labels = method.generate(rows, list(threads.map(lambda s: decode_image(s.image), samples)), models)
         encoded = list(threads.map(encode_image, images))
     made = [
         Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt, row.seed,
                row.strength, job.node.key)
         for row, image, label in zip(rows, encoded, labels, strict=True)
     ]  # fmt: skip
-    counts = {name: value - before[name] for name, value in pipeline.counters.items() if name != "micro_batch"}
+    after = models.counters
+    counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
     receipt = {"rows": len(made), "variant": job.variant(number), "counters": counts}
-    receipt |= {"micro_batch": pipeline.counters["micro_batch"], "seconds": time.monotonic() - started}
+    receipt |= {"micro_batch": after.get("micro_batch"), "seconds": time.monotonic() - started}
     return store.write_part(store.folder(job.node), number, to_parquet(made), receipt)
 
 
 @lru_cache(maxsize=1)
-def load_pipeline(backbone: Backbone) -> Pipeline:
-    """The model of a backbone; a process keeps one."""
-    return backbone.load()
+def models_of(backbone: Backbone | None) -> Models:
+    """The models of this process; it keeps one set."""
+    return Models(backbone)
 
 
 def refuse_missing(store: Store, experiments: Sequence[Experiment]) -> None:
     """Bad prompts and missing models end a run before anything expensive starts."""
-    for backbone in {e.generator for e in experiments}:
+    for backbone in {e.generator for e in experiments} - {None}:
         backbone.folder()
 
 
@@ -138,7 +139,7 @@ def _fill(store: Store, jobs: Sequence[Job], workers: int, say: Say) -> None:
 
 def _here(store: Store, pending: Sequence[tuple[Job, int]]) -> Iterator[dict[str, Any]]:
     for job, number in pending:
-        yield generate_shard(store, job, load_pipeline(job.experiment.generator), number)
+        yield generate_shard(store, job, models_of(job.experiment.generator), number)
 
 
 def _notes(store: Store, job: Job) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class GenerateActor:
                 assert isinstance(experiment, Experiment)
                 self.jobs[text] = open_job(self.store, experiment)
             job = self.jobs[text]
-            receipt = generate_shard(self.store, job, load_pipeline(job.experiment.generator), int(number))
+            receipt = generate_shard(self.store, job, models_of(job.experiment.generator), int(number))
             return {"receipt": [json.dumps(receipt)], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}

@@ -13,7 +13,7 @@ import numpy as np
 from synthaug.experiment import Experiment, Sweep, Trial
 from synthaug.runtime import figures, table
 from synthaug.runtime.generate import open_job
-from synthaug.runtime.run import NANO_NOTE, found_artefacts, is_cached, label, metrics_of
+from synthaug.runtime.run import NANO_NOTE, found_artefacts, is_cached, is_nano, label, metrics_of
 from synthaug.runtime.store import Store, write_bytes
 from synthaug.settings import UserError, from_json, to_json
 
@@ -108,7 +108,9 @@ def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], 
     by_arm: dict[str, list[list[float]]] = {}
     for trial, t in zip(done, told, strict=True):
         result = found_artefacts(store, trial.experiment)["evaluate"].manifest["result"]
-        by_arm.setdefault(table.name_of(t, told), []).append(result["per_class"])
+        by_arm.setdefault(table.name_of(t, told), []).append(
+            [np.nan if v is None else v for v in result["per_class"].values()]
+        )
     if baseline not in by_arm:
         return ""
     base = np.mean(by_arm.pop(baseline), 0)
@@ -132,7 +134,7 @@ def _galleries(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any
 def _notes(store: Store, experiments: Sequence[Experiment]) -> str:
     """What a reader must know: embedded models, split-off sets, files that were left out."""
     notes = []
-    if any(e.method is not None and e.generator.model.startswith("nano:") for e in experiments):
+    if any(map(is_nano, experiments)):
         notes.append(NANO_NOTE)
     listings = {e.dataset: store.open(e.dataset) for e in experiments}
     for listing in listings.values():

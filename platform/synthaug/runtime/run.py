@@ -89,8 +89,14 @@ def check(experiments: list[Experiment], store: Store) -> None:
             say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
     made = [e for e in experiments if e.method is not None]
     refuse_missing(store, [e for e in made if store.manifest(e.nodes(store.identify)["generate"]) is None])
-    if any(e.generator.model.startswith("nano:") for e in made):
+    if any(is_nano(e) for e in made):
         say(f"note: {NANO_NOTE}")
+
+
+def is_nano(experiment: Experiment) -> bool:
+    """Whether an embedded model makes the images."""
+    backbone = experiment.generator if experiment.method else None
+    return backbone is not None and backbone.model.startswith("nano:")
 
 
 def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
@@ -168,7 +174,7 @@ def params_of(experiment: Experiment) -> dict[str, Any]:
             data.pop(name)
         data["method"] = "none"
     else:
-        data["backbone"] = to_json(experiment.generator)
+        data["backbone"] = to_json(experiment.generator) if experiment.generator else "none"
     return flat(data)
 
 
@@ -184,7 +190,7 @@ def log_finished(
     run.data(experiment.dataset.name, listing.digest, "training")
     run.json("experiment.json", to_json(experiment))
     result = found["evaluate"].manifest["result"]
-    run.json("per_class.json", dict(zip(listing.classes, result["per_class"], strict=True)))
+    run.json("per_class.json", result["per_class"])
     run.image("confusion.png", figures.confusion(result["confusion"]))
     if experiment.method is not None:
         run.image("gallery.png", figures.gallery(store, open_job(store, experiment), experiment.k))

@@ -20,9 +20,10 @@ def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home
     if isinstance(subject, Sweep):
         found = table.lines(answer["trials"], list(subject.arms), subject.baseline)
         return "\n".join([table.text(found), *ends])
-    stages = [
-        f"{n:12} {s['path']}  {'cached' if s['cached'] else f'{s["seconds"]:.1f} s'}"
-        for n, s in answer["stages"].items()
-    ]
+    stages = [f"{n:12} {s['path']}  {_state(s)}" for n, s in answer["stages"].items()]
     metrics = [f"{n:20} {value:.4g}" for n, value in sorted(answer["metrics"].items())]
     return "\n".join([*stages, "", *metrics, *ends])
+
+
+def _state(stage: dict[str, Any]) -> str:
+    return "cached" if stage["cached"] else f"{stage['seconds']:.1f} s"

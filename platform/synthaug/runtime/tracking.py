@@ -30,7 +30,7 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 

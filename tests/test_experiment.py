@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from shapes import NANO, Noise, OtherNoise, class_folders, tiny
+
+from synthaug.classify.augment import Transform
+from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
+from synthaug.classify.optim import SGD, Optimizer
+from synthaug.dataset import Dataset
+from synthaug.diffusion.backbone import Backbone
+from synthaug.evaluate.base import Evaluation
+from synthaug.experiment import (
+    Choice, Domain, Experiment, Grid, RandomSearch, Recipe, Searcher, Sweep, Uniform, load, replace,
+)  # fmt: skip
+from synthaug.methods.base import Method
+from synthaug.methods.real_guidance import RealGuidance
+from synthaug.settings import UserError, subclasses, to_json
+
+
+def sent(subject: Experiment | Sweep) -> Experiment | Sweep:
+    return load(json.dumps(to_json(subject)))
+
+
+def identify(thing: object) -> str:
+    return "content"
+
+
+def one_of_every_class() -> list[Experiment]:
+    method = [{"method": kind(), "backbone": NANO} for kind in subclasses(Method)]
+    use = [{"method": Noise(), "utilize": kind()} for kind in subclasses(Utilize)]
+    evaluation = [{"evaluations": (kind(),)} for kind in subclasses(Evaluation)]
+    optimizer = [{"recipe": Recipe(steps=3, optimizer=kind())} for kind in subclasses(Optimizer)]
+    transform = [{"recipe": Recipe(epochs=3, transforms=(kind(),))} for kind in subclasses(Transform)]
+    return [tiny(**fields) for fields in [*method, *use, *evaluation, *optimizer, *transform]]
+
+
+def test_every_class_survives_json_with_type_value_and_key() -> None:
+    experiments = one_of_every_class()
+    assert any(isinstance(e.method, Noise) for e in experiments), "the class of a test module is among them"
+    for experiment in experiments:
+        again = sent(experiment)
+        assert isinstance(again, Experiment) and again == experiment
+        assert type(again.method) is type(experiment.method) and type(again.utilize) is type(experiment.utilize)
+        for stage in experiment.nodes(identify):
+            assert again.key(stage, identify) == experiment.key(stage, identify)
+
+
+def test_sweeps_survive_json() -> None:
+    arms = {"a": {}, "b": {"method": Noise(), "recipe.optimizer": SGD(lr=0.3), "utilize": "Replace"}}
+    sweep = Sweep(base=tiny(), arms=arms, baseline="a", seeds=2)
+    again = sent(sweep)
+    assert isinstance(again, Sweep) and again == sweep
+    assert [t.experiment for t in again.trials()] == [t.experiment for t in sweep.trials()]
+    space = {"method.amount": Uniform(low=10, high=30, step=10), "k": [1, 2]}
+    searched = Sweep(base=tiny(method=Noise()), space=space, searcher=RandomSearch(samples=4), seeds=(3,))
+    assert sent(searched) == searched
+    assert {type(d) for d in sent(searched).space.values()} == {Uniform, Choice}
+    assert set(subclasses(Domain)) == {Choice, Uniform} and set(subclasses(Searcher)) == {Grid, RandomSearch}
+
+
+def test_keys_are_golden() -> None:
+    """Whoever changes the output of a stage raises its version; whoever changes a key by accident sees it here."""
+    experiment = tiny(method=Noise(), k=2)
+    keys = {stage: node.key for stage, node in experiment.nodes(identify).items()}
+    assert keys == {
+        "generate": "GENERATE",
+        "train": "TRAIN",
+        "evaluate": "EVALUATE",
+    }
+
+
+def test_a_key_follows_what_matters_and_nothing_else(tmp_path: Path) -> None:
+    def key(stage: str = "generate", **fields: object) -> str:
+        return tiny(**({"method": Noise(), "backbone": NANO} | fields)).key(stage, identify)
+
+    base = key()
+    assert key(k=3) == base and key("train", k=3) != key("train")
+    assert key(utilize=Replace()) == base and key("train", utilize=Replace()) != key("train")
+    assert key(recipe=Recipe(steps=9)) == base
+    assert key(seed=1) != base and key(shots=3) != base
+    assert key(method=Noise(amount=21)) != base
+    assert key(method=OtherNoise()) != base, "equal fields, another class"
+    assert key(backbone=Backbone(model="nano:sd", precision="bf16")) != base
+    assert key(backbone=Backbone(model="elsewhere")) == base, "where a model lies does not matter, what it is does"
+    assert tiny().key("train", identify) == tiny(k=3, utilize=Replace()).key("train", identify), "no images, no use"
+    assert tiny(method=Noise(), utilize=Concat()).key("train", identify) == tiny(method=Noise()).key("train", identify)
+
+
+def test_content_decides_not_place(tmp_path: Path) -> None:
+    one = class_folders(tmp_path / "one", ["a", "b"], 5)
+    same = shutil.copytree(one, tmp_path / "same")
+    other = class_folders(tmp_path / "other", ["a", "b"], 5, first=50)
+
+    def key(folder: Path) -> str:
+        return Experiment(dataset=Dataset("folder", path=str(folder)), recipe=Recipe(steps=1)).key("train")
+
+    assert key(one) == key(same) != key(other)
+
+
+def test_another_model_behind_the_same_path_is_another_key(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (model / part).mkdir(parents=True)
+        (model / part / "config.json").write_text("{}")
+    (model / "model_index.json").write_text("{}")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"one")
+    experiment = tiny(method=RealGuidance(), backbone=Backbone(model=str(model)))
+    first = experiment.key("generate")
+    weights.write_bytes(b"two")
+    second = experiment.key("generate")
+    moved = tiny(method=RealGuidance(), backbone=Backbone(model=str(shutil.move(model, tmp_path / "moved"))))
+    assert first != second == moved.key("generate")
+
+
+def test_replace_sets_anything_and_says_what_is_wrong() -> None:
+    experiment = tiny(method=RealGuidance())
+    assert replace(experiment, {"method.strength": 0.5}).method == RealGuidance(strength=0.5)
+    assert replace(experiment, {"utilize": "LocalRandomReplace"}).utilize == LocalRandomReplace()
+    given = {"kind": "GlobalRandomReplace", "p": 0.3}
+    assert replace(experiment, {"utilize": given}).utilize == GlobalRandomReplace(p=0.3)
+    assert replace(experiment, {"backbone": "nano:sd"}).backbone == NANO
+    assert replace(experiment, {"method": None}).method is None
+    for fields, said in {
+        "method.strenght=1": "method.strenght: no such setting of RealGuidance; did you mean strength?",
+        "method.strength=2": "method.strength: Input should be less than or equal to 1, got 2",
+        "backbone.precision=1": "backbone: is None, so it has no settings; set backbone first, one of: Backbone",
+        "utilize=Replac": "utilize: no Utilize is called 'Replac'; did you mean Replace?",
+        "recipe.epochs=3": "recipe: give exactly one of epochs and steps, got both",
+        "datset.shots=3": "datset: no such setting; did you mean dataset?",
+        "seed=-1": "seed: Input should be greater than or equal to 0, got -1",
+    }.items():
+        path, _, value = fields.partition("=")
+        with pytest.raises(UserError) as error:
+            replace(experiment, {path: json.loads(value) if value[0] in "-0123456789" else value})
+        assert str(error.value) == said
+
+
+def test_a_sweep_pairs_every_arm_by_seed_and_refuses_nonsense() -> None:
+    sweep = Sweep(base=tiny(), arms={"a": {}, "b": {"method": Noise()}}, baseline="a", seeds=3)
+    assert [(t.arm, t.seed) for t in sweep.trials()] == [(arm, seed) for arm in "ab" for seed in range(3)]
+    assert all(t.experiment.seed == t.seed for t in sweep.trials())
+    with pytest.raises(ValueError, match="no arm is called 'c'"):
+        Sweep(base=tiny(), arms={"a": {}}, baseline="c")
+    with pytest.raises(ValueError, match="did you mean amount"):
+        Sweep(base=tiny(), arms={"a": {"method": {"kind": "Noise", "amonut": 3}}})
+    with pytest.raises(ValueError, match="a grid needs a list of values for 'method.amount'"):
+        Sweep(base=tiny(method=Noise()), space={"method.amount": Uniform(low=1, high=3)})
+
+
+def test_spaces_are_gridded_or_drawn_and_quantised() -> None:
+    base = tiny(method=RealGuidance())
+    grid = Sweep(base=base, space={"method.strength": [0.3, 0.9], "k": [1, 2, 3]}, seeds=1)
+    assert len({(t.fields["method.strength"], t.fields["k"]) for t in grid.trials()}) == 6
+    space = {"method.strength": Uniform(low=0.1, high=0.9)}
+    drawn = Sweep(base=base, space=space, searcher=RandomSearch(samples=40), seeds=1).trials()
+    values = [t.fields["method.strength"] for t in drawn]
+    assert all(abs(value / 0.05 - round(value / 0.05)) < 1e-9 and 0.1 <= value <= 0.9 for value in values)
+    assert len(set(values)) > 8
+    again = Sweep(base=base, space=space, searcher=RandomSearch(samples=40), seeds=1).trials()
+    assert values == [t.fields["method.strength"] for t in again]
