@@ -28,6 +28,7 @@ HOME = Annotated[Path, typer.Option(envvar="SYNTHAUG_HOME", help="holds the stor
 JSON = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout, last")]
 ADDRESS = Annotated[str | None, typer.Option(help="a running Ray cluster; default: start one here when needed")]
 RUNS = Path("runs")
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def entry() -> int:
@@ -43,17 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
     from synthaug.settings import UserError
 
     try:
-        code = app(arguments, standalone_mode=False)
+        code = int(app(arguments, standalone_mode=False) or 0)
     except UserError as error:
         return fail(" ".join(str(error).split()))
     except typer.TyperException as error:
         return fail(f"{' '.join(error.format_message().split())} (synthaug --help tells what there is)")
-    except (KeyboardInterrupt, EOFError, typer.Abort):
-        print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
-        return 130
     finally:
         _stop_ray()
-    return int(code or 0)
+    if code == INTERRUPTED:
+        print("stopped; what was finished is kept, run the same command again to go on", file=sys.stderr)
+    return code
 
 
 def fail(message: str) -> int:
@@ -110,10 +110,8 @@ def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep
 
 def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
     """The name and the value behind REF, with --set applied."""
-    from pydantic import ValidationError
-
-    from synthaug.experiment import Experiment, Sweep, load, replace
-    from synthaug.settings import UserError, did_you_mean, explain
+    from synthaug.experiment import Sweep, load, replace
+    from synthaug.settings import UserError, did_you_mean
 
     if ref.endswith(".json"):
         if not Path(ref).is_file():
@@ -125,10 +123,7 @@ def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
         if not colon or function not in known:
             hint = did_you_mean(function, list(known)) if function else f"; it has: {', '.join(known) or 'none'}"
             raise UserError(f"{ref!r} names no experiment{hint}")
-        try:
-            name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
-        except ValidationError as error:
-            raise UserError(f"{ref}: {explain(error, Experiment)}") from None
+        name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
     fields = dict(_change(text) for text in changes)
     if isinstance(subject, Sweep):
         own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import json
 import pkgutil
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import pydantic
@@ -29,10 +29,24 @@ class UserError(ValueError):
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
-    """A frozen pydantic dataclass that refuses unknown fields."""
+    """A frozen pydantic dataclass that refuses unknown fields and explains mistakes in one line."""
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=kw_only, config=config)
-    return make if cls is None else make(cls)
+    return (lambda cls: _explained(make(cls))) if cls is None else _explained(make(cls))
+
+
+def _explained(cls: Any) -> Any:
+    validate = cls.__init__
+
+    @functools.wraps(validate)
+    def __init__(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            validate(self, *args, **fields)
+        except ValidationError as error:
+            raise explain(error, type(self)) from None
+
+    cls.__init__ = __init__
+    return cls
 
 
 class _Kinded:
@@ -40,7 +54,7 @@ class _Kinded:
 
     def __get_pydantic_core_schema__(self, base: Any, _: Any) -> core_schema.CoreSchema:
         write = core_schema.plain_serializer_function_ser_schema(to_json)
-        return core_schema.no_info_plain_validator_function(partial(_validate, base), serialization=write)
+        return core_schema.no_info_plain_validator_function(functools.partial(_validate, base), serialization=write)
 
 
 _NOT_KEYED = "not in the key"

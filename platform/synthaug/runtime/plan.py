@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.generate import open_job
 from synthaug.runtime.store import Store
@@ -20,6 +21,7 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     notes: list[str] = []
     for experiment in experiments:
         listing = store.open(experiment.dataset)
+        subset(listing, experiment.dataset, experiment.seed)
         notes += [*listing.notes, *(f"left out: {path} ({reason})" for path, reason in listing.quarantined)]
         try:
             nodes = experiment.nodes(store.identify)

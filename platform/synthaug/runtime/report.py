@@ -19,10 +19,13 @@ from synthaug.settings import UserError, from_json, to_json
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
-figure { margin: 1rem 0 } figcaption, .note { color: #666; font-size: .85rem } img { image-rendering: pixelated; max-width: 100% }
-svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
+figure { margin: 1rem 0 } figcaption, .note { color: #666; font-size: .85rem }
+img { image-rendering: pixelated; max-width: 100% } svg { max-width: 100%; height: auto }
+pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
 """
 
 
@@ -98,7 +101,7 @@ def _curves(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]])
             lines.setdefault(table.name_of(t, told), []).append(points)
     if not lines:
         return ""
-    return f"<figure>{figures.curves(lines, 'validation accuracy')}<figcaption>Validation accuracy while training.</figcaption></figure>"
+    return _figure(figures.curves(lines, "validation accuracy"), "Validation accuracy while training.")
 
 
 def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], baseline: str | None) -> str:
@@ -117,7 +120,7 @@ def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], 
     gains = {name: list(100 * (np.mean(values, 0) - base)) for name, values in by_arm.items()}
     classes = store.open(done[0].experiment.dataset).classes
     drawn = figures.bars(gains, classes, "points")
-    return f"<figure>{drawn}<figcaption>Gain over {escape(baseline)} for each class, in points.</figcaption></figure>"
+    return _figure(drawn, f"Gain over {baseline} for each class, in points.")
 
 
 def _galleries(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
@@ -126,9 +129,13 @@ def _galleries(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any
         name = table.name_of(t, told)
         if trial.experiment.method is not None and name not in shown:
             pixels = figures.gallery(store, open_job(store, trial.experiment), trial.experiment.k)
-            shown[name] = f"<figure><img src='{figures.png_uri(pixels)}' alt=gallery><figcaption>{escape(name)}, seed "
-            shown[name] += f"{t['seed']}: real image of each class, then its variants.</figcaption></figure>"
+            caption = f"{name}, seed {t['seed']}: a real image of each class, then its variants."
+            shown[name] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
     return "".join(shown.values())
+
+
+def _figure(drawn: str, caption: str) -> str:
+    return f"<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _notes(store: Store, experiments: Sequence[Experiment]) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.runtime import cluster
 from synthaug.runtime.generate import make_images, open_job, refuse_missing
@@ -85,6 +86,7 @@ def check(experiments: list[Experiment], store: Store) -> None:
     """Everything that can be known to be wrong before anything expensive starts."""
     for experiment in experiments:
         listing = store.open(experiment.dataset)
+        subset(listing, experiment.dataset, experiment.seed)
         for number, (path, reason) in enumerate(listing.quarantined[:3]):
             say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
     made = [e for e in experiments if e.method is not None]

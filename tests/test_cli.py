@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shapes import class_folders
+from synthaug.cli import main
+
+ROOT = Path(__file__).parents[1]
+DIGITS = str(ROOT / "experiments" / "digits.py")
+OWN = str(ROOT / "experiments" / "own_images.py")
+MINE = '''"""Mine."""
+from shapes import Noise, tiny
+from synthaug.experiment import Experiment, Sweep
+
+def small() -> Experiment:
+    """A small one.
+
+    More about it."""
+    return tiny(method=Noise(), k=2)
+
+def broken() -> Experiment:
+    """Has a mistake in it."""
+    return tiny(method=Noise(amuont=3))
+
+def helper(x: int) -> Experiment:
+    """Needs an argument, so it is none."""
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    folder = tmp_path / "project" / "experiments"
+    folder.mkdir(parents=True)
+    (folder / "mine_here.py").write_text(MINE)
+    return str(folder / "mine_here.py")
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line of an error that the user can mend."""
+    code, out, err = told(capsys, *arguments)
+    assert code == 2 and not out, (code, out, err)
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in err
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", f"{DIGITS}:demmo"], "names no experiment; did you mean demo?"),
+        (["show", DIGITS], "names no experiment; it has: plain, real_guidance, demo"),
+        (["show", "nowhere.py:x"], "there is no file 'nowhere.py'"),
+        (["show", "nowhere.json"], "there is no file 'nowhere.json'"),
+        (["show", f"{DIGITS}:plain", "--set", "recipe.stps=3"], "recipe.stps: no such setting of Recipe; did you mean steps?"),
+        (["show", f"{DIGITS}:plain", "--set", "dataset.shots=0"], "dataset.shots: Input should be greater than or equal to 1"),
+        (["show", f"{DIGITS}:plain", "--set", "method.strength=0.5"], "method: is None, so it has no settings; set method first, one of:"),
+        (["show", f"{DIGITS}:real_guidance", "--set", "method.strength=0"], "method.strength: Input should be greater than 0, got 0"),
+        (["show", f"{DIGITS}:plain", "--set", "k"], "--set needs path=value, got 'k'"),
+        (["show", f"{DIGITS}:plain", "--set", "dataset.name=digit"], "no data set is called 'digit'; did you mean digits?"),
+        (["show", f"{DIGITS}:plain", "--set", "dataset.shots=500"], "fewer than shots=500"),
+        (["show", f"{OWN}:plain"], "name the folder of your images: --set dataset.path=DIR"),
+        (["run", f"{OWN}:plain", "--set", "dataset.path=/no/such/folder"], "dataset.path: there is no folder '/no/such/folder'"),
+        (["run", f"{DIGITS}:plain", "--set", "recipe.model=resnet51", "--home", "{home}"], "did you mean resnet50?"),
+        (["run", f"{DIGITS}:demo", "--workers", "2", "--home", "{home}"], "leave --workers out"),
+        (["run", f"{DIGITS}:plain", "--wrkers", "2"], "No such option"),
+        (["rnu"], "No such command"),
+        (["run"], "Missing argument"),
+        (["export", f"{DIGITS}:plain", "{home}/out"], "export needs an experiment with a method"),
+        (["report", "--home", "{home}"], "nothing has been run in"),
+        (["ui", "--home", "{home}"], "nothing has been run in"),
+        (["list", "nowhere.py"], "there is no file 'nowhere.py'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthaug.diffusion.backbone.Backbone.load", lambda self: pytest.fail("a model was loaded"))
+    line = refused(capsys, *[argument.replace("{home}", str(home)) for argument in arguments])
+    assert said in line
+
+
+def test_a_missing_model_names_both_ways_out(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = class_folders(tmp_path / "images", ["cat", "dog"], 5)
+    line = refused(capsys, "run", f"{OWN}:real_guidance", "--set", f"dataset.path={images}", "--home", home)
+    assert "stable-diffusion-v1-5" in line and "--set backbone=nano:sd" in line and "/path/to/model" in line
+    (tmp_path / "model").mkdir()
+    changes = ["--set", f"dataset.path={images}", "--set", f"backbone={tmp_path / 'model'}"]
+    assert "holds no diffusers pipeline" in refused(capsys, "run", f"{OWN}:real_guidance", *changes, "--home", home)
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    line = refused(capsys, "run", f"{DIGITS}:plain", "--home", tmp_path / "file" / "home")
+    assert "cannot write to the home" in line and "--home DIR" in line
+
+
+def test_a_mistake_in_the_file_names_the_file(mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "show", f"{mine}:broken").endswith(
+        "mine_here.py:broken: amuont: no such setting of Noise; did you mean amount?"
+    )
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"kind": "synthaug.experiment:Experiment", "sed": 3}')
+    assert "bad.json: " in refused(capsys, "show", bad)
+    bad.write_text("{")
+    assert "bad.json: is no JSON" in refused(capsys, "show", bad)
+
+
+def test_list_names_what_can_be_run(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = told(capsys, "list", mine)
+    assert out.splitlines() == [f"{mine}:small  A small one.", f"{mine}:broken  Has a mistake in it."]
+
+
+def test_show_resolves_and_its_json_runs_again(
+    mine: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = told(capsys, "show", f"{mine}:small", "--set", "k=3", "--home", home, "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["experiment"]["k"] == 3
+    assert answer["stages"]["generate"] | {"path": ""} == {
+        "key": answer["stages"]["generate"]["key"], "path": "", "cached": False, "images": 60, "calls": 0, "bytes": 0
+    }  # fmt: skip
+    assert not home.exists(), "show makes nothing"
+    (tmp_path / "saved.json").write_text(json.dumps(answer["experiment"]))
+    _, again, _ = told(capsys, "show", tmp_path / "saved.json", "--home", home, "--json")
+    assert json.loads(again) == answer
+
+
+def test_show_imports_no_torch(home: Path) -> None:
+    code = (
+        "import sys; from synthaug.cli import main; "
+        f"code = main(['show', {DIGITS + ':plain'!r}, '--home', {str(home)!r}]); "
+        "sys.exit(code or ('torch' in sys.modules) * 9 + ('ray' in sys.modules) * 10 + ('mlflow' in sys.modules) * 11)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_run_export_report_and_clean(mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = main(["run", f"{mine}:small", "--home", str(home), "--json"])
+    out, err = capfd.readouterr()
+    answer = json.loads(out)
+    assert code == 0 and answer["stages"]["train"]["cached"] is False, err
+    assert main(["run", f"{mine}:small", "--home", str(home), "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again["metrics"]["test/top1"] == answer["metrics"]["test/top1"] and again["run_id"] == answer["run_id"]
+
+    folder = tmp_path / "images"
+    assert main(["export", f"{mine}:small", str(folder), "--home", str(home)]) == 0
+    assert capfd.readouterr().out == f"40 images in {folder}\n"
+    with (folder / "metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 == len(list(folder.glob("*/*.png")))
+    assert all((folder / row["file_name"]).parent.name == row["class"] for row in rows)
+    assert "is there already" in refused(capfd, "export", f"{mine}:small", folder, "--home", home)
+
+    assert main(["report", "--home", str(home)]) == 0
+    page = Path(capfd.readouterr().out.strip())
+    assert "Noise" in page.read_text()
+
+    stray = home / "store" / "generate" / "deadbeef"
+    stray.mkdir()
+    (stray / "part-00000-abc.parquet").write_bytes(b"x")
+    assert main(["clean", "--home", str(home)]) == 0
+    out = capfd.readouterr().out
+    assert "would remove" in out and "deadbeef (unfinished" in out and out.count("would remove") == 1 and stray.exists()
+    assert main(["clean", "--home", str(home), "--yes"]) == 0 and not stray.exists()
+    assert Path(answer["stages"]["generate"]["path"]).exists()
+
+
+def test_nothing_is_written_outside_the_home_whatever_a_class_is_called(
+    tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["..a", "...", "man", "woman", "a b", "ü'\"", "%2e%2e", "-rf", "$(touch x)"]
+    images = class_folders(tmp_path / "images", names, 5)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    (tmp_path / "project" / "odd.py").write_text(
+        "from shapes import Noise, Dataset, Recipe\nfrom synthaug.experiment import Experiment\n"
+        f"def odd() -> Experiment:\n    return Experiment(dataset=Dataset('folder', path={str(images)!r}, "
+        "class_words=(('man', '../../m'),)), method=Noise(), k=1, recipe=Recipe(steps=2, batch_size=8))\n"
+    )
+    before = {path for path in tmp_path.rglob("*") if home not in path.parents}
+    assert main(["run", "odd.py:odd", "--home", str(home), "--json"]) == 0
+    assert main(["export", "odd.py:odd", str(home / "export"), "--home", str(home)]) == 0
+    after = {path for path in tmp_path.rglob("*") if home not in path.parents and "__pycache__" not in path.parts}
+    assert after - before == {home}
+    folders = sorted(path.name for path in (home / "export").iterdir() if path.is_dir())
+    assert len(folders) == len(names) and all("/" not in name and name.strip(".") for name in folders)
+    with (home / "export" / "metadata.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert row["source"].split("/")[0] == row["class"] and json.loads(row["label"]) == {row["class"]: 1.0}
+
+
+def test_help_is_quick_and_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = told(capsys, "--help")
+    assert code == 0 and all(
+        verb in out for verb in ("list", "show", "run", "report", "export", "ui", "doctor", "clean")
+    )
+
+    def interrupted(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synthaug.runtime.run.run_experiment", interrupted)
+    code, _, err = told(capsys, "run", f"{DIGITS}:plain")
+    assert code == 130 and "run the same command again" in err and "Traceback" not in err
+    assert os.environ.get("SYNTHAUG_HOME") is None
