@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -40,6 +42,21 @@ class Noise(Method):
 @settings
 class OtherNoise(Noise):
     """Equal fields, another class."""
+
+
+@settings
+class Fragile(Noise):
+    """Takes its process down once, at the second variant."""
+
+    marker: str = ""
+
+    def generate(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        if rows[0].variant == 2 and not Path(self.marker).exists():
+            Path(self.marker).write_text("here")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Noise(amount=self.amount).generate(rows, images, models)
 
 
 def tiny(shots: int = 2, steps: int = 8, **fields: object) -> Experiment:

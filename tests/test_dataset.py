@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shapes import class_folders, paint
 
+from shapes import class_folders, paint
 from synthaug.dataset import Dataset, Facts, subset
 from synthaug.sample import decode_image
 from synthaug.settings import UserError

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shapes import NANO, Noise, OtherNoise, class_folders, tiny
 
+from shapes import NANO, Noise, OtherNoise, class_folders, tiny
 from synthaug.classify.augment import Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
 from synthaug.classify.optim import SGD, Optimizer
@@ -14,7 +14,17 @@ from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.evaluate.base import Evaluation
 from synthaug.experiment import (
-    Choice, Domain, Experiment, Grid, RandomSearch, Recipe, Searcher, Sweep, Uniform, load, replace,
+    Choice,
+    Domain,
+    Experiment,
+    Grid,
+    RandomSearch,
+    Recipe,
+    Searcher,
+    Sweep,
+    Uniform,
+    load,
+    replace,
 )  # fmt: skip
 from synthaug.methods.base import Method
 from synthaug.methods.real_guidance import RealGuidance

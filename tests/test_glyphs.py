@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
 from synthaug import glyphs
 
 

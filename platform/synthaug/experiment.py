@@ -84,9 +84,8 @@ class Experiment:
 
     @property
     def generator(self) -> Backbone | None:
-        """The backbone asked for, or the method's own, which may be none."""
-        assert self.method is not None
-        return self.backbone or self.method.backbone
+        """The backbone asked for, or the method's own; none without a method, or where the method needs none."""
+        return None if self.method is None else self.backbone or self.method.backbone
 
     def nodes(self, identify: Identify) -> dict[str, Node]:
         """The stages of this experiment by name, in the order in which they are made."""
@@ -94,7 +93,7 @@ class Experiment:
         nodes: dict[str, Node] = {}
         train: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed}
         if self.recipe.weights is not None:
-            train["weights"] = identify(Path(self.recipe.weights).expanduser())
+            train["weights"] = identify(_file(self.recipe.weights))
         if self.method is not None:
             made_by = {"method": keyed(self.method), "method version": self.method.version, "seed": self.seed}
             if self.generator is not None:
@@ -113,6 +112,13 @@ class Experiment:
         if stage not in nodes:
             raise UserError(f"this experiment has no stage {stage!r}{did_you_mean(stage, list(nodes))}")
         return nodes[stage].key
+
+
+def _file(path: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"there is no file {path!r}", ("recipe", "weights"))
+    return file
 
 
 def _content(dataset: Dataset) -> Any:

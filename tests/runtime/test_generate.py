@@ -7,15 +7,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from shapes import Noise, tiny
 
+from shapes import Fragile, Noise, tiny
 from synthaug.experiment import Experiment, replace
 from synthaug.runtime import generate
 from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.store import Store
+from synthaug.runtime.store import Artefact, Store
 from synthaug.settings import UserError
 
 
@@ -37,7 +38,7 @@ def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def experiment(**fields: object) -> Experiment:
-    return tiny(method=Noise(), **({"k": 3} | fields))
+    return tiny(**({"method": Noise(), "k": 3} | fields))
 
 
 def test_a_shard_is_one_variant_of_consecutive_sources(home: Path, many_shards: None) -> None:
@@ -97,9 +98,34 @@ def test_generation_is_the_same_with_no_one_and_two_actors(tmp_path: Path, clust
     assert parts(made(tmp_path / "two", experiment(k=4), workers=2)) == wanted
 
 
+def test_an_actor_that_is_killed_is_replaced_and_leaves_the_same_images(tmp_path: Path, cluster: None) -> None:
+    fragile = experiment(method=Fragile(marker=str(tmp_path / "marker")), k=3)
+    folder = made(tmp_path / "killed", fragile, workers=1)
+    assert (tmp_path / "marker").exists()
+    store = Store(tmp_path / "killed")
+    again = read_images(store, open_job(store, fragile), 3)
+    made(tmp_path / "whole", experiment())
+    store = Store(tmp_path / "whole")
+    whole = read_images(store, open_job(store, experiment()), 3)
+    assert [s.image for s in again] == [s.image for s in whole] and len(parts(folder)) == 3
+
+
+def test_two_drivers_of_one_cluster_make_nothing_twice(tmp_path: Path, cluster: None) -> None:
+    said: list[str] = []
+
+    def drive(number: int) -> Artefact:
+        (artefact,) = make_images(Store(tmp_path).prepare(), [experiment()], 1, said.append).values()
+        return artefact
+
+    with ThreadPoolExecutor() as threads:
+        artefacts = list(threads.map(drive, range(2)))
+    assert sorted(artefact.cached for artefact in artefacts) == [False, True]
+    assert any("another process is making it, waiting" in line for line in said)
+
+
 CHILD = """
 import sys, time
-from shapes import Noise, tiny
+from shapes import Fragile, Noise, tiny
 from synthaug.runtime import generate
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.store import Store

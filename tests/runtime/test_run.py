@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shapes import Noise, tiny
 
 import synthaug
+from shapes import Noise, tiny
 from synthaug.experiment import Experiment, Recipe, Resources
 from synthaug.runtime.store import Store
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shapes import Noise, tiny
 
 import synthaug
+from shapes import Noise, tiny
 from synthaug.classify.augment import TrivialAugment
 from synthaug.experiment import Sweep
 from synthaug.runtime.report import write_report

@@ -18,6 +18,7 @@ _own = False
 def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = False) -> None:
     """Ray, started here unless it runs already or an address is given; refuses more actors than it has room for."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's older reporter can be silent
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
@@ -74,7 +75,7 @@ def quiet_data_context() -> None:
     """Ray Data's own bars off, no hanging for half an hour, models that failed to load once are tried again."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data._internal").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = 1800 if has_gpu() else 600

@@ -97,12 +97,6 @@ def models_of(backbone: Backbone | None) -> Models:
     return Models(backbone)
 
 
-def refuse_missing(store: Store, experiments: Sequence[Experiment]) -> None:
-    """Bad prompts and missing models end a run before anything expensive starts."""
-    for backbone in {e.generator for e in experiments} - {None}:
-        backbone.folder()
-
-
 def make_images(
     store: Store, experiments: Sequence[Experiment], workers: int, say: Say, *, read: bool = True
 ) -> dict[str, Artefact]:

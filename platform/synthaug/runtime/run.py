@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.runtime import cluster
-from synthaug.runtime.generate import make_images, open_job, refuse_missing
+from synthaug.runtime.generate import make_images, open_job
 from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.store import Artefact, Store
 from synthaug.runtime.tracking import Run, Tracker, flat
-from synthaug.runtime.train import evaluate_stages, train_stage
+from synthaug.runtime.train import check_recipe, evaluate_stages, train_stage
 from synthaug.settings import UserError, hash_of, to_json
 
 NANO_NOTE = "nano models know only letters and digits: good for trying things out, not for other images"
@@ -45,15 +46,15 @@ def run_experiment(
 ) -> dict[str, Any]:
     """One experiment with its run."""
     started = time.monotonic()
-    nodes = experiment.nodes(store.identify)
-    check([experiment], store)
-    if workers and not is_cached(store, experiment):
-        cluster.start(actors=workers, address=address, dashboard=True)
-    subject = to_json(experiment)
+    cached = is_ready(store, experiment)
+    nodes, subject = experiment.nodes(store.identify), to_json(experiment)
     known = store.recorded(subject, list(nodes.values()))
-    if known and is_tracked(store) and is_cached(store, experiment):
+    if cached and known and is_tracked(store):
         found = found_artefacts(store, experiment)
         return answer(known["run_id"], experiment, found, metrics_of(store, experiment, found))
+    if workers and not cached:
+        cluster.start(actors=workers, address=address, dashboard=True)
+    tell(store, [experiment])
     tracker = Tracker(store.home, name)
     run = tracker.open(run_key(nodes), label(experiment), {"synthaug.kind": "experiment"})
     try:
@@ -82,22 +83,28 @@ def answer(
     return {"run_id": run_id, "experiment": to_json(experiment), "stages": stages, "metrics": metrics}
 
 
-def check(experiments: list[Experiment], store: Store) -> None:
-    """Everything that can be known to be wrong before anything expensive starts."""
-    for experiment in experiments:
-        listing = store.open(experiment.dataset)
-        subset(listing, experiment.dataset, experiment.seed)
+def is_ready(store: Store, experiment: Experiment) -> bool:
+    """Whether all of it is cached; if not, all that can be known to be wrong is said before anything expensive."""
+    listing = store.open(experiment.dataset)
+    subset(listing, experiment.dataset, experiment.seed)
+    if is_cached(store, experiment):
+        return True
+    check_recipe(store, experiment)
+    return False
+
+
+def tell(store: Store, experiments: Sequence[Experiment]) -> None:
+    """What people should know before it starts: files left out, models that know little."""
+    for listing in {e.dataset: store.open(e.dataset) for e in experiments}.values():
         for number, (path, reason) in enumerate(listing.quarantined[:3]):
             say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
-    made = [e for e in experiments if e.method is not None]
-    refuse_missing(store, [e for e in made if store.manifest(e.nodes(store.identify)["generate"]) is None])
-    if any(is_nano(e) for e in made):
+    if any(map(is_nano, experiments)):
         say(f"note: {NANO_NOTE}")
 
 
 def is_nano(experiment: Experiment) -> bool:
     """Whether an embedded model makes the images."""
-    backbone = experiment.generator if experiment.method else None
+    backbone = experiment.generator
     return backbone is not None and backbone.model.startswith("nano:")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,15 @@ from synthaug.runtime import cluster
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.run import (
-    check,
     found_artefacts,
     is_cached,
+    is_ready,
     is_tracked,
     label,
     log_finished,
     metrics_of,
     run_key,
+    tell,
 )  # fmt: skip
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Run, Tracker
@@ -31,26 +33,30 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
     """Every trial of a sweep, tracked below one parent run."""
     started = time.monotonic()
     trials = sweep.trials()
-    check([trial.experiment for trial in trials], store)
+    todo = [trial for trial in trials if not is_ready(store, trial.experiment)]
     subject, nodes = to_json(sweep), [node for t in trials for node in t.experiment.nodes(store.identify).values()]
     known = store.recorded(subject, nodes)
-    todo = [trial for trial in trials if not is_cached(store, trial.experiment)]
     if known and not todo and is_tracked(store):
         return answer(store, sweep, trials, known["run_id"], known["run_ids"])
+    tell(store, [trial.experiment for trial in trials])
     tracker = Tracker(store.home, name)
     parent = tracker.open(hash_of(subject), f"sweep {name}", {"synthaug.kind": "sweep"})
     parent.json("sweep.json", subject)
+    errors: list[str] = []
     try:
         if todo:
             say(f"{len(trials) - len(todo)} of {len(trials)} trials are in the store, {len(todo)} to run")
-            _make(store, todo, address)
-        run_ids = _log(store, tracker, parent, sweep, trials)
+            errors = _make(store, todo, address)
+        run_ids = _log(store, tracker, parent, trials)
     except KeyboardInterrupt:
         parent.end("KILLED")
         raise
     except (UserError, RuntimeError, OSError):
         parent.end("FAILED")
         raise
+    if errors:
+        parent.end("FAILED")
+        raise RuntimeError(f"{len(errors)} of {len(trials)} trials failed, the first with: {errors[0]}")
     parent.metrics([(0, {"time/call_s": time.monotonic() - started})])
     parent.end()
     store.record(subject, nodes, {"run_id": parent.id, "run_ids": run_ids, "name": name})
@@ -70,18 +76,20 @@ def answer(store: Store, sweep: Sweep, trials: Sequence[Trial], run_id: str, run
     return {"run_id": run_id, "experiment": to_json(sweep), "stages": stages, "metrics": metrics, "trials": told}
 
 
-def _make(store: Store, todo: Sequence[Trial], address: str | None) -> None:
-    """Images with the whole cluster first, so that no trial waits with a device in its hand; then the trials."""
+def _make(store: Store, todo: Sequence[Trial], address: str | None) -> list[str]:
+    """Images with the whole cluster first, so that no trial waits with a device in its hand; then the trials, of
+    which some may fail."""
     cluster.start(address=address)
     made = [trial.experiment for trial in todo if trial.experiment.method is not None]
     if made:
         make_images(store, made, cluster.width(), say)
     distinct = {run_key(trial.experiment.nodes(store.identify)): trial for trial in todo}
-    _tune(store, list(distinct.values()))
+    return _tune(store, list(distinct.values()))
 
 
-def _tune(store: Store, trials: Sequence[Trial]) -> None:
-    """Ray Tune over the trials: in process, one torch thread and one reused process each."""
+def _tune(store: Store, trials: Sequence[Trial]) -> list[str]:
+    """Ray Tune over the trials: in process, one torch thread and one reused process each. The errors of some."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep here, not only Tune's part of it
     from ray import tune
 
     from synthaug.runtime.watch import Watcher
@@ -105,9 +113,7 @@ def _tune(store: Store, trials: Sequence[Trial]) -> None:
             ),
         )
         results = tuner.fit()
-    errors = [str(error).strip().splitlines()[-1] for error in results.errors]
-    if errors:
-        raise RuntimeError(f"{len(errors)} of {len(trials)} trials failed, the first with: {errors[0]}")
+    return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
@@ -127,18 +133,19 @@ def _silent(_: str) -> None:
     """A trial's process has nobody to talk to."""
 
 
-def _log(store: Store, tracker: Tracker, parent: Run, sweep: Sweep, trials: Sequence[Trial]) -> list[str]:
-    """A finished child run for each trial; returns their ids in order."""
+def _log(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial]) -> list[str]:
+    """A child run for each trial, with all its numbers or marked as failed; their ids in order."""
     known = tracker.runs(parent.id)
     ids = []
     for trial in trials:
         key = run_key(trial.experiment.nodes(store.identify))
-        run = known.get(key)
-        if run is None:
+        if key not in known:
             tags = {"synthaug.kind": "trial", "arm": trial.arm}
-            run = tracker.open(key, f"{trial.arm} {label(trial.experiment)}", tags, parent.id)
-            known[key] = run
-        if not run.finished:
+            known[key] = tracker.open(key, f"{trial.arm} {label(trial.experiment)}", tags, parent.id)
+        run = known[key]
+        if not is_cached(store, trial.experiment):
+            run.end("FAILED")
+        elif not run.finished:
             found = found_artefacts(store, trial.experiment)
             run.params({"arm": trial.arm})
             run.metrics([(int(entry["step"]), entry) for entry in found["train"].manifest["history"]])

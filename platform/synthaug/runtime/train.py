@@ -119,6 +119,18 @@ def evaluate_stages(store: Store, experiment: Experiment, say: Say) -> dict[str,
     return found
 
 
+def check_recipe(store: Store, experiment: Experiment) -> None:
+    """Refuse a recipe that could not be trained, without making any weights."""
+    import torch
+
+    from synthaug.classify import models
+
+    size = image_size(store, experiment)
+    with torch.device("meta"):
+        model = models.build(experiment.recipe.model, len(store.open(experiment.dataset).classes))
+    models.check_size(model.net, experiment.recipe, size)
+
+
 def load_model(store: Store, experiment: Experiment) -> torch.nn.Module:
     """The trained classifier."""
     from safetensors.torch import load as load_tensors

@@ -1,0 +1,1 @@
+"""Training image classifiers on real and synthetic images: recipes, mixing, augmentation, models, the loop."""

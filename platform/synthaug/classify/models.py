@@ -1,0 +1,144 @@
+"""Classifiers: images in [0, 1] (or uint8) BCHW to logits; a small net of our own and everything in torchvision.
+
+torchvision is imported where it is used: it takes seconds, and the small net needs none of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from synthaug.classify.augment import RandomCrop
+from synthaug.classify.recipe import Recipe
+from synthaug.settings import UserError, did_you_mean
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CENTRED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Classifier(nn.Module):
+    """A net behind the normalisation it was made for."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images if images.is_floating_point() else images.float() / 255
+        logits: torch.Tensor = self.net((pixels - self.mean) / self.std)
+        return logits
+
+
+class Prepared(nn.Module):
+    """A classifier that takes images as they are stored: the fixed part of a recipe's transforms comes first."""
+
+    def __init__(self, classifier: nn.Module, size: int | None, crop: int | None) -> None:
+        super().__init__()
+        self.classifier, self.size, self.crop = classifier, size, crop
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = resized(images, self.size)
+        logits: torch.Tensor = self.classifier(centre(images, self.crop))
+        return logits
+
+
+def prepared(recipe: Recipe, classifier: nn.Module) -> nn.Module:
+    """`classifier` for evaluation: squash to `image_size`, then cut the centre where training cut at random."""
+    return Prepared(classifier, recipe.image_size, _crop(recipe)).eval()
+
+
+def _crop(recipe: Recipe) -> int | None:
+    crops = [transform.size for transform in recipe.transforms if isinstance(transform, RandomCrop)]
+    return crops[-1] if crops else None
+
+
+def check_size(net: nn.Module, recipe: Recipe, stored: int) -> None:
+    """Refuse images that a vision transformer has no positions for."""
+    size = _crop(recipe) or recipe.image_size or stored
+    if recipe.model.startswith("vit_") and net.image_size != size:
+        raise UserError(f"{recipe.model} takes {net.image_size} px images, not {size}; set image_size={net.image_size}")
+
+
+def resized(images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Images squashed to size x size; None, or the size they have, leaves them alone."""
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    from torchvision.transforms.v2.functional import resize
+
+    return cast(torch.Tensor, resize(images, [size, size], antialias=True))
+
+
+def centre(images: torch.Tensor, size: int | None) -> torch.Tensor:
+    """The middle size x size pixels; None, or the size they have, leaves images alone."""
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    from torchvision.transforms.v2.functional import center_crop
+
+    return cast(torch.Tensor, center_crop(images, [size, size]))
+
+
+def build(name: str, classes: int, *, weights: str | Path | None = None, seed: int | None = None) -> Classifier:
+    """The net called `name` with `classes` outputs, initialised from `seed`, then from the state dict in `weights`."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        small_one = name == "small"
+        model = Classifier(small(classes), *CENTRED) if small_one else Classifier(_from_zoo(name, classes), *IMAGENET)
+    if weights is not None:
+        _load(model, Path(weights))
+    return model
+
+
+def small(classes: int) -> nn.Sequential:
+    """Three convolutions for small images; group norm, so that batch and process count do not matter."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.GroupNorm(8, 16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(4 * 64, classes)),
+    )
+
+
+def _from_zoo(name: str, classes: int) -> nn.Module:
+    from torchvision import models as zoo
+
+    choices = zoo.list_models(module=zoo)
+    if name not in choices:
+        raise UserError(f"no model is called {name!r}{did_you_mean(name, ['small', *choices])}")
+    # the two old nets with extra heads would return tuples in training
+    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return cast(nn.Module, zoo.get_model(name, weights=None, num_classes=classes, **extra))
+
+
+def head(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer and its name: its input are the features, its output the logits."""
+    linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    return linear[-1]
+
+
+def _load(model: Classifier, path: Path) -> None:
+    """Weights from a file; a head for another number of classes is left as initialised."""
+    if not path.is_file():
+        raise UserError(f"weights: there is no file {path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = {key.removeprefix("net."): value for key, value in state.items()}
+    last = head(model.net)[0]
+    if (bias := state.get(f"{last}.bias")) is not None and len(bias) != head(model.net)[1].out_features:
+        state |= {key: value for key, value in model.net.state_dict().items() if key.startswith(f"{last}.")}
+    try:
+        model.net.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"weights: {path} does not fit the model: {str(error).splitlines()[1].strip()}") from None

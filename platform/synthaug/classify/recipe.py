@@ -1,0 +1,51 @@
+"""Recipe: how a classifier is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from synthaug.classify.augment import Transform
+from synthaug.classify.optim import AdamW, Optimizer
+from synthaug.settings import OneOf, UserError, settings
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@settings
+class Recipe:
+    """Model, optimiser, length, schedule (linear warm-up, then cosine to 0) and transforms of a training run.
+
+    Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. `weights` is a
+    file with a state dict. Exactly one of `epochs` and `steps` is given.
+    """
+
+    model: str = "small"
+    weights: str | None = None
+    optimizer: OneOf[Optimizer] = AdamW()
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Count = 64
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    transforms: tuple[OneOf[Transform], ...] = ()
+    image_size: Count | None = None
+    evaluations: Annotated[int, Field(ge=1, le=20)] = 10
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.epochs is None) == (self.steps is None):
+            given = "neither" if self.epochs is None else "both"
+            raise UserError(f"give exactly one of epochs and steps, got {given}")
+        return self
+
+    def total_steps(self, epoch_length: int) -> int:
+        """Optimiser steps of the whole run, given the number of images in an epoch."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * epoch_length / self.batch_size))

@@ -1,0 +1,108 @@
+"""The narrow waist: denoiser(x, sigma, cond) -> x0 for x = x0 + sigma * noise, and networks that fit it.
+
+A variance-preserving model sees x_t = sqrt(abar) x0 + sqrt(1 - abar) noise, which is x / sqrt(1 + sigma^2)
+with sigma = sqrt((1 - abar) / abar).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+Sigma = float | np.ndarray | Tensor
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Predicts the clean image. sigma is a scalar or one number a row, in units of x; sigma = 0 returns x."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor: ...
+
+
+def sigmas_of(alphas_cumprod: Tensor) -> Tensor:
+    """sigma of each timestep of a variance-preserving schedule."""
+    abar = torch.as_tensor(alphas_cumprod).to(torch.float64)
+    return ((1 - abar) / abar).sqrt()
+
+
+def per_row(sigma: Sigma, x: Tensor) -> Tensor:
+    """sigma as B x 1 x 1 ..., in float32 or better."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sigma_B = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1).expand(len(x))
+    return sigma_B.reshape(-1, *[1] * (x.ndim - 1))
+
+
+class UNetDenoiser:
+    """A diffusers UNet2DModel, class-conditional or not, trained on a variance-preserving schedule."""
+
+    def __init__(self, net: Any, alphas_cumprod: Tensor, prediction: Prediction = "epsilon") -> None:
+        self.net, self.prediction = net, prediction
+        self.log_sigmas = sigmas_of(alphas_cumprod).log().numpy()
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str = "cpu") -> UNetDenoiser:
+        """The unet and the schedule of a DDPMPipeline's folder."""
+        from diffusers import DDPMScheduler, UNet2DModel
+
+        schedule: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        net: Any = UNet2DModel.from_pretrained(folder, subfolder="unet")
+        return cls(net.to(device).eval(), schedule.alphas_cumprod, schedule.config.prediction_type)
+
+    def timestep(self, sigma: Sigma) -> Tensor:
+        """Where sigma lies among the timesteps, linear in log sigma; a grid point gives a whole number, and what
+        lies beyond the grid its end."""
+        log_sigma = np.log(np.maximum(torch.as_tensor(sigma).detach().cpu().double().numpy(), 1e-30))
+        t = np.interp(log_sigma, self.log_sigmas, np.arange(len(self.log_sigmas)))
+        whole = np.round(t)
+        return torch.from_numpy(np.where(np.abs(t - whole) < 1e-3, whole, t)).float()
+
+    def __call__(self, x: Tensor, sigma: Sigma, cond: Tensor | None = None) -> Tensor:
+        s = per_row(sigma, x)
+        a = (1 + s.square()).rsqrt()  # sqrt(abar); s * a is the standard deviation of the noise in x_t
+        t = self.timestep(s.flatten()).to(x.device)
+        named = {} if cond is None else {"class_labels": cond}
+        out = self.net((a * x).to(self.net.dtype), t, return_dict=False, **named)[0]
+        if self.prediction == "epsilon":
+            x0 = x - s * out
+        elif self.prediction == "v_prediction":
+            x0 = a * (a * x) - s * a * out
+        else:
+            x0 = out
+        return torch.where(s == 0, x, x0).to(x.dtype)
+
+
+class Preconditioning(NamedTuple):
+    """The coefficients of EDM (Karras et al. 2022, table 1) and the weight of its loss."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+    weight: Tensor
+
+
+def precondition(sigma: Tensor, sigma_data: float = 0.5) -> Preconditioning:
+    """With these, the net's input and its target both have variance 1."""
+    total = sigma.square() + sigma_data**2
+    c_out = sigma * sigma_data * total.rsqrt()
+    return Preconditioning(sigma_data**2 / total, c_out, total.rsqrt(), sigma.log() / 4, c_out.square().reciprocal())
+
+
+class EDMDenoiser:
+    """c_skip x + c_out net(c_in x, c_noise, cond)."""
+
+    def __init__(self, net: Callable[[Tensor, Tensor, Any], Tensor], sigma_data: float = 0.5) -> None:
+        self.net, self.sigma_data = net, sigma_data
+
+    def __call__(self, x: Tensor, sigma: Sigma, cond: Any = None) -> Tensor:
+        s = per_row(sigma, x)
+        c = precondition(torch.where(s == 0, 1.0, s), self.sigma_data)
+        out = self.net((c.c_in * x).to(x.dtype), c.c_noise.flatten(), cond)
+        return torch.where(s == 0, x, c.c_skip * x + c.c_out * out).to(x.dtype)

@@ -1,0 +1,93 @@
+"""Noise levels, the probability-flow ODE down and up, and DiffAug's single step; functions of any denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthaug.diffusion.denoiser import Array, Denoiser, Sigma, per_row
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """`steps` falling noise levels and a 0 (Karras et al. 2022, equation 5)."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def euler(denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = None) -> Tensor:
+    """The probability-flow ODE dx/dsigma = (x - D) / sigma along falling sigmas: DDIM at eta 0."""
+    for s, s_next in pairwise(map(float, sigmas)):
+        x0 = denoiser(x, s, cond)
+        x = x0 + (s_next / s) * (x - x0)
+    return x
+
+
+def heun(denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = None) -> Tensor:
+    """The same ODE to second order (Karras et al. 2022, algorithm 1 without noise)."""
+    for s, s_next in pairwise(map(float, sigmas)):
+        slope = (x - denoiser(x, s, cond)) / s
+        ahead = x + (s_next - s) * slope
+        if s_next > 0:
+            slope = (slope + (ahead - denoiser(ahead, s_next, cond)) / s_next) / 2
+        x = x + (s_next - s) * slope
+    return x
+
+
+def invert(
+    denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = None, *, corrections: int = 0
+) -> Tensor:  # fmt: skip
+    """DDIM inversion: the ODE up the levels that `euler` goes down, from the clean image to the noise. Each
+    correction, a fixed-point step for an evaluation more, brings `euler` back closer to x."""
+    for s, s_next in pairwise(map(float, reversed(list(sigmas)))):
+        y = x + (s_next - s) * (x - denoiser(x, s, cond)) / s if s > 0 else x  # at sigma = 0 the slope is 0
+        for _ in range(corrections):
+            y = x + (s_next - s) * (y - denoiser(y, s_next, cond)) / s_next
+        x = y
+    return x
+
+
+def guided(denoiser: Denoiser, weight: float, negative: Any = None) -> Denoiser:
+    """Classifier-free guidance: uncond + weight (cond - uncond)."""
+
+    def guide(x: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor:
+        x0 = denoiser(x, sigma, cond)
+        if weight == 1:
+            return x0
+        uncond = denoiser(x, sigma, negative)
+        return uncond + weight * (x0 - uncond)
+
+    return guide
+
+
+def standard_noise(x: Tensor, generator: Generators = None) -> Tensor:
+    """Unit noise like x: from one generator, or each row from its own. Half precision gets rounded float32 noise."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if generator is None or isinstance(generator, torch.Generator):
+        device = x.device if generator is None else generator.device
+        noise = torch.randn(x.shape, generator=generator, dtype=dtype, device=device)
+    else:
+        assert len(generator) == len(x), f"{len(generator)} generators for {len(x)} rows"
+        noise = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=dtype, device=g.device) for g in generator])
+    return noise.to(x)
+
+
+def diffuse_denoise(
+    x: Array, sigma: Sigma, denoiser: Denoiser, *, generator: Generators = None, noise: Array | None = None,
+    cond: Any = None, clamp: tuple[float, float] | None = None,
+) -> Array:  # fmt: skip
+    """DiffAug (Sastry et al. 2024): noise x, then take the denoiser's single guess at what it was."""
+    x_ = torch.as_tensor(x)
+    noise_ = standard_noise(x_, generator) if noise is None else torch.as_tensor(noise).to(x_)
+    s = per_row(sigma, x_)
+    level = float(sigma) if isinstance(sigma, int | float) else s.flatten()
+    x_hat = torch.as_tensor(denoiser((x_ + s * noise_).to(x_.dtype), level, cond))
+    x_hat = torch.where(s == 0, x_, x_hat if clamp is None else x_hat.clamp(*clamp)).to(x_.dtype)
+    return x_hat.numpy() if isinstance(x, np.ndarray) else x_hat

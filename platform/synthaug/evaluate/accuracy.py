@@ -1,0 +1,69 @@
+"""Accuracy, calibration and confusion of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug.evaluate.base import Evaluation
+from synthaug.settings import settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@settings
+class Accuracy(Evaluation):
+    """Top-1, top-5 (with more than five classes), expected calibration error, loss, per-class accuracy, confusion."""
+
+    def __call__(
+        self, model: nn.Module, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    ) -> dict[str, Any]:
+        from synthaug.classify.loop import predict
+
+        log_p = log_softmax(predict(model, images).double().numpy())
+        found = {"top1": top_k(log_p, labels, 1)}
+        if len(classes) > 5:
+            found["top5"] = top_k(log_p, labels, 5)
+        found["ece"] = expected_calibration_error(np.exp(log_p), labels)
+        found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
+        counts = confusion(labels, log_p.argmax(1), len(classes))
+        return {
+            "metrics": {f"{self.split}/{name}": value for name, value in found.items()},
+            "per_class": dict(zip(classes, per_class(counts), strict=True)),
+            "confusion": counts.tolist(),
+        }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities of N x C logits."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))  # type: ignore[no-any-return]
+
+
+def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """The share of images whose class is among the k with the highest score; of equal scores the lower index wins."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float((best == np.asarray(labels)[:, None]).any(1).mean())
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean |accuracy - confidence| over equal bins (a, b], weighted by their images (Guo et al. 2017, Eq. 3)."""
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(member, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts of (true class, predicted class)."""
+    pairs = np.asarray(labels) * classes + np.asarray(predicted)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def per_class(counts: np.ndarray) -> list[float | None]:
+    """The share of each class's images that is recognised; None for a class without images."""
+    return [float(row[i] / row.sum()) if row.sum() else None for i, row in enumerate(counts)]

@@ -1,0 +1,45 @@
+"""What each stage gives today. Who changes an output raises the stage's version, and then these values."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import synthaug
+from shapes import NANO, Noise, tiny
+from synthaug.experiment import STAGES, Recipe, seed_of
+from synthaug.methods.real_guidance import RealGuidance
+from synthaug.runtime.generate import make_images, open_job, read_images
+from synthaug.runtime.store import Store
+from synthaug.sample import decode_image
+
+
+def test_seeds() -> None:
+    assert seed_of(0, "generate", "digits/1667", 1) == 1
+
+
+def test_a_shard_to_the_byte(home: Path) -> None:
+    """Of a method without a model, so that the processor does not matter."""
+    experiment = tiny(shots=1, method=Noise(), k=1)
+    (artefact,) = make_images(Store(home).prepare(), [experiment], 0, print).values()
+    (part,) = artefact.path.glob("*.parquet")
+    assert (STAGES["generate"], hashlib.sha256(part.read_bytes()).hexdigest()[:16]) == (1, "SHARD")
+
+
+def test_real_guidance_up_to_rounding(home: Path) -> None:
+    experiment = tiny(shots=1, method=RealGuidance(steps=10), backbone=NANO, k=1)
+    store = Store(home).prepare()
+    make_images(store, [experiment], 0, print)
+    samples = read_images(store, open_job(store, experiment), 1)
+    means = [float(decode_image(sample.image).mean()) for sample in samples[:4]]
+    assert (RealGuidance.version, means) == (1, pytest.approx([0.0, 0.0, 0.0, 0.0], abs=0.5))
+
+
+def test_twenty_steps_of_training(home: Path) -> None:
+    experiment = tiny(recipe=Recipe(steps=20, batch_size=32, evaluations=2), method=Noise(), k=2)
+    metrics = synthaug.run(experiment, home=home)["metrics"]
+    found = [metrics["val/loss"], metrics["test/loss"]]
+    assert (STAGES["train"], STAGES["evaluate"], np.round(found, 2).tolist()) == (1, 1, pytest.approx([0.0, 0.0], abs=0.02))
