@@ -36,5 +36,4 @@ def demo() -> Sweep:
             "Real Guidance": {"method": generated.method, "backbone": generated.backbone, "k": generated.k},
         },
         baseline="plain",
-        seeds=5,
     )

@@ -96,7 +96,7 @@ def import_file(file: str) -> ModuleType:
 
 def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep]]:
     """The functions of a file that say they return an Experiment or a Sweep."""
-    found = {}
+    found: dict[str, Callable[[], Experiment | Sweep]] = {}
     for name, function in vars(module).items():
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
             returns = inspect.get_annotations(function, eval_str=True).get("return")

@@ -103,15 +103,15 @@ def subclasses(base: type[T]) -> Iterator[type[T]]:
         package = importlib.import_module(base.__module__.rpartition(".")[0])
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
-    pending = [base]
+    pending: list[type[T]] = [base]
     while pending:
-        cls = pending.pop()
+        cls: type[T] = pending.pop()
         pending += cls.__subclasses__()
         if not getattr(cls, "__abstractmethods__", None):
             yield cls
 
 
-def names(base: type) -> list[str]:
+def names(base: type[Any]) -> list[str]:
     return sorted(cls.__name__ for cls in subclasses(base))
 
 
@@ -149,7 +149,7 @@ def explain(error: ValidationError, cls: type) -> UserError:
         return UserError(inner.message, path + inner.path)
     if first["type"] == "unexpected_keyword_argument":
         owner = class_at(cls, path[:-1])
-        fields = [field.name for field in dataclasses.fields(owner)]  # type: ignore[arg-type]
+        fields = [field.name for field in dataclasses.fields(owner)]
         return UserError(f"no such setting of {owner.__name__}{did_you_mean(path[-1], fields)}", path)
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return UserError(first["msg"].removeprefix("Value error, ") + got, path)
@@ -159,7 +159,7 @@ def class_at(cls: type, path: tuple[str, ...]) -> type:
     """The settings class annotated at `path` below `cls`."""
     for name in path:
         hint = get_type_hints(cls)[name]
-        cls = next(arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg))
+        cls = next(arg for arg in (hint, *get_args(hint)) if isinstance(arg, type) and dataclasses.is_dataclass(arg))
     return cls
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from shapes import Fragile, Noise, tiny
+from shapes import NANO, Fragile, Noise, tiny
 from synthaug.experiment import Experiment, replace
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.runtime import generate
 from synthaug.runtime.generate import make_images, open_job, read_images
 from synthaug.runtime.store import Artefact, Store
@@ -125,7 +126,8 @@ def test_two_drivers_of_one_cluster_make_nothing_twice(tmp_path: Path, cluster: 
 
 CHILD = """
 import sys, time
-from shapes import Fragile, Noise, tiny
+from shapes import NANO, Fragile, Noise, tiny
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.runtime import generate
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.store import Store
@@ -216,3 +218,10 @@ def test_strength_and_steps_share_their_noise(home: Path) -> None:
         return [s.seed for s in read_images(store, open_job(store, experiment), 2)]
 
     assert seeds(experiment()) == seeds(replace(experiment(), {"method.amount": 5}))
+
+
+def test_a_prompt_that_would_be_cut_is_refused_before_the_first_image(home: Path) -> None:
+    long = replace(tiny(method=RealGuidance(), backbone=NANO), {"dataset.prompt": "a photo of a {}" + " very" * 80})
+    with pytest.raises(UserError, match=r"the prompt 'a photo of a . very .* the text encoder reads 77"):
+        made(home, long)
+    assert not list(home.glob("store/generate/*/part-*"))

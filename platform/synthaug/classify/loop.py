@@ -179,7 +179,7 @@ class _Run:
             loss = cross_entropy(logits.float(), labels, label_smoothing=smooth, reduction="sum")
             # DDP averages over processes, so each one's share counts size-fold: the mean over the whole batch
             loss = loss * (self.world.size / len(indices))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         return cast(torch.Tensor, self.optimizer.step(closure)).detach()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -75,6 +77,14 @@ class Backbone:
         folder = self.folder()
         return folder.name if folder.parent.name == "snapshots" else None
 
+    def check_prompts(self, prompts: Iterable[str]) -> None:
+        """Refuse a prompt of which the text encoder would not see the end; needs the tokenizer only."""
+        from transformers import CLIPTokenizer
+
+        folder = self.folder()
+        positions = json.loads((folder / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
+        refuse_long(CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), positions, prompts)
+
     def load(self, device: str | None = None) -> Pipeline:
         """The model in memory, on the first GPU unless told otherwise."""
         if self.compile and not any(map(shutil.which, ("cc", "gcc", "clang"))):
@@ -84,6 +94,15 @@ class Backbone:
         from synthaug.diffusion.pipeline import Pipeline
 
         return Pipeline(self, folder, device)
+
+
+def refuse_long(tokenizer: Any, positions: int, prompts: Iterable[str]) -> None:
+    """A prompt with more tokens than the text encoder reads would lose its end without a word."""
+    longest = min(tokenizer.model_max_length, positions)
+    for prompt in dict.fromkeys(prompts):
+        length = len(tokenizer(prompt, verbose=False).input_ids)
+        if length > longest:
+            raise UserError(f"the prompt {prompt!r} has {length} tokens, the text encoder reads {longest}")
 
 
 _WAYS_OUT = (

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.backbone import Backbone, refuse_long
 from synthaug.sample import resize_image
 from synthaug.settings import UserError
 
@@ -133,13 +133,9 @@ class Pipeline:
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse a prompt of which the text encoder would not see the end."""
-        tokenizer = self.pipe.tokenizer
-        longest = min(tokenizer.model_max_length, self.pipe.text_encoder.config.max_position_embeddings)
-        for prompt in dict.fromkeys(prompts):
-            text = self.pipe.maybe_convert_prompt(prompt, tokenizer)
-            length = len(tokenizer(text, verbose=False).input_ids)
-            if length > longest:
-                raise UserError(f"the prompt {prompt!r} has {length} tokens, the text encoder reads {longest}")
+        tokenizer, positions = self.pipe.tokenizer, self.pipe.text_encoder.config.max_position_embeddings
+        texts = (self.pipe.maybe_convert_prompt(prompt, tokenizer) for prompt in dict.fromkeys(prompts))
+        refuse_long(tokenizer, positions, texts)
 
     def _edits(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int],

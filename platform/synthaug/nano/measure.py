@@ -54,7 +54,7 @@ def draw(pipeline: StableDiffusionPipeline, words: Sequence[str], *, guidance: f
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [PHOTO.format(word) for word in words]
-    images = pipeline(
+    images: Tensor = pipeline(
         prompts, guidance_scale=guidance, num_inference_steps=steps, output_type="pt",
         generator=_seeds("draw", seed, count=len(words)),
     ).images  # fmt: skip
@@ -70,7 +70,7 @@ def real_guidance(
     edit.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     edit.set_progress_bar_config(disable=True)
     prompts = [PHOTO.format(word) for word in words]
-    edited = edit(
+    edited: Tensor = edit(
         prompts, image=(images + 1) / 2, strength=strength, guidance_scale=guidance, num_inference_steps=steps,
         output_type="pt", generator=_seeds("edit", seed, count=len(words)),
     ).images  # fmt: skip

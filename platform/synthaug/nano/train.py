@@ -168,7 +168,8 @@ def train_text_to_image(
     def after(step: int) -> None:
         average(step)
         if step % 500 == 0 or step == budget.steps:
-            keep(copy.deepcopy(average.shadow).to(memory_format=torch.contiguous_format))
+            shadow: nn.ModuleDict = copy.deepcopy(average.shadow)
+            keep(shadow.to(memory_format=torch.contiguous_format))
 
     # The rate does not depend on the number of steps: a training cut short is that of a smaller budget.
     rates = [budget.rate * min(step / 100, 1, (1000 / step) ** 0.5) for step in range(1, budget.steps + 1)]

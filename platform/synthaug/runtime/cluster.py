@@ -63,7 +63,7 @@ def stop_own() -> None:
 def has_gpu() -> bool:
     import ray
 
-    return ray.cluster_resources().get("GPU", 0) > 0
+    return bool(ray.cluster_resources().get("GPU", 0) > 0)
 
 
 def actor_resources() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from synthaug.dataset import Entry, Listing, subset
 from synthaug.experiment import Experiment, Node, load
-from synthaug.methods.base import Context, Models
+from synthaug.methods.base import Context, Models, Row
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
 from synthaug.sample import Sample, decode_image, encode_image, from_parquet, to_parquet
-from synthaug.settings import UserError, canonical, to_json
+from synthaug.settings import UserError, to_json
 
 if TYPE_CHECKING:
     from synthaug.diffusion.backbone import Backbone
@@ -49,6 +49,16 @@ class Job:
         first = number % self.blocks * SHARD
         return self.sources[first : first + SHARD]
 
+    def plan(self, entries: Iterable[Entry], variants: Iterable[int]) -> Iterator[Row]:
+        """What will be made of some sources, variant by variant."""
+        dataset, method = self.experiment.dataset, self.experiment.method
+        assert method is not None
+        context = Context(self.experiment.seed, self.listing.words, dataset.prompt, dataset.super_class)
+        chosen = list(entries)
+        for variant in variants:
+            for entry in chosen:
+                yield method.plan(Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label), variant, context)
+
     def missing(self, store: Store, *, read: bool = False) -> list[int]:
         """Shards of variants 1..k that are not there in full; with `read`, byte for byte."""
         folder = store.folder(self.node)
@@ -73,9 +83,7 @@ def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[
     started, before = time.monotonic(), models.counters
     samples, method = job.listing.samples(job.entries(number)), job.experiment.method
     assert method is not None
-    dataset, listing = job.experiment.dataset, job.listing
-    context = Context(job.experiment.seed, listing.words, dataset.prompt, dataset.super_class)
-    rows = [method.plan(sample, job.variant(number), context) for sample in samples]
+    rows = list(job.plan(job.entries(number), [job.variant(number)]))
     with ThreadPoolExecutor() as threads:
         images, labels = method.generate(rows, list(threads.map(lambda s: decode_image(s.image), samples)), models)
         encoded = list(threads.map(encode_image, images))
@@ -125,10 +133,20 @@ def _fill(store: Store, jobs: Sequence[Job], workers: int, say: Say) -> None:
     """Make every shard without a valid receipt; one batch of work for all jobs."""
     pending = [(job, number) for job in jobs for number in job.missing(store, read=True)]
     images = sum(len(job.entries(number)) for job, number in pending)
+    for job in jobs:
+        _check_prompts(job)
     with Progress("generate", "images", images) as progress:
         for receipt in _by_ray(store, pending, workers) if workers and pending else _here(store, pending):
             halved = receipt["counters"].get("halvings", 0)
             progress.add(receipt["rows"], f"micro-batch halved to {receipt['micro_batch']}" if halved else "")
+
+
+def _check_prompts(job: Job) -> None:
+    """A prompt that would be cut ends the run before the first image."""
+    backbone = job.experiment.generator
+    if backbone is not None:
+        rows = job.plan(job.sources, range(1, job.experiment.k + 1))
+        backbone.check_prompts({row.prompt for row in rows})
 
 
 def _here(store: Store, pending: Sequence[tuple[Job, int]]) -> Iterator[dict[str, Any]]:
@@ -138,7 +156,8 @@ def _here(store: Store, pending: Sequence[tuple[Job, int]]) -> Iterator[dict[str
 
 def _notes(store: Store, job: Job) -> dict[str, Any]:
     """What the manifest says of finished images: their variants and what they cost, whoever made them."""
-    folder, variants = store.folder(job.node), []
+    folder = store.folder(job.node)
+    variants: list[int] = []
     receipts: list[dict[str, Any]] = []
     while found := [r for n in job.shards([len(variants) + 1]) if (r := store.receipt(folder, n)) is not None]:
         if len(found) < job.blocks:
@@ -172,22 +191,25 @@ class GenerateActor:
     """A process that holds the model and makes one shard a call. It returns an error instead of raising it, because
     Ray Data keeps a failed pool and its devices."""
 
-    def __init__(self, home: str, paths: Sequence[str]) -> None:
-        sys.path[:0] = [path for path in paths if path not in sys.path]
-        self.store, self.jobs = Store(home), dict[str, Job]()
+    def __init__(self) -> None:
+        self.jobs: dict[str, tuple[Store, Job]] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        (text,), (number,) = batch["experiment"], batch["shard"]
+        (order,), (number,) = batch["order"], batch["shard"]
         try:
-            if text not in self.jobs:
-                experiment = load(str(text))
-                assert isinstance(experiment, Experiment)
-                self.jobs[text] = open_job(self.store, experiment)
-            job = self.jobs[text]
-            receipt = generate_shard(self.store, job, models_of(job.experiment.generator), int(number))
+            if order not in self.jobs:
+                self.jobs[order] = self.open(**json.loads(order))
+            store, job = self.jobs[order]
+            receipt = generate_shard(store, job, models_of(job.experiment.generator), int(number))
             return {"receipt": [json.dumps(receipt)], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
+
+    def open(self, home: str, paths: Sequence[str], experiment: str) -> tuple[Store, Job]:
+        sys.path += [path for path in paths if path not in sys.path]
+        store, subject = Store(home), load(experiment)
+        assert isinstance(subject, Experiment)
+        return store, open_job(store, subject)
 
 
 def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> Iterator[dict[str, Any]]:
@@ -198,13 +220,14 @@ def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> I
 
     start(actors=workers)
     quiet_data_context()
-    rows = [{"experiment": canonical(to_json(job.experiment)).decode(), "shard": number} for job, number in pending]
+    place = {"home": str(store.home), "paths": worker_paths()}
+    orders = {id(job): json.dumps(place | {"experiment": json.dumps(to_json(job.experiment))}) for job, _ in pending}
+    rows = [{"order": orders[id(job)], "shard": number} for job, number in pending]
     pool = ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2)
     made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         GenerateActor,
         batch_size=1,
         compute=pool,
-        fn_constructor_args=(str(store.home), worker_paths()),
         **actor_resources(),
     )
     for row in made.iter_rows():

@@ -62,7 +62,7 @@ def _past(store: Store) -> list[dict[str, Any]]:
 
 def _bytes_each(store: Store) -> float:
     past = _past(store)
-    return sum(r["bytes"] for r in past) / max(1, sum(r["rows"] for r in past))
+    return float(sum(r["bytes"] for r in past) / max(1, sum(r["rows"] for r in past)))
 
 
 def _seconds(store: Store, stages: dict[str, dict[str, Any]]) -> dict[str, float]:

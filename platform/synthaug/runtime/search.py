@@ -65,7 +65,8 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
 
 def answer(store: Store, sweep: Sweep, trials: Sequence[Trial], run_id: str, run_ids: Sequence[str]) -> dict[str, Any]:
     """What `--json` prints of a sweep."""
-    told, stages = [], {}
+    told: list[dict[str, Any]] = []
+    stages: dict[str, Any] = {}
     for trial, id in zip(trials, run_ids, strict=True):
         found = found_artefacts(store, trial.experiment)
         metrics = metrics_of(store, trial.experiment, found)

@@ -69,7 +69,8 @@ class Store:
         return self.root / node.stage / node.key
 
     def manifest(self, node: Node) -> dict[str, Any] | None:
-        return read_json(self.folder(node) / "manifest.json")
+        manifest: dict[str, Any] | None = read_json(self.folder(node) / "manifest.json")
+        return manifest
 
     def stage(self, node: Node, make: Callable[[Path], dict[str, Any]], say: Say) -> Artefact:
         """The artefact of `node`: found, or made under its lock by `make(folder)`, which returns what to note of it."""

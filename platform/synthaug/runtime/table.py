@@ -67,7 +67,7 @@ def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> st
     """The arm, and where the arm has several points what tells them apart."""
     siblings = [t["fields"] for t in trials if t["arm"] == trial["arm"]]
     vary = [path for path in trial["fields"] if any(fields.get(path) != trial["fields"][path] for fields in siblings)]
-    return trial["arm"] + "".join(f" {path}={_short(trial['fields'][path])}" for path in vary)
+    return str(trial["arm"]) + "".join(f" {path}={_short(trial['fields'][path])}" for path in vary)
 
 
 def _short(value: Any) -> str:

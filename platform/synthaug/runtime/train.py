@@ -40,7 +40,7 @@ class FileCheckpoint:
     def load(self) -> dict[str, Any] | None:
         import torch
 
-        return torch.load(self.path, weights_only=False) if self.path.exists() else None
+        return torch.load(self.path, weights_only=True) if self.path.exists() else None
 
     def due(self) -> bool:
         return self.writes and time.monotonic() - self.last >= self.every_s
