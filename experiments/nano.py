@@ -7,13 +7,18 @@ from pathlib import Path
 
 
 def sd(folder: Path) -> None:
-    """nano:sd, a StableDiffusionPipeline over 36 glyphs."""
+    """nano:sd, a StableDiffusionPipeline of 2.6 million parameters that draws 36 characters, trained on 24,000 glyphs.
+
+    No paper. Expected: its samples are recognised 0.9 times as often as real glyphs; Real Guidance on 5-shot digits
+    lifts 85.4 % to 90.9 %. Measured: 1.12 times at guidance 5; 87.3 % -> 90.8 % at strength 0.9 and 91.6 % at 0.7
+    (guidance 4, 5 paired seeds). Cost: 25 minutes of one core, 40 on the clock beside other work.
+    """
     from synthaug.nano.train import Budget, train_sd
 
     train_sd(folder, Budget())
 
 
-def measure_sd(folder: Path, seeds: int = 10) -> None:
+def measure_sd(folder: Path, seeds: int = 5) -> None:
     """The two figures of nano:sd's model card: recognition of its samples, and Real Guidance on 5-shot digits."""
     import torch
     from diffusers import StableDiffusionPipeline
@@ -23,17 +28,17 @@ def measure_sd(folder: Path, seeds: int = 10) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    judge = measure.fit(measure.conv_net(36), *load_glyphs(range(14_400)), steps=1000, batch=64, rate=5e-3, seed=0)
-    real = measure.accuracy(judge, *load_glyphs(range(1_000_000, 1_003_600)))
+    judge = measure.fit(measure.conv_net(36), *load_glyphs(range(14_400)), steps=600, batch=64, rate=5e-3, seed=0)
+    real = measure.accuracy(judge, *load_glyphs(range(1_000_000, 1_001_800)))
     print(f"held-out glyphs recognised {real:.3f}")
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     for guidance in (3.0, 5.0, 7.5):
         drawn = measure.recognised(pipeline, judge, guidance=guidance)
         print(f"guidance {guidance} samples recognised {drawn:.3f}, {drawn / real:.2f} of real ones")
-    for guidance in (2.0, 4.0, 7.5):
-        pairs = [measure.few_shot_gain(pipeline, seed, guidance=guidance) for seed in range(seeds)]
+    for strength, guidance in ((0.9, 2.0), (0.9, 4.0), (0.9, 6.0), (0.7, 4.0), (0.5, 4.0)):
+        pairs = [measure.few_shot_gain(pipeline, seed, guidance=guidance, strength=strength) for seed in range(seeds)]
         plain, augmented = (sum(column) / seeds for column in zip(*pairs, strict=True))
-        print(f"guidance {guidance} 5-shot digits {plain:.3f} -> {augmented:.3f}", pairs)
+        print(f"strength {strength} guidance {guidance} 5-shot digits {plain:.3f} -> {augmented:.3f}", pairs)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ BELOW = {
     "settings": set(),
     "sample": {"settings"},
     "glyphs": {"settings"},
-    "dataset": {"settings", "sample", "glyphs"},
+    "listing": {"settings", "sample"},
+    "folder": {"settings", "sample", "listing"},
+    "dataset": {"settings", "sample", "listing", "folder", "glyphs"},
     "diffusion": {"settings", "sample", "nano"},
     "methods": {"settings", "sample", "diffusion"},
     "classify": {"settings", "sample"},
     "evaluate": {"settings", "sample", "classify"},
-    "nano": {"settings", "sample", "glyphs", "dataset", "diffusion", "classify", "evaluate"},
-    "experiment": {"settings", "sample", "dataset", "diffusion", "methods", "classify", "evaluate"},
+    "nano": {"settings", "sample", "glyphs", "listing", "dataset", "diffusion", "classify", "evaluate"},
+    "experiment": {"settings", "sample", "listing", "dataset", "diffusion", "methods", "classify", "evaluate"},
 }
 BELOW["runtime"] = {*BELOW, "experiment"}
 BELOW["cli"] = {*BELOW, "runtime"}
@@ -69,7 +71,11 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_only_the_store_writes_artefacts() -> None:
     for path in (SOURCE / "runtime").glob("*.py"):
-        calls = [n.func.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+        calls = [
+            n.func.attr
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+        ]
         written = {"write_text", "mkdir", "rename", "rmtree"} & set(calls)
         assert path.name == "store.py" or not written, f"{path.name} calls {written}"
 

@@ -73,14 +73,14 @@ def measure(store: Store, pairs: int, k: int) -> list[float]:
         one = timed(lambda pair=pair: run(store, 1, 3 * pair + 1, 1))  # type: ignore[misc]
         many = timed(lambda pair=pair: run(store, 1, 3 * pair + 2, 1 + k))  # type: ignore[misc]
         ratios.append((many - one) / loop)
-        print(f"pair {pair + 1}: loop {loop:.2f} s, Ray {many - one:.2f} s for {k} shards, start-up {one - loop / k:.2f} s")
+        print(
+            f"pair {pair + 1}: loop {loop:.2f} s, Ray {many - one:.2f} s for {k} shards, start-up {one - loop / k:.2f} s"
+        )
     return ratios
 
 
 def run(store: Store, workers: int, salt: int, k: int) -> None:
-    experiment = Experiment(
-        dataset=Dataset("digits", shots=25), method=Sleep(salt=salt), k=k, recipe=Recipe(steps=1)
-    )
+    experiment = Experiment(dataset=Dataset("digits", shots=25), method=Sleep(salt=salt), k=k, recipe=Recipe(steps=1))
     make_images(store, [experiment], workers, lambda text: None)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
+
 from synthaug import glyphs, nano
 from synthaug.nano import captions, measure
 from synthaug.settings import UserError

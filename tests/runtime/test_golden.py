@@ -42,4 +42,8 @@ def test_twenty_steps_of_training(home: Path) -> None:
     experiment = tiny(recipe=Recipe(steps=20, batch_size=32, evaluations=2), method=Noise(), k=2)
     metrics = synthaug.run(experiment, home=home)["metrics"]
     found = [metrics["val/loss"], metrics["test/loss"]]
-    assert (STAGES["train"], STAGES["evaluate"], np.round(found, 2).tolist()) == (1, 1, pytest.approx([0.0, 0.0], abs=0.02))
+    assert (STAGES["train"], STAGES["evaluate"], np.round(found, 2).tolist()) == (
+        1,
+        1,
+        pytest.approx([0.0, 0.0], abs=0.02),
+    )

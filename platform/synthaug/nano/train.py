@@ -131,7 +131,7 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 class Average:
     """The power-function average of parameters (EDM2, equation 127): always over about the last tenth of training."""
 
-    def __init__(self, modules: nn.Module, gamma: float = 6.94) -> None:
+    def __init__(self, modules: nn.ModuleDict, gamma: float = 6.94) -> None:
         self.live, self.gamma = modules, gamma
         self.shadow = copy.deepcopy(modules).requires_grad_(False)
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from synthaug.dataset import Entry, Listing, subset
+from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, load
+from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Models, Row
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store

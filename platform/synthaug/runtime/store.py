@@ -18,9 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from synthaug.dataset import Dataset, Facts, Listing
+from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.experiment import Node, identity
+from synthaug.folder import Facts
+from synthaug.listing import Listing
 from synthaug.settings import UserError, hash_of
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug.dataset import Dataset, Entry, subset
+from synthaug.dataset import Dataset, subset
 from synthaug.experiment import Experiment, load
+from synthaug.listing import Entry
 from synthaug.runtime.generate import open_job, read_images
 from synthaug.runtime.store import Artefact, Say, Store, write_bytes
 from synthaug.sample import Sample, decode_image, label_matrix, resize_image

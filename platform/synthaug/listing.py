@@ -1,0 +1,44 @@
+"""Listing: a data set opened, with its splits and how to read an image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from synthaug.sample import Sample
+from synthaug.settings import canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a split: its id, class index and the hash of its pixels."""
+
+    id: str
+    label: int
+    pixels: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A data set opened: who is in which split, and how to read an image."""
+
+    classes: tuple[str, ...]
+    words: tuple[str, ...]
+    splits: dict[str, tuple[Entry, ...]]
+    digest: str
+    read: Callable[[str], bytes]
+    quarantined: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def samples(self, entries: Iterable[Entry]) -> list[Sample]:
+        return [
+            Sample(id=e.id, image=self.read(e.id), label=((e.label, 1.0),), source=e.id, target=e.label)
+            for e in entries
+        ]
+
+
+def hash_pixels(pixels: np.ndarray) -> str:
+    return hashlib.blake2b(canonical(pixels.shape) + pixels.tobytes(), digest_size=16).hexdigest()
