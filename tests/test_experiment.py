@@ -77,9 +77,9 @@ def test_keys_are_golden() -> None:
     experiment = tiny(method=Noise(), k=2)
     keys = {stage: node.key for stage, node in experiment.nodes(identify).items()}
     assert keys == {
-        "generate": "GENERATE",
-        "train": "TRAIN",
-        "evaluate": "EVALUATE",
+        "generate": "a48d069b0bad2beddfae71a8b08ac0e4",
+        "train": "ee7d60408a9f44ab64166844eeb7f891",
+        "evaluate": "26b82f27c3540671c205359bda92cd47",
     }
 
 

@@ -74,7 +74,7 @@ def measure(store: Store, pairs: int, k: int) -> list[float]:
         many = timed(lambda pair=pair: run(store, 1, 3 * pair + 2, 1 + k))  # type: ignore[misc]
         ratios.append((many - one) / loop)
         print(
-            f"pair {pair + 1}: loop {loop:.2f} s, Ray {many - one:.2f} s for {k} shards, start-up {one - loop / k:.2f} s"
+            f"pair {pair + 1}: loop {loop:.2f} s, Ray {many - one:.2f} s ({k} shards), start-up {one - loop / k:.2f} s"
         )
     return ratios
 
