@@ -61,7 +61,7 @@ def _ink(character: str, file: str, stroke: int) -> Image.Image:
 
 def _place(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Scale, shear, rotate and shift the glyph onto the canvas."""
-    height = rng.uniform(0.68, 1.0) * _CANVAS
+    height = rng.uniform(0.9, 1.06) * _CANVAS
     scale_y = height / ink.height
     scale_x = min(scale_y * rng.uniform(0.7, 1.15), 0.95 * _CANVAS / ink.width)
     angle, shear = rng.normal(0, 0.12), rng.normal(0, 0.15)
@@ -79,7 +79,7 @@ def _wobble(image: Image.Image, rng: np.random.Generator, cells: int = 3) -> Ima
     """Displace the knots of a coarse grid, as an unsteady hand would."""
     step = _CANVAS / cells
     knots = np.stack(np.meshgrid(np.arange(cells + 1), np.arange(cells + 1)), -1) * step
-    knots = knots + rng.normal(0, rng.uniform(0, 0.05) * _CANVAS, size=knots.shape)
+    knots = knots + rng.normal(0, rng.uniform(0, 0.07) * _CANVAS, size=knots.shape)
     mesh = []
     for row in range(cells):
         for column in range(cells):
@@ -109,7 +109,7 @@ def render(index: int, seed: int = 0) -> tuple[np.ndarray, int, str]:
     family = FAMILIES[rng.integers(len(FAMILIES))]
     files = _FILES[family]
     file = files[rng.integers(len(files))]
-    ink = _ink(CLASSES[label], file, stroke=int(rng.integers(0, 6)))
+    ink = _ink(CLASSES[label], file, stroke=int(rng.integers(0, 4)))
     image = _soften(_wobble(_place(ink, rng), rng), rng)
     pixels = np.clip(np.asarray(image, dtype=np.float32) * rng.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
     return np.repeat(pixels[..., None], 3, axis=2), label, family

@@ -19,6 +19,7 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
     """Ray, started here unless it runs already or an address is given; refuses more actors than it has room for."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's older reporter can be silent
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a warning about Ray Data's own actors, each time
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
