@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from synthaug.settings import UserError
@@ -34,12 +36,26 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
             _connect(address, common)
         else:
             # CPUs are tokens: four of them on a small machine keep Ray's own helpers from starving ours
-            ray.init(address="local", num_cpus=max(4, CORES), include_dashboard=dashboard, **common)
+            with _mute():
+                ray.init(address="local", num_cpus=max(4, CORES), include_dashboard=dashboard, **common)
     room = int(ray.cluster_resources().get("CPU", 0) / cpus_each) - 1
     if actors > room:
         raise UserError(
             f"{actors} workers need {actors} x {cpus_each:g} + 1 CPUs, this Ray has room for {max(room, 0)}"
         )
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Ray's own process speaks to stderr from C++ while it starts; what goes wrong comes as an exception."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _connect(address: str, common: dict[str, Any]) -> None:
