@@ -119,4 +119,4 @@ def from_parquet(data: bytes) -> list[Sample]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return [from_row(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+    return [from_row(row) for row in pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()]
