@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import synthaug
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment, Recipe, Resources
 from synthaug.runtime.store import Store
+from synthaug.runtime.tracking import Tracker
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +103,16 @@ def test_killed_in_training_and_run_again_ends_with_the_same_numbers(
         for file in [*theirs.glob("*.safetensors"), *theirs.glob("*.parquet")]:
             assert (mine / file.name).read_bytes() == file.read_bytes()
     assert not list(store.root.glob("**/checkpoint.pt"))
+
+
+def test_two_that_ask_at_once_get_the_same_run(home: Path) -> None:
+    Store(home).prepare()
+
+    def asked(number: int) -> str:
+        return Tracker(home, "together").open("key", "name", {}).id
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(asked, range(4)))) == 1
 
 
 def test_a_failed_run_says_so_and_goes_on_later(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

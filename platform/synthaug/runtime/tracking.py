@@ -42,8 +42,9 @@ class Tracker:
     @cached_property
     def experiment(self) -> str:
         """The id of the MLflow experiment; its artifacts lie below the home, wherever a run is started."""
+        client = self.client  # takes the same lock
         with locked(self.home / "mlflow.lock", lambda: None):
-            if (found := self.client.get_experiment_by_name(self.name)) is not None:
+            if (found := client.get_experiment_by_name(self.name)) is not None:
                 if found.lifecycle_stage != "active":
                     raise UserError(
                         f"the MLflow experiment {self.name!r} was deleted; restore it in the UI or with mlflow"
@@ -54,7 +55,7 @@ class Tracker:
                 if self.uri.startswith("http")
                 else (self.home / "artifacts" / self.name.replace("/", "_")).as_uri()
             )
-            return str(self.client.create_experiment(self.name, artifact_location=place))
+            return str(client.create_experiment(self.name, artifact_location=place))
 
     def runs(self, parent: str) -> dict[str, Run]:
         """The children of a run, by key."""
@@ -67,10 +68,13 @@ class Tracker:
         """The run of `key`, opened again if there is one."""
         family = f"tags.`{PARENT}` = '{parent}'" if parent else f"tags.`{KEY}` = '{key}'"
         query = f"tags.`{KEY}` = '{key}' and {family}"
-        if found := self.client.search_runs([self.experiment], query, max_results=1):
-            return Run(self, found[0].info.run_id, found[0].info.status)
         tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
-        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        experiment = self.experiment
+        with locked(self.home / "mlflow.lock", lambda: None):  # two that ask at once get the same run
+            if found := self.client.search_runs([experiment], query, max_results=1):
+                run = found[0]
+            else:
+                run = self.client.create_run(experiment, tags=tags, run_name=name)
         return Run(self, run.info.run_id, run.info.status)
 
 
