@@ -56,16 +56,16 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     if isinstance(subject, Experiment):
         trials = [Trial("", subject.seed, {}, subject)]
-        baseline, arms = None, [""]
+        baseline = None
     else:
-        trials, baseline, arms = subject.trials(), subject.baseline, list(subject.arms)
+        trials, baseline = subject.trials(), subject.baseline
     done = [trial for trial in trials if is_cached(store, trial.experiment)]
     body = f"<h2>{escape(name)}</h2>"
     if len(done) < len(trials):
         body += f"<p>{len(trials) - len(done)} of {len(trials)} trials have not been run yet.</p>"
     if done:
         told = [_told(store, trial) for trial in done]
-        body += _table(told, arms, baseline) + _curves(store, done, told) + _gains(store, done, told, baseline)
+        body += _table(told, baseline) + _curves(store, done, told) + _gains(store, done, told, baseline)
         body += _galleries(store, done, told)
     return (
         body
@@ -80,9 +80,9 @@ def _told(store: Store, trial: Trial) -> dict[str, Any]:
     return {"arm": arm, "seed": trial.seed, "fields": trial.fields, "metrics": metrics}
 
 
-def _table(told: Sequence[dict[str, Any]], arms: Sequence[str], baseline: str | None) -> str:
+def _table(told: Sequence[dict[str, Any]], baseline: str | None) -> str:
     head = "".join(f"<th>{escape(name)}" for name in table.HEADER)
-    rows = [table.cells(line) for line in table.lines(told, arms, baseline)]
+    rows = [table.cells(line) for line in table.lines(told, baseline)]
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
     seeds = len({t["seed"] for t in told})
     against = (
@@ -111,6 +111,8 @@ def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], 
     by_arm: dict[str, list[list[float]]] = {}
     for trial, t in zip(done, told, strict=True):
         result = found_artefacts(store, trial.experiment)["evaluate"].manifest["result"]
+        if "per_class" not in result:
+            return ""
         by_arm.setdefault(table.name_of(t, told), []).append(
             [np.nan if v is None else v for v in result["per_class"].values()]
         )

@@ -199,8 +199,10 @@ def log_finished(
     run.data(experiment.dataset.name, listing.digest, "training")
     run.json("experiment.json", to_json(experiment))
     result = found["evaluate"].manifest["result"]
-    run.json("per_class.json", result["per_class"])
-    run.image("confusion.png", figures.confusion(result["confusion"]))
+    if "per_class" in result:
+        run.json("per_class.json", result["per_class"])
+    if "confusion" in result:
+        run.image("confusion.png", figures.confusion(result["confusion"]))
     if experiment.method is not None:
         run.image("gallery.png", figures.gallery(store, open_job(store, experiment), experiment.k))
     run.end()

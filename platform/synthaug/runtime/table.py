@@ -28,9 +28,7 @@ class Line:
     calls: float
 
 
-def lines(
-    trials: Sequence[Mapping[str, Any]], arms: Sequence[str], baseline: str | None, metric: str = METRIC
-) -> list[Line]:
+def lines(trials: Sequence[Mapping[str, Any]], baseline: str | None, metric: str = METRIC) -> list[Line]:
     """A line for each arm and point, in the order of the sweep; p-values are Holm-corrected over the table."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:

@@ -114,14 +114,8 @@ class Run:
     def json(self, name: str, data: Any) -> None:
         self.client.log_dict(self.id, data, name)
 
-    def text(self, name: str, text: str) -> None:
-        self.client.log_text(self.id, text, name)
-
     def image(self, name: str, pixels: np.ndarray) -> None:
         self.client.log_image(self.id, pixels, artifact_file=name)
-
-    def tag(self, name: str, value: str) -> None:
-        self.client.set_tag(self.id, name, value)
 
     def end(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.id, status)
