@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,21 @@ def test_killed_in_training_and_run_again_ends_with_the_same_numbers(
     assert not list(store.root.glob("**/checkpoint.pt"))
 
 
-def test_two_that_ask_at_once_get_the_same_run(home: Path) -> None:
+def test_two_that_ask_at_once_get_the_same_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the moment between looking and making stretched, so that without a lock everybody makes one."""
+    from mlflow import MlflowClient
+
     Store(home).prepare()
+    real, trackers = MlflowClient.create_run, [Tracker(home, "together") for _ in range(4)]
+    assert len({tracker.experiment for tracker in trackers}) == 1
 
-    def asked(number: int) -> str:
-        return Tracker(home, "together").open("key", "name", {}).id
+    def slow(self: MlflowClient, *arguments: Any, **more: Any) -> Any:
+        time.sleep(0.5)
+        return real(self, *arguments, **more)
 
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
     with ThreadPoolExecutor(4) as threads:
-        assert len(set(threads.map(asked, range(4)))) == 1
+        assert len(set(threads.map(lambda tracker: tracker.open("key", "name", {}).id, trackers))) == 1
 
 
 def test_a_failed_run_says_so_and_goes_on_later(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
