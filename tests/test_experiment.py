@@ -12,12 +12,17 @@ from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomRep
 from synthaug.classify.optim import SGD, Optimizer
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.evaluate.base import Evaluation
+from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.base import ImageEvaluation, Measurement
+from synthaug.evaluate.fidelity import Fidelity
+from synthaug.evaluate.filter import BaseProb, ClipMulti, Filter
 from synthaug.experiment import (
     Choice,
     Domain,
     Experiment,
     Grid,
+    Node,
     RandomSearch,
     Recipe,
     Searcher,
@@ -27,6 +32,11 @@ from synthaug.experiment import (
     replace,
 )  # fmt: skip
 from synthaug.methods.base import Method
+from synthaug.methods.da_fusion import DAFusion
+from synthaug.methods.diff_aug import DiffAug
+from synthaug.methods.diff_ii import DiffII
+from synthaug.methods.diff_mix import DiffMix
+from synthaug.methods.prompts import Prompts, SuffixDream
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import UserError, subclasses, to_json
 
@@ -42,10 +52,15 @@ def identify(thing: object) -> str:
 def one_of_every_class() -> list[Experiment]:
     method = [{"method": kind(), "backbone": NANO} for kind in subclasses(Method)]
     use = [{"method": Noise(), "utilize": kind()} for kind in subclasses(Utilize)]
-    evaluation = [{"evaluations": (kind(),)} for kind in subclasses(Evaluation)]
+    evaluation = [{"evaluations": (kind(),)} for kind in subclasses(Measurement)]
+    evaluation += [{"evaluations": (kind(),), "method": Noise()} for kind in subclasses(ImageEvaluation)]
     optimizer = [{"recipe": Recipe(steps=3, optimizer=kind())} for kind in subclasses(Optimizer)]
     transform = [{"recipe": Recipe(epochs=3, transforms=(kind(),))} for kind in subclasses(Transform)]
-    return [tiny(**fields) for fields in [*method, *use, *evaluation, *optimizer, *transform]]
+    finetune = [{"method": RealGuidance(), "backbone": NANO, "finetune": kind()} for kind in subclasses(Finetune)]
+    chosen = [{"method": Noise(), "filter": kind()} for kind in subclasses(Filter)]
+    prompts = [{"method": RealGuidance(prompts=kind()), "backbone": NANO} for kind in subclasses(Prompts)]
+    rest = [*finetune, *chosen, *prompts]
+    return [tiny(**fields) for fields in [*method, *use, *evaluation, *optimizer, *transform, *rest]]
 
 
 def test_every_class_survives_json_with_type_value_and_key() -> None:
@@ -98,6 +113,65 @@ def test_a_key_follows_what_matters_and_nothing_else(tmp_path: Path) -> None:
     assert key(backbone=Backbone(model="elsewhere")) == base, "where a model lies does not matter, what it is does"
     assert tiny().key("train", identify) == tiny(k=3, utilize=Replace()).key("train", identify), "no images, no use"
     assert tiny(method=Noise(), utilize=Concat()).key("train", identify) == tiny(method=Noise()).key("train", identify)
+
+
+def test_methods_with_equal_fine_tuning_share_it() -> None:
+    def keys(**fields: object) -> dict[str, str]:
+        nodes = tiny(**({"backbone": NANO} | fields)).nodes(identify)
+        return {stage: node.key for stage, node in nodes.items()}
+
+    aug, mix, two, fusion = (keys(method=m) for m in (DiffAug(), DiffMix(), DiffII(), DAFusion()))
+    tuned = ("finetune", "finetune.2")
+    assert list(aug) == [*tuned, "generate", "train", "evaluate"] and "prepare" in two
+    assert all(aug[s] == mix[s] == two[s] for s in tuned) and fusion["finetune"] == aug["finetune"]
+    assert "finetune.2" not in fusion and aug["generate"] != mix["generate"]
+    sampled = Backbone(model="nano:sd", scheduler="LCMScheduler", lora="nano:lcm", precision="bf16", micro_batch=8)
+    other = keys(method=DiffAug(), backbone=sampled)
+    assert all(other[s] == aug[s] for s in tuned) and other["generate"] != aug["generate"], "sampling is not tuning"
+    assert all(keys(method=DiffAug(), seed=1)[s] != aug[s] for s in tuned)
+    assert all(keys(method=DiffAug(), shots=3)[s] != aug[s] for s in tuned)
+    words = TextualInversion(steps=5)
+    changed = keys(method=DiffAug(), finetune=(words, LoRA()))
+    assert all(changed[s] != aug[s] for s in (*tuned, "generate")), "what comes after depends on it"
+    bare = keys(method=DiffAug(), finetune=())
+    assert list(bare) == ["generate", "train", "evaluate"] and bare["generate"] != aug["generate"]
+    assert keys(method=RealGuidance(), finetune=words)["finetune"] == changed["finetune"], "one value is a tuple of one"
+
+
+def test_a_filter_and_what_it_asks_are_stages() -> None:
+    def nodes(**fields: object) -> dict[str, Node]:
+        return tiny(**({"method": Noise(), "k": 2} | fields)).nodes(identify)
+
+    plain, clip, base = nodes(), nodes(filter=ClipMulti()), nodes(filter=BaseProb())
+    assert list(clip) == ["generate", "filter", "train", "evaluate"]
+    assert clip["generate"].key == plain["generate"].key and clip["train"].key != plain["train"].key
+    assert nodes(filter=ClipMulti(), k=3)["filter"].key != clip["filter"].key
+    (_, judge) = base["filter"].inputs
+    assert judge.key == tiny().nodes(identify)["train"].key, "the classifier of the real images alone, as any other arm"
+
+
+def test_images_are_measured_without_a_classifier() -> None:
+    def nodes(**fields: object) -> dict[str, Node]:
+        return tiny(**({"evaluations": (Accuracy(), Fidelity())} | fields)).nodes(identify)
+
+    made = nodes(method=Noise())
+    longer = nodes(method=Noise(), recipe=Recipe(steps=9))
+    assert made["evaluate.2"].key == longer["evaluate.2"].key and made["evaluate"].key != longer["evaluate"].key
+    assert nodes(method=Noise(), k=3)["evaluate.2"].key != made["evaluate.2"].key
+    assert list(nodes()) == ["train", "evaluate"], "nothing to measure without generated images"
+
+
+def test_files_and_models_inside_a_method_count_by_content(tmp_path: Path) -> None:
+    def key(table: Path) -> str:
+        method = RealGuidance(prompts=SuffixDream(table=str(table)))
+        return tiny(method=method, backbone=NANO).key("generate")
+
+    one, same, other = (tmp_path / name for name in ("one.json", "same.json", "other.json"))
+    for path, text in ((one, "{}"), (same, "{}"), (other, '{"classes": {}}')):
+        path.write_text(text)
+    assert key(one) == key(same) != key(other)
+    with pytest.raises(UserError, match="prompts.table: there is no file '.*nowhere.json'"):
+        key(tmp_path / "nowhere.json")
 
 
 def test_content_decides_not_place(tmp_path: Path) -> None:

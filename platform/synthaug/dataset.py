@@ -14,22 +14,41 @@ from pydantic import Field
 
 from synthaug.folder import AT, Facts, open_folder
 from synthaug.listing import Entry, Listing, hash_pixels
+from synthaug.published import PHOTO, PUBLISHED, open_published
 from synthaug.sample import encode_image
 from synthaug.settings import NotKeyed, UserError, canonical, did_you_mean, seed_of, settings
 
 
 @settings
 class Dataset:
-    """`digits`, `glyphs` or `folder` (class folders, or train/ [val/] test/ with class folders, at `path`)."""
+    """`digits`, `glyphs`, `folder` (class folders, or train/ [val/] test/ with class folders, at `path`) or a published
+    set (published.py) at `path`.
+
+    Without a validation split, `val_share` of each class of the training images choose the model; with 0 the last
+    weights are kept. `prompt` and `super_class` None are the table's own.
+    """
 
     name: str
     shots: Annotated[int, Field(ge=1)] | None = None
     path: NotKeyed[str | None] = None
-    prompt: str = "a photo of a {}"
+    prompt: str | None = None
     class_words: tuple[tuple[str, str], ...] = ()
-    super_class: str = ""
+    super_class: str | None = None
     duplicates: Literal["refuse", "drop"] = "refuse"
     subset_seed: int | None = None
+    val_share: Annotated[float, Field(ge=0, lt=0.8)] = 0.2
+
+    @property
+    def template(self) -> str:
+        """The prompt with {} for the class."""
+        known = PUBLISHED[self.name].prompt if self.name in PUBLISHED else PHOTO
+        return known if self.prompt is None else self.prompt
+
+    @property
+    def kind_word(self) -> str:
+        """The word for what all classes are ("bird"), or nothing."""
+        known = PUBLISHED[self.name].super_class if self.name in PUBLISHED else ""
+        return known if self.super_class is None else self.super_class
 
     def open(self, facts: Facts | None = None) -> Listing:
         """Classes and splits. `facts` are remembered facts of a folder's files; it is brought up to date."""
@@ -61,7 +80,14 @@ def open_images(dataset: Dataset, facts: Facts) -> Listing:
     """The user's own images."""
     if dataset.path is None:
         raise UserError("name the folder of your images: --set dataset.path=DIR", AT)
-    return open_folder(Path(dataset.path).expanduser(), dataset.duplicates, dict(dataset.class_words), facts)
+    root, words = Path(dataset.path).expanduser(), dict(dataset.class_words)
+    return open_folder(root, dataset.duplicates, words, facts, val_share=dataset.val_share, shots=dataset.shots or 0)
+
+
+def open_known(dataset: Dataset, facts: Facts) -> Listing:
+    """A published data set that the user has downloaded."""
+    words = dict(dataset.class_words)
+    return open_published(dataset.name, dataset.path, words, dataset.val_share, dataset.shots, facts)
 
 
 def open_digits(dataset: Dataset, facts: Facts) -> Listing:
@@ -123,4 +149,5 @@ KNOWN: dict[str, Callable[[Dataset, Facts], Listing]] = {
     "folder": open_images,
     "digits": open_digits,
     "glyphs": open_glyphs,
+    **dict.fromkeys(PUBLISHED, open_known),
 }

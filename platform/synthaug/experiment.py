@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import types
@@ -20,9 +21,11 @@ from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.personalize import Finetune
 from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.base import Evaluation
-from synthaug.methods.base import Method
+from synthaug.evaluate.base import ImageEvaluation, Measurement
+from synthaug.evaluate.filter import Filter
+from synthaug.methods.base import Maker, Method
 from synthaug.settings import (
     NotKeyed,
     OneOf,
@@ -31,11 +34,13 @@ from synthaug.settings import (
     from_json,
     hash_of,
     keyed,
+    parts,
     seed_of,
     settings,
     to_json,
 )
 from synthaug.settings import names as names_of
+from synthaug.weights import Weights
 
 __all__ = [
     "Choice",
@@ -50,8 +55,9 @@ __all__ = [
     "seed_of",
 ]
 
-Identify = Callable[[Dataset | Backbone | Path], str]
-STAGES = {"generate": 1, "train": 1, "evaluate": 1}  # versions: raise one when the output of its stage changes
+Identify = Callable[[Dataset | Weights | Path], str]
+# versions: raise one when the output of its stage changes
+STAGES = {"finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "train": 1, "evaluate": 1}
 
 
 @settings
@@ -65,6 +71,10 @@ def _named_backbone(value: Any) -> Any:
     return Backbone(model=value) if isinstance(value, str) else value
 
 
+def _several(value: Any) -> Any:
+    return value if value is None or isinstance(value, list | tuple) else (value,)
+
+
 @settings(kw_only=True)
 class Experiment:
     """One question: this data, these images made and used so, this training, these numbers."""
@@ -73,12 +83,12 @@ class Experiment:
     subset: None = None
     backbone: Annotated[OneOf[Backbone] | None, BeforeValidator(_named_backbone)] = None
     method: OneOf[Method] | None = None
-    finetune: None = None
+    finetune: Annotated[tuple[OneOf[Finetune], ...] | None, BeforeValidator(_several)] = None
     utilize: OneOf[Utilize] = Concat()
     k: Annotated[int, Field(ge=1)] = 5
-    filter: None = None
+    filter: OneOf[Filter] | None = None
     recipe: Recipe
-    evaluations: Annotated[tuple[OneOf[Evaluation], ...], Field(min_length=1)] = (Accuracy(),)
+    evaluations: Annotated[tuple[OneOf[Measurement], ...], Field(min_length=1)] = (Accuracy(),)
     seed: Annotated[int, Field(ge=0)] = 0
     resources: NotKeyed[Resources] = Resources()
 
@@ -87,24 +97,70 @@ class Experiment:
         """The backbone asked for, or the method's own; none without a method, or where the method needs none."""
         return None if self.method is None else self.backbone or self.method.backbone
 
+    @property
+    def tuning(self) -> tuple[Finetune, ...]:
+        """How the backbone is fitted to the data set: as asked for, or the method's own way."""
+        if self.method is None:
+            return ()
+        return self.method.finetune if self.finetune is None else self.finetune
+
+    def real_only(self) -> Experiment:
+        """The same training without generated images, whose classifier a filter may ask."""
+        return dataclasses.replace(self, backbone=None, method=None, finetune=None, filter=None)
+
+    def measured(self) -> dict[str, Measurement]:
+        """The evaluations by the names of their stages; those of generated images only where there are any."""
+        named = zip(numbered("evaluate", len(self.evaluations)), self.evaluations, strict=True)
+        return {n: e for n, e in named if self.method is not None or not isinstance(e, ImageEvaluation)}
+
     def nodes(self, identify: Identify) -> dict[str, Node]:
         """The stages of this experiment by name, in the order in which they are made."""
         data = Node("data", 0, {"dataset": _content(self.dataset), "content": identify(self.dataset)})
-        nodes: dict[str, Node] = {}
-        train: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed}
-        if self.recipe.weights is not None:
-            train["weights"] = identify(_file(self.recipe.weights))
+        nodes = {} if self.method is None else self._generation(data, identify)
+        images = list(nodes.values())[-1:]  # the generated ones, filtered if they are
+        train: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | _contents(self.recipe, identify)
         if self.method is not None:
-            made_by = {"method": keyed(self.method), "method version": self.method.version, "seed": self.seed}
-            if self.generator is not None:
-                made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
-            nodes["generate"] = Node("generate", STAGES["generate"], made_by, (data,))
             train |= {"utilize": keyed(self.utilize), "k": self.k}
-        nodes["train"] = Node("train", STAGES["train"], train, (data, *nodes.values()))
-        for number, evaluation in enumerate(self.evaluations, 1):
-            name = "evaluate" if number == 1 else f"evaluate.{number}"
-            nodes[name] = Node("evaluate", STAGES["evaluate"], keyed(evaluation), (nodes["train"],))
+        nodes["train"] = Node("train", STAGES["train"], train, (data, *images))
+        for name, evaluation in self.measured().items():
+            inputs = (data, *images) if isinstance(evaluation, ImageEvaluation) else (nodes["train"],)
+            asked = keyed(evaluation) | _contents(evaluation, identify)
+            asked |= {"k": self.k} if isinstance(evaluation, ImageEvaluation) else {}
+            nodes[name] = Node("evaluate", STAGES["evaluate"], asked, inputs)
         return nodes
+
+    def _generation(self, data: Node, identify: Identify) -> dict[str, Node]:
+        """The stages that end with the images to use."""
+        assert self.method is not None
+        nodes: dict[str, Node] = {}
+        for name, finetune in zip(numbered("finetune", len(self.tuning)), self.tuning, strict=True):
+            nodes[name] = self._tuned(finetune, (data, *list(nodes.values())[-1:]), identify)
+        inputs = (data, *list(nodes.values())[-1:])
+        if self.method.before is not None:
+            nodes["prepare"] = self._made("prepare", self.method.before, inputs, identify)
+            inputs = (*inputs, nodes["prepare"])
+        nodes["generate"] = self._made("generate", self.method, inputs, identify)
+        if self.filter is not None:
+            asked = {"filter": keyed(self.filter), "k": self.k} | _contents(self.filter, identify)
+            judge = [self.real_only().nodes(identify)["train"]] if self.filter.needs_classifier else []
+            nodes["filter"] = Node("filter", STAGES["filter"], asked, (nodes["generate"], *judge))
+        return nodes
+
+    def _tuned(self, finetune: Finetune, inputs: tuple[Node, ...], identify: Identify) -> Node:
+        if self.generator is None:
+            raise UserError(f"{type(self.method).__name__} has no backbone to fine-tune", ("finetune",))
+        base = self.generator.for_tuning()
+        made_by = {"finetune": keyed(finetune), "version": finetune.version, "seed": self.seed}
+        made_by |= {"backbone": keyed(base), "weights": identify(base)} | _contents(finetune, identify)
+        return Node("finetune", STAGES["finetune"], made_by, inputs)
+
+    def _made(self, stage: str, maker: Maker, inputs: tuple[Node, ...], identify: Identify) -> Node:
+        made_by = {"method": keyed(maker), "method version": maker.version, "seed": self.seed}
+        if self.generator is not None:
+            made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
+        if contents := _contents(maker, identify):
+            made_by["contents"] = contents
+        return Node(stage, STAGES[stage], made_by, inputs)
 
     def key(self, stage: str, identify: Identify | None = None) -> str:
         """The key of one stage; without `identify` the data and the weights are read to know what they are."""
@@ -114,11 +170,20 @@ class Experiment:
         return nodes[stage].key
 
 
-def _file(path: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(f"there is no file {path!r}", ("recipe", "weights"))
-    return file
+def numbered(stage: str, count: int) -> list[str]:
+    """The names of several stages of one kind."""
+    return [stage if number == 1 else f"{stage}.{number}" for number in range(1, count + 1)]
+
+
+def _contents(value: Any, identify: Identify) -> dict[str, str]:
+    """What the files and models that a value names hold, by the fields that name them."""
+    found = {}
+    for path, part in parts(value):
+        if isinstance(part, Path) and not part.is_file():
+            raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
+        if isinstance(part, Path | Weights):
+            found[path] = identify(part)
+    return found
 
 
 def _content(dataset: Dataset) -> Any:
@@ -126,14 +191,13 @@ def _content(dataset: Dataset) -> Any:
     return {name: value for name, value in keyed(dataset).items() if name != "name"}
 
 
-def identity(thing: Dataset | Backbone | Path) -> str:
+def identity(thing: Dataset | Weights | Path) -> str:
     """What a data set, a model or a file *is*, read from its bytes."""
     if isinstance(thing, Dataset):
         return thing.open().digest
     if isinstance(thing, Path):
         return sha256(thing.read_bytes()).hexdigest()
-    root = thing.folder()
-    digests = [[f.relative_to(root).as_posix(), sha256(f.read_bytes()).hexdigest()] for f in thing.weight_files()]
+    digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in thing.identity_files().items()]
     return thing.commit() or hash_of(digests)
 
 

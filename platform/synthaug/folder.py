@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +18,100 @@ from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
 IGNORED = {"Thumbs.db", "desktop.ini"}
+BLOCK = 4096  # files handed to the threads at a time, so that Ctrl-C need not wait for a million
 BAD_SHARE = 0.01  # more unreadable files than this stop the run
 AT = ("dataset", "path")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-def open_folder(root: Path, duplicates: str, class_words: dict[str, str], facts: Facts) -> Listing:
+@dataclass(frozen=True)
+class Files:
+    """The images of a data set as its layout tells them: the classes, for each split path below the root -> class
+    index, and the words for classes whose names are none."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, dict[str, int]]
+    words: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_folder(
+    root: Path, duplicates: str, class_words: dict[str, str], facts: Facts, *, val_share: float = 0.2, shots: int = 0
+) -> Listing:
     """The data set at `root`; splits are made where there are none, with equal images kept together. `facts` are
     remembered facts of its files and are brought up to date."""
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}", AT)
-    given = _given_splits(root)
-    classes = _classes(root, given)
-    scan(root, sorted(folder.name if split else "" for split, folder in given.items()), facts)
-    bad = tuple((name, fact[4]) for name, fact in sorted(facts.items()) if fact[4])
-    found = {split: _entries(folder.name if split else "", classes, facts) for split, folder in given.items()}
-    _refuse_bad(bad, len(facts), classes, found.get("train", found.get("", [])))
-    splits, notes = _make_splits(found, duplicates)
-    for split, entries in splits.items():
-        if missing := set(range(len(classes))) - {e.label for e in entries}:
-            names = ", ".join(repr(classes[i]) for i in sorted(missing)[:5])
+    files = class_folders(root)
+    found, bad = readable(root, files, facts)
+    splits, notes = _make_splits(found, duplicates, val_share, shots)
+    for split in splits if "val" in found or "" in found else ("train", "test"):
+        if (split != "val" or val_share) and (missing := _absent(splits[split], len(files.classes))):
+            names = ", ".join(repr(files.classes[i]) for i in missing[:5])
             raise UserError(f"no image is left for {split} in class {names}; add at least three different images", AT)
-    words = tuple(class_words.get(name, name.replace("_", " ")) for name in classes)
-    good = [[name, fact[0], fact[2]] for name, fact in sorted(facts.items()) if not fact[4]]
-    digest = hashlib.sha256(canonical(good)).hexdigest()
-    return Listing(classes, words, splits, digest, lambda name: (root / name).read_bytes(), bad, notes)
+    words = tuple(class_words.get(name, name.replace("_", " ")) for name in files.classes)
+    digest = hashlib.sha256(canonical(contents(facts))).hexdigest()
+    return Listing(files.classes, words, splits, digest, lambda name: (root / name).read_bytes(), bad, notes)
 
 
-def scan(root: Path, folders: Sequence[str], facts: Facts) -> None:
-    """Bring `facts` up to date with the files in class folders below `folders`; only new or changed ones are read."""
+def _absent(entries: Sequence[Entry], classes: int) -> list[int]:
+    return sorted(set(range(classes)) - {entry.label for entry in entries})
+
+
+def class_folders(root: Path, names: Mapping[str, str] = SPLITS) -> Files:
+    """The images of train/, val/ and test/ with class folders (`names`: folder -> split), or, under the split "", of
+    class folders at `root` itself."""
+    given = _given_splits(root, names)
+    classes = _classes(root, given)
+    index = {name: label for label, name in enumerate(classes)}
+    return Files(classes, {split: _below(root, folder, index) for split, folder in given.items()})
+
+
+def _below(root: Path, folder: Path, index: Mapping[str, int]) -> dict[str, int]:
+    """Every file in the class folders of `folder` with its class; os.walk, because there may be a million."""
+    found: dict[str, int] = {}
+    skip = len(str(root)) + 1
+    for name, label in index.items():
+        for place, inner, files in os.walk(folder / name):
+            inner[:] = [part for part in inner if not _is_hidden(part)]
+            paths = [f"{place}{os.sep}{file}" for file in files if file not in IGNORED and not _is_hidden(file)]
+            found |= {path[skip:].replace(os.sep, "/"): label for path in paths if os.path.isfile(path)}
+    return found
+
+
+def readable(
+    root: Path, files: Files, facts: Facts, *, decode: bool = True
+) -> tuple[dict[str, list[Entry]], tuple[tuple[str, str], ...]]:
+    """The readable images of each split, whose ids are their paths, and the others with the reason."""
+    scan(root, {name for split in files.splits.values() for name in split}, facts, decode=decode)
+    bad = tuple((name, fact[4]) for name, fact in sorted(facts.items()) if fact[4])
+    found = {
+        split: [Entry(name, label, facts[name][3]) for name, label in sorted(named.items()) if not facts[name][4]]
+        for split, named in files.splits.items()
+    }
+    _refuse_bad(bad, len(facts), files.classes, found.get("train", found.get("", [])))
+    return found, bad
+
+
+def contents(facts: Facts) -> list[list[Any]]:
+    """What the readable files of a data set are, wherever they lie."""
+    return [[name, fact[0], fact[2]] for name, fact in sorted(facts.items()) if not fact[4]]
+
+
+def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True) -> None:
+    """Bring `facts` up to date with the files called `names`; only new or changed ones are read. Without `decode`
+    images are told apart by their bytes."""
     from concurrent.futures import ThreadPoolExecutor
 
-    paths = (p for folder in folders for p in (root / folder).glob("*/**/*") if p.is_file() and _is_meant(p, root))
-    files = {p.relative_to(root).as_posix(): p for p in sorted(paths)}
-    for gone in facts.keys() - files.keys():
+    stats = {name: os.stat(f"{root}/{name}") for name in sorted(names)}  # joining paths would take longer than this
+    for gone in facts.keys() - stats.keys():
         del facts[gone]
-    stats = {name: path.stat() for name, path in files.items()}
-    new = [name for name in files if facts.get(name, [])[:2] != [stats[name].st_size, stats[name].st_mtime_ns]]
+    new = [name for name, stat in stats.items() if facts.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]]
+    read = _fact if decode else _fact_of_bytes
     with ThreadPoolExecutor() as pool:
-        for name, fact in zip(new, pool.map(lambda name: _fact(files[name]), new), strict=True):
-            facts[name] = [stats[name].st_size, stats[name].st_mtime_ns, *fact]
-
-
-def _is_meant(path: Path, root: Path) -> bool:
-    return path.name not in IGNORED and not any(map(_is_hidden, path.relative_to(root).parts))
+        for start in range(0, len(new), BLOCK):
+            block = new[start : start + BLOCK]
+            for name, fact in zip(block, pool.map(lambda name: read(root / name), block), strict=True):
+                facts[name] = [stats[name].st_size, stats[name].st_mtime_ns, *fact]
 
 
 def _is_hidden(name: str) -> bool:
@@ -80,10 +132,17 @@ def _fact(path: Path) -> tuple[str, str, str]:
         return sha, "", f"cannot be decoded: {error}"
 
 
-def _given_splits(root: Path) -> dict[str, Path]:
+def _fact_of_bytes(path: Path) -> tuple[str, str, str]:
+    """The same without decoding: equal files are equal images."""
+    with path.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+        return sha, sha, "" if file.tell() else "empty file"
+
+
+def _given_splits(root: Path, names: Mapping[str, str]) -> dict[str, Path]:
     """Split name -> folder; {"": root} when the folder holds the classes themselves."""
     folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
-    given = {SPLITS[name]: folder for name, folder in folders.items() if name in SPLITS}
+    given = {names[name]: folder for name, folder in folders.items() if name in names}
     if not {"train", "test"} & given.keys():
         return {"": root}
     if missing := {"train", "test"} - given.keys():
@@ -107,14 +166,6 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _entries(prefix: str, classes: Sequence[str], facts: Facts) -> list[Entry]:
-    """The readable images of one split; an id is the path below the data set's folder."""
-    index = {name: label for label, name in enumerate(classes)}
-    depth = 1 if prefix else 0
-    names = (name for name, fact in facts.items() if not fact[4] and (not prefix or name.startswith(prefix + "/")))
-    return [Entry(name, index[name.split("/")[depth]], facts[name][3]) for name in sorted(names)]
-
-
 def _refuse_bad(bad: Sequence[tuple[str, str]], files: int, classes: Sequence[str], train: Sequence[Entry]) -> None:
     """A few unreadable files are set aside; more than 1 %, or a class without any image, stop the run."""
     shown = "; ".join(f"{name} ({reason})" for name, reason in bad[:3]) + ("; ..." if len(bad) > 3 else "")
@@ -126,13 +177,14 @@ def _refuse_bad(bad: Sequence[tuple[str, str]], files: int, classes: Sequence[st
 
 
 def _make_splits(
-    found: dict[str, list[Entry]], duplicates: str
+    found: dict[str, list[Entry]], duplicates: str, val_share: float, shots: int
 ) -> tuple[dict[str, tuple[Entry, ...]], tuple[str, ...]]:
     """train, val and test without an image in two of them; what is missing is split off by the hash of the pixels."""
     notes: list[str] = []
     if "" in found:
-        train, val, test = _cut(found[""], (0.2, 0.2))
-        notes.append("split by the hash of the pixels: 60 % train, 20 % val, 20 % test of each class")
+        train, val, test = cut(found[""], (val_share, 0.2))
+        shares = f"{80 - 100 * val_share:.0f} % train, {100 * val_share:.0f} % val, 20 % test"
+        notes.append(f"split by the hash of the pixels: {shares} of each class")
     else:
         test = found["test"]
         train = _without(found["train"], test, "test", duplicates, notes)
@@ -140,8 +192,8 @@ def _make_splits(
             val = _without(found["val"], test, "test", duplicates, notes)
             train = _without(train, val, "val", duplicates, notes)
         else:
-            train, val = _cut(train, (0.2,))
-            notes.append("no val/ folder: 20 % of each class of train/ choose the model")
+            train, val = cut(train, (val_share,), keep=shots)
+            notes.append(f"no val/ folder: {100 * val_share:.0f} % of each class of train/ choose the model")
     return {"train": tuple(train), "val": tuple(val), "test": tuple(test)}, tuple(notes)
 
 
@@ -157,15 +209,17 @@ def _without(entries: list[Entry], held_out: list[Entry], split: str, duplicates
     return [e for e in entries if e.pixels not in there]
 
 
-def _cut(entries: list[Entry], shares: tuple[float, ...]) -> list[list[Entry]]:
-    """Entries in 1 + len(shares) parts, class by class; equal images go to the same part, whatever their class."""
+def cut(entries: Sequence[Entry], shares: tuple[float, ...], keep: int = 0) -> list[list[Entry]]:
+    """Entries in 1 + len(shares) parts, class by class, the first with at least `keep` of each class that has so
+    many; equal images go to the same part, whatever their class."""
     part_of: dict[str, int] = {}
     by_class: dict[int, set[str]] = defaultdict(set)
     for entry in entries:
         by_class[entry.label].add(entry.pixels)
     for label in sorted(by_class):
         groups = sorted(by_class[label] - part_of.keys())
-        sizes = [max(1, round(share * len(groups))) for share in shares]
+        spare = max(0, len(groups) - keep)
+        sizes = [min(spare, max(1, round(share * len(groups)))) if share else 0 for share in shares]
         for part, size in enumerate(sizes, 1):
             part_of |= dict.fromkeys(groups[:size], part)
             groups = groups[size:]

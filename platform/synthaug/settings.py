@@ -10,6 +10,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import pydantic
@@ -57,9 +58,10 @@ class _Kinded:
         return core_schema.no_info_plain_validator_function(functools.partial(_validate, base), serialization=write)
 
 
-_NOT_KEYED = "not in the key"
+_NOT_KEYED, _BY_CONTENT = "not in the key", "a file that enters the key by its content"
 OneOf = Annotated[T, _Kinded()]
 NotKeyed = Annotated[T, _NOT_KEYED]
+ContentOf = Annotated[T, _BY_CONTENT]
 
 
 def kind_of(value: object) -> str:
@@ -164,15 +166,36 @@ def class_at(cls: type, path: tuple[str, ...]) -> type:
 
 
 def keyed(value: Any) -> Any:
-    """What of a value enters a key: no field at its default, none marked NotKeyed."""
+    """What of a value enters a key: no field at its default, none marked NotKeyed, no name of a file."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = get_type_hints(type(value), include_extras=True)
-        fields = [f for f in dataclasses.fields(value) if _NOT_KEYED not in getattr(hints[f.name], "__metadata__", ())]
-        given = {f.name: getattr(value, f.name) for f in fields}
-        return {"kind": kind_of(value)} | {f.name: keyed(given[f.name]) for f in fields if given[f.name] != _default(f)}
+        given = {f: getattr(value, f.name) for f, marks in _fields(value) if not {_NOT_KEYED, _BY_CONTENT} & marks}
+        return {"kind": kind_of(value)} | {f.name: keyed(v) for f, v in given.items() if v != _default(f)}
     if isinstance(value, dict):
         return {key: keyed(item) for key, item in value.items()}
     return [keyed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _fields(value: Any) -> Iterator[tuple[dataclasses.Field[Any], set[str]]]:
+    """The fields of a settings value with their marks."""
+    hints = get_type_hints(type(value), include_extras=True)
+    for field in dataclasses.fields(value):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        yield field, {mark for mark in marks if isinstance(mark, str)}
+
+
+def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every settings value inside a value, and every file that one names (as a Path), by their dotted paths."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield path, value
+        for field, marks in _fields(value):
+            inner, place = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
+            if _BY_CONTENT in marks and inner is not None:
+                yield place, Path(inner).expanduser()
+            else:
+                yield from parts(inner, place)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from parts(item, f"{path}.{number}".lstrip("."))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -40,7 +40,8 @@ def floats(
 ) -> Any:
     """Images before they are rounded to 8 bits."""
     edits = pipeline._edits(rows["images"], rows["prompts"], rows["seeds"], strength, steps, None)
-    return torch.stack(pipeline._generate(edits, _Loop(steps, guidance, ""), list))
+    loop = _Loop(steps, guidance, "")
+    return torch.stack(pipeline._batched(edits, lambda rows: list(pipeline.decode(pipeline._denoise(rows, loop)))))
 
 
 def reference(folder: Path, rows: dict[str, Any], *, strength: float, guidance: float, steps: int = STEPS) -> Any:
@@ -233,7 +234,7 @@ def test_other_schedulers(tiny_sd: Path, rows: dict[str, Any], name: str) -> Non
     """Second-order, noisy and rescaling ones agree with diffusers as well."""
     pipe = StableDiffusionImg2ImgPipeline.from_pretrained(tiny_sd, dtype=torch.float32, safety_checker=None)
     ours = Backbone(str(tiny_sd), scheduler=name).load("cpu")
-    pipe.scheduler = type(ours.scheduler).from_config(pipe.scheduler.config)
+    pipe.scheduler = type(ours.scheduler("DDIMScheduler")).from_config(pipe.scheduler.config)
     generators = [torch.Generator().manual_seed(seed) for seed in rows["seeds"]]
     images = [Image.fromarray(image) for image in rows["images"]]
     call = {"strength": 0.5, "num_inference_steps": 8, "guidance_scale": 2.0, "output_type": "pt"}
@@ -287,4 +288,5 @@ _OTHER: dict[str, dict[str, Any]] = {
     "scheduler": {"scheduler": "DDIMScheduler"},
     "resolution": {"resolution": 64},
     "threads": {"threads": 2},
+    "lora": {"lora": "somewhere"},
 }

@@ -46,7 +46,9 @@ def test_a_shard_is_one_variant_of_consecutive_sources(home: Path, many_shards: 
     store = Store(home).prepare()
     job = open_job(store, experiment())
     assert len(job.sources) == 20 and job.blocks == 3
-    assert [job.variant(n) for n in job.shards([1, 2, 3])] == [1, 2, 3] * 3, "block by block, variant by variant"
+    assert [v for n in job.shards([1, 2, 3]) for v in job.variants(n)] == [1, 2, 3] * 3, (
+        "block by block, variant by variant"
+    )
     made(home, experiment())
     samples = read_images(store, job, 3)
     assert sorted((s.source, s.variant) for s in samples) == sorted((e.id, v) for e in job.sources for v in (1, 2, 3))

@@ -126,7 +126,7 @@ def test_two_that_ask_at_once_get_the_same_run(home: Path, monkeypatch: pytest.M
 def test_a_failed_run_says_so_and_goes_on_later(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **more: object) -> None:
         raise RuntimeError("the training loss is nan at step 3")
 
     monkeypatch.setattr("synthaug.runtime.run.train_stage", broken)

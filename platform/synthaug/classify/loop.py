@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from synthaug.classify.mixing import Utilize
 from synthaug.classify.models import build, check_size, prepared, resized
 from synthaug.classify.recipe import Recipe
 from synthaug.settings import UserError, seed_of
+from synthaug.training import ALONE, Checkpoint, Entry, Report, World
 
-Entry = dict[str, float]
 Images = torch.Tensor | np.ndarray
 
 
@@ -40,24 +40,6 @@ class Data:
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) == self.n_real + len(self.source_of_synthetic)
         assert len(self.val_images) == len(self.val_labels)
-
-
-class Checkpoint(Protocol):
-    """Where an unfinished run is kept. `save` must write before it returns: the state goes on changing."""
-
-    def load(self) -> dict[str, Any] | None: ...
-
-    def due(self) -> bool: ...
-
-    def save(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among those that train together; with size > 1 torch.distributed is initialised already."""
-
-    rank: int = 0
-    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,9 +70,9 @@ def train(
     data: Data,
     *,
     seed: int,
-    report: Callable[[Entry], None],
+    report: Report,
     checkpoint: Checkpoint | None = None,
-    world: World = World(),
+    world: World = ALONE,
     device: torch.device | None = None,
 ) -> Trained:
     """Train `recipe` on `data`; the same result whether or not it was interrupted between two evaluations.
@@ -190,7 +172,7 @@ class _Run:
         labels = self.data.labels[indices].to(self.device, torch.float32)
         for transform in self.recipe.transforms:
             images, labels = transform(images, labels)
-        mine = slice(self.world.rank, None, self.world.size)
+        mine = self.world.mine
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         return images[mine].to(torch.float32, memory_format=layout) / 255, labels[mine]
 

@@ -93,7 +93,7 @@ def build(name: str, classes: int, *, weights: str | Path | None = None, seed: i
         small_one = name == "small"
         model = Classifier(small(classes), *CENTRED) if small_one else Classifier(_from_zoo(name, classes), *IMAGENET)
     if weights is not None:
-        _load(model, Path(weights))
+        _load(model, Path(weights).expanduser())
     return model
 
 

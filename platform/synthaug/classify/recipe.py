@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from synthaug.classify.augment import Transform
 from synthaug.classify.optim import AdamW, Optimizer
-from synthaug.settings import OneOf, UserError, settings
+from synthaug.settings import ContentOf, OneOf, UserError, settings
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -22,7 +22,7 @@ class Recipe:
     """
 
     model: str = "small"
-    weights: str | None = None
+    weights: ContentOf[str | None] = None
     optimizer: OneOf[Optimizer] = AdamW()
     epochs: Count | None = None
     steps: Count | None = None

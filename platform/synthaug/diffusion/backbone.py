@@ -4,108 +4,103 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from synthaug.settings import NotKeyed, UserError, settings
+from synthaug.settings import UserError, settings
+from synthaug.weights import Weights, files_of
 
 if TYPE_CHECKING:
+    from synthaug.diffusion.personalize import Adapter
     from synthaug.diffusion.pipeline import Pipeline as Pipeline
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_WEIGHTS = (".safetensors", ".bin")
-_TEXTS = (".json", ".txt")
 
 
 @settings
-class Backbone:
-    """What makes images. Every field may change their bytes; the key holds what the model is, not where it lies."""
+class AddedLoRA(Weights):
+    """A LoRA that changes how the model samples, such as LCM's for few steps; fused when the model is loaded."""
 
-    model: NotKeyed[str]
-    revision: NotKeyed[str | None] = None
+    MARK: ClassVar[str] = "pytorch_lora_weights.safetensors"
+    SORT: ClassVar[str] = "LoRA"
+    WAYS_OUT: ClassVar[str] = (
+        "name the folder of a downloaded one (backbone.lora=/path/to/lora), or take nano:lcm, which fits nano:sd only"
+    )
+
+    def weight_files(self) -> list[Path]:
+        return [self.folder() / self.MARK]
+
+
+@settings
+class Backbone(Weights):
+    """What makes images. Every field may change their bytes."""
+
+    MARK: ClassVar[str] = "model_index.json"
+    SORT: ClassVar[str] = "diffusers pipeline"
+    WAYS_OUT: ClassVar[str] = (
+        "name the folder of a downloaded one (--set backbone=/path/to/model), "
+        "or take the embedded one, which knows only letters and digits (--set backbone=nano:sd)"
+    )
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     micro_batch: Annotated[int, Field(ge=1)] = 64
     channels_last: bool = False
     compile: bool = False
-    scheduler: str = "DPMSolverMultistepScheduler"
+    scheduler: str | None = None  # a class of diffusers; None: what the method was published with
     resolution: Annotated[int, Field(ge=8)] | None = None  # None: the model's own
     threads: Annotated[int, Field(ge=1)] = 1  # on CPU, where sums differ in bits between thread counts
+    lora: AddedLoRA | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, data: Any) -> Any:
-        return {"model": data} if isinstance(data, str) else data
-
-    def folder(self) -> Path:
-        """Where the model lies on this machine; never asks the network."""
-        if self.model.startswith("nano:"):
-            from synthaug import nano
-
-            return nano.path(self.model)
-        folder = Path(self.model).expanduser()
-        if not folder.is_dir():
-            folder = self._downloaded()
-        if not (folder / "model_index.json").is_file():
-            raise UserError(f"{folder} holds no diffusers pipeline (it has no model_index.json); {_WAYS_OUT}")
-        return folder
-
-    def _downloaded(self) -> Path:
-        """The snapshot in the Hugging Face cache."""
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(self.model, revision=self.revision, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError):
-            raise UserError(f"the model {self.model!r} is not on this machine; {_WAYS_OUT}") from None
+    def for_tuning(self) -> Backbone:
+        """What fine-tuning sees of it: how it will be sampled makes no other adapter."""
+        return Backbone(self.model, self.revision, resolution=self.resolution, threads=self.threads)
 
     def weight_files(self) -> list[Path]:
-        """The files whose content decides the images: weights as they are loaded, configurations, vocabularies."""
         root = self.folder()
-        files = [root / "model_index.json"]
-        for part in _PARTS:
-            found = [path for path in sorted((root / part).glob("*")) if "." not in path.stem]  # a dot: a variant
-            weights = next((w for suffix in _WEIGHTS if (w := [p for p in found if p.suffix == suffix])), [])
-            files += weights + [path for path in found if path.suffix in _TEXTS]
-        return files
+        return [root / "model_index.json", *(file for part in _PARTS for file in files_of(root / part))]
 
-    def commit(self) -> str | None:
-        """The resolved revision of a model from the hub: an identity as good as its hash."""
-        folder = self.folder()
-        return folder.name if folder.parent.name == "snapshots" else None
-
-    def check_prompts(self, prompts: Iterable[str]) -> None:
-        """Refuse a prompt of which the text encoder would not see the end; needs the tokenizer only."""
+    def check_prompts(self, prompts: Mapping[str, Sequence[str]]) -> None:
+        """Refuse a prompt of which the text encoder would not see the end, and one without any of the learned tokens
+        that it is mapped to; needs the tokenizer only."""
         from transformers import CLIPTokenizer
 
         folder = self.folder()
         positions = json.loads((folder / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
-        refuse_long(CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), positions, prompts)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        add_tokens(tokenizer, list(dict.fromkeys(token for tokens in prompts.values() for token in tokens)))
+        check(tokenizer, positions, prompts)
 
-    def load(self, device: str | None = None) -> Pipeline:
-        """The model in memory, on the first GPU unless told otherwise."""
+    def load(self, device: str | None = None, adapters: Sequence[Adapter] = ()) -> Pipeline:
+        """The model in memory, fine-tuned by `adapters`, on the first GPU unless told otherwise."""
         if self.compile and not any(map(shutil.which, ("cc", "gcc", "clang"))):
             raise UserError("compile=true needs a C compiler (cc, gcc or clang), and there is none; use compile=false")
         folder = self.folder()
 
         from synthaug.diffusion.pipeline import Pipeline
 
-        return Pipeline(self, folder, device)
+        return Pipeline(self, folder, device, adapters)
 
 
-def refuse_long(tokenizer: Any, positions: int, prompts: Iterable[str]) -> None:
-    """A prompt with more tokens than the text encoder reads would lose its end without a word."""
+def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    """Make each of `tokens` one token, and give their ids."""
+    from tokenizers import AddedToken
+
+    known = set(tokens) & set(tokenizer.get_vocab())
+    if known:
+        raise UserError(f"the tokenizer knows {min(known)!r} already: it cannot stand for a class")
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+    return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+
+
+def check(tokenizer: Any, positions: int, prompts: Mapping[str, Sequence[str]]) -> None:
+    """What is cut, and what was learned but does not occur, would be missing without a word."""
     longest = min(tokenizer.model_max_length, positions)
-    for prompt in dict.fromkeys(prompts):
-        length = len(tokenizer(prompt, verbose=False).input_ids)
-        if length > longest:
-            raise UserError(f"the prompt {prompt!r} has {length} tokens, the text encoder reads {longest}")
-
-
-_WAYS_OUT = (
-    "name the folder of a downloaded one (--set backbone=/path/to/model), "
-    "or take the embedded one, which knows only letters and digits (--set backbone=nano:sd)"
-)
+    for prompt, tokens in prompts.items():
+        ids = tokenizer(prompt, verbose=False).input_ids
+        if len(ids) > longest:
+            raise UserError(f"the prompt {prompt!r} has {len(ids)} tokens, the text encoder reads {longest}")
+        if tokens and not {*tokenizer.convert_tokens_to_ids(list(tokens))} & {*ids}:
+            raise UserError(f"the prompt {prompt!r} holds no {tokens[0]!r}: what was learned would not be used")

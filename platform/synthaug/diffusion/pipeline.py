@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -16,94 +15,82 @@ import torch
 import transformers
 from torch import Tensor
 
-from synthaug.diffusion.backbone import Backbone, refuse_long
+from synthaug.diffusion.backbone import Backbone, check
+from synthaug.diffusion.batches import Pieces, Recent
+from synthaug.diffusion.personalize import Adapter, fuse
 from synthaug.sample import resize_image
 from synthaug.settings import UserError
 
 T = TypeVar("T")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Strength = float | Sequence[float]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SOURCES, _PROMPTS = 512, 4096  # how many encoded ones are kept
 _DECODED_PIXELS = 16 * 512 * 512  # decoded at a time: more gains nothing and takes gigabytes
 _SCHEDULERS = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler"
 _SMALLER = "use a smaller backbone.resolution, or backbone.precision=bf16"
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
 _COUNTERS = ("unet_calls", "unet_batches", "vae_encodes", "vae_decodes", "text_encodes", "halvings")
-
-
-class _Recent(Generic[T]):
-    """The values made last, by key."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.values = size, OrderedDict[Hashable, T]()
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value at `key`, made if it is not there."""
-        value = self.values.pop(key) if key in self.values else make()
-        self.values[key] = value
-        if len(self.values) > self.size:
-            self.values.popitem(last=False)
-        return value
+_LCM_GRID = 50  # noise levels that a latent consistency model was distilled on
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One image to make: from pure noise when it has no source."""
+    """One image to make: from a source, from latents, or from pure noise."""
 
     prompt: str
     seed: int
-    first: int = 0  # index of its first step
+    run: int  # how many of the steps
+    level: float = 1.0  # the share of the schedule at which they begin, where the scheduler can be told
     source: np.ndarray | None = None
     key: Hashable = None
-
-
-class _Pieces:
-    """Cuts the indices of rows into batches of `size` that have one first step."""
-
-    def __init__(self, firsts: list[int], size: int) -> None:
-        self.size = size
-        self.groups = [[i for i, f in enumerate(firsts) if f == first] for first in sorted(set(firsts), reverse=True)]
-        self.piece: list[int] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        while self.groups:
-            pending = self.groups.pop()
-            self.piece, rest = pending[: self.size], pending[self.size :]
-            self.groups += [rest] * bool(rest)
-            yield self.piece
-
-    def halve(self) -> bool:
-        """Put the last piece back and halve the size; False when it was a single row."""
-        self.groups.append(self.piece)
-        self.size = (len(self.piece) + 1) // 2
-        return len(self.piece) > 1
+    latents: np.ndarray | None = None
+    later: str | None = None  # the prompt below the loop's `split`
 
 
 @dataclass(frozen=True)
 class _Loop:
-    """What all rows of a call share."""
+    """What all rows of a call share. Guidance is applied between the levels of `guided` only."""
 
     steps: int
     guidance: float
-    negative: str
+    negative: str = ""
+    scheduler: str = "DPMSolverMultistepScheduler"
+    guided: tuple[float, float] = (0.0, 1.0)
+    image_guidance: float | None = None  # None: the model is not shown the source
+    split: float = 0.0
 
 
 class Pipeline:
     """A loaded model; `counters` says what it has done. Each row owns its randomness: its result depends on the
     rows beside it only by rounding."""
 
-    def __init__(self, backbone: Backbone, folder: Path, device: str | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, folder: Path, device: str | None = None, adapters: Sequence[Adapter] = ()
+    ) -> None:
         self.backbone = backbone
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(backbone.threads)
-        self.pipe = _load(folder, _DTYPES[backbone.precision]).to(self.device)
-        self.scheduler: Any = _scheduler(backbone.scheduler).from_config(self.pipe.scheduler.config)
-        self.dtype = _DTYPES[backbone.precision]
+        self.dtype = DTYPES[backbone.precision]
+        self.pipe = load_pipe(folder, self.dtype)
+        self._attach(adapters)
+        self.pipe.to(self.device)
         self.resolution = backbone.resolution or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         self.counters = dict.fromkeys(_COUNTERS, 0) | {"micro_batch": backbone.micro_batch}
-        self._posteriors = _Recent[tuple[Tensor, Tensor]](_SOURCES)
-        self._embeddings = _Recent[Tensor](_PROMPTS)
+        self._posteriors = Recent[tuple[Tensor, Tensor]](_SOURCES)
+        self._embeddings = Recent[Tensor](_PROMPTS)
+        self._schedulers: dict[str, Any] = {}
+        self.scheduler("DDIMScheduler")  # a wrong name is said now
         self._optimise()
+
+    def _attach(self, adapters: Sequence[Adapter]) -> None:
+        """What was learned on the data set, then what makes sampling shorter; before anything is compiled."""
+        from safetensors.torch import load
+
+        for finetune, file in adapters:
+            finetune.attach(self.pipe, load(file.read_bytes()))
+        if self.backbone.lora is not None:
+            fuse(self.pipe, self.backbone.lora.folder() / self.backbone.lora.MARK)
 
     def _optimise(self) -> None:
         """Memory layout and compilation, as the backbone says."""
@@ -114,84 +101,193 @@ class Pipeline:
             self.pipe.unet = torch.compile(self.pipe.unet)
             self.pipe.vae.decoder = torch.compile(self.pipe.vae.decoder)
 
+    # --- what it can do ---
+
     def img2img(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], *,
-        strength: float | Sequence[float], steps: int, guidance: float, negative: str = "",
-        keys: Sequence[str] | None = None,
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], *, strength: Strength,
+        steps: int, guidance: float, negative: str = "", guided: tuple[float, float] = (0.0, 1.0),
+        keys: Sequence[str] | None = None, latents: bool = False,
     ) -> list[np.ndarray]:  # fmt: skip
         """SDEdit (Meng et al.): each image noised `strength` of the way and denoised under its prompt. `keys` name
         the images, so that the variants of a source share its encoding."""
         rows = self._edits(images, prompts, seeds, strength, steps, keys)
-        return self._generate(rows, _Loop(steps, guidance, negative), _to_uint8)
+        return self._generate(rows, _Loop(steps, guidance, negative, guided=guided), latents=latents)
 
     def txt2img(
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
     ) -> list[np.ndarray]:
         """Images from pure noise."""
-        rows = [_Row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return self._generate(rows, _Loop(steps, guidance, negative), _to_uint8)
+        rows = [_Row(prompt, seed, steps) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return self._generate(rows, _Loop(steps, guidance, negative))
+
+    def instruct(
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
+        guidance: float, image_guidance: float, keys: Sequence[str] | None = None,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """InstructPix2Pix (Brooks et al. 2023): each image changed as its prompt says, from pure noise, by a model
+        that sees the image."""
+        if self.pipe.unet.config.in_channels != 2 * self.pipe.vae.config.latent_channels:
+            ways = "take timbrooks/instruct-pix2pix, or nano:pix2pix"
+            raise UserError(f"{self.backbone.model!r} follows no instructions about images; {ways}", ("backbone",))
+        names = [_content(image) for image in images] if keys is None else keys
+        parts = zip(prompts, seeds, images, names, strict=True)
+        rows = [_Row(prompt, seed, steps, source=image, key=name) for prompt, seed, image, name in parts]
+        loop = _Loop(steps, guidance, scheduler="EulerAncestralDiscreteScheduler", image_guidance=image_guidance)
+        return self._generate(rows, loop)
+
+    def invert(
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], *, steps: int, keys: Sequence[str] | None = None
+    ) -> list[np.ndarray]:
+        """DDIM inversion without guidance: the latents (float32) from which each image would be drawn."""
+        rows = self._edits(images, prompts, [0] * len(images), 1.0, steps, keys)
+        self.check_prompts(prompts)
+        return self._batched(rows, lambda rows: _arrays(self._ascend(rows, steps)))
+
+    def resume(
+        self, latents: Sequence[np.ndarray], prompts: Sequence[str], later: Sequence[str], *, split: float,
+        steps: int, guidance: float,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """DDIM from given latents: under `prompts` for the first `split` of the schedule, then under `later`."""
+        parts = zip(prompts, latents, later, strict=True)
+        rows = [_Row(prompt, 0, steps, latents=z, later=after) for prompt, z, after in parts]
+        return self._generate(rows, _Loop(steps, guidance, scheduler="DDIMScheduler", split=split))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images (BCHW, in [0, 1]) of latents; differentiable."""
+        size = max(1, _DECODED_PIXELS // self.resolution**2)
+        scaled = (z / self.pipe.vae.config.scaling_factor).split(size)
+        x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in scaled])
+        self._count(vae_decodes=len(z))
+        return (x.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.inference_mode()
+    def pixels(self, z: Tensor) -> list[np.ndarray]:
+        """Images (uint8 HWC) of latents."""
+        return _to_uint8(self.decode(z))
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse a prompt of which the text encoder would not see the end."""
-        tokenizer, positions = self.pipe.tokenizer, self.pipe.text_encoder.config.max_position_embeddings
-        texts = (self.pipe.maybe_convert_prompt(prompt, tokenizer) for prompt in dict.fromkeys(prompts))
-        refuse_long(tokenizer, positions, texts)
+        check(self.pipe.tokenizer, self.pipe.text_encoder.config.max_position_embeddings, dict.fromkeys(prompts, ()))
+
+    def scheduler(self, published: str) -> Any:
+        """The scheduler that the backbone asks for, or the one a method was published with."""
+        name = self.backbone.scheduler or published
+        if name not in self._schedulers:
+            self._schedulers[name] = _scheduler(name).from_config(self.pipe.scheduler.config)
+        return self._schedulers[name]
+
+    # --- rows and batches ---
 
     def _edits(
-        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int],
-        strength: float | Sequence[float], steps: int, keys: Sequence[str] | None,
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], strength: Strength,
+        steps: int, keys: Sequence[str] | None,
     ) -> list[_Row]:  # fmt: skip
         strengths = [strength] * len(images) if isinstance(strength, int | float) else strength
         names = [_content(image) for image in images] if keys is None else keys
-        firsts = [steps - max(1, min(int(steps * s), steps)) for s in strengths]
-        return [_Row(*row) for row in zip(prompts, seeds, firsts, images, names, strict=True)]
+        runs = [max(1, min(int(steps * s), steps)) for s in strengths]
+        levels = strengths if self.backbone.scheduler == "LCMScheduler" else [1.0] * len(images)
+        return [_Row(*row) for row in zip(prompts, seeds, runs, levels, images, names, strict=True)]
+
+    def _generate(self, rows: list[_Row], loop: _Loop, *, latents: bool = False) -> list[np.ndarray]:
+        """Images, or latents, in the order of the rows."""
+        self.check_prompts([loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)])
+        finish = _arrays if latents else lambda z: _to_uint8(self.decode(z))
+        return self._batched(rows, lambda rows: finish(self._denoise(rows, loop)))
 
     @torch.inference_mode()
-    def _generate(self, rows: list[_Row], loop: _Loop, finish: Callable[[Tensor], Sequence[T]]) -> list[T]:
-        """`finish`ed images in the order of the rows; a batch holds rows that start at one step."""
-        self.check_prompts([loop.negative, *(row.prompt for row in rows)])
-        pieces = _Pieces([row.first for row in rows], self.backbone.micro_batch)
+    def _batched(self, rows: list[_Row], make: Callable[[list[_Row]], Sequence[T]]) -> list[T]:
+        """What `make` makes of the rows, in their order; a batch holds rows that start at one step."""
+        pieces = Pieces([(row.run, row.level) for row in rows], self.backbone.micro_batch)
         made: dict[int, T] = {}
         for piece in pieces:
             try:
-                made |= zip(piece, finish(self._denoise([rows[i] for i in piece], loop)), strict=True)
+                made |= zip(piece, make([rows[i] for i in piece]), strict=True)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 self._halve(pieces)
         return [made[i] for i in range(len(rows))]
 
-    def _halve(self, pieces: _Pieces) -> None:
+    def _halve(self, pieces: Pieces) -> None:
         """Take the last piece back, and cut smaller ones from now on."""
         if not pieces.halve():
             raise UserError(f"not enough memory for one image of {self.resolution} px; {_SMALLER}")
         self._count(halvings=1)
         self.counters["micro_batch"] = min(self.counters["micro_batch"], pieces.size)
 
-    def _denoise(self, rows: list[_Row], loop: _Loop) -> Tensor:
-        """The loop of diffusers' StableDiffusionImg2ImgPipeline: images (BCHW, in [0, 1]) of rows with one start."""
-        first = rows[0].first * self.scheduler.order
-        self.scheduler.set_timesteps(loop.steps, device=self.device)
-        if hasattr(self.scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
-            self.scheduler.set_begin_index(first)
-        generators = [torch.Generator().manual_seed(row.seed) for row in rows]
-        extra = {"generator": generators} if "generator" in signature(self.scheduler.step).parameters else {}
-        guided = loop.guidance > 1
-        texts = [loop.negative] * len(rows) * guided + [row.prompt for row in rows]
-        cond = torch.cat([self._embedding(text) for text in texts])
-        z = self._start(rows, generators, self.scheduler.timesteps[first])
-        for t in self.scheduler.timesteps[first:]:
-            z_in = self.scheduler.scale_model_input(torch.cat([z, z]) if guided else z, t)
-            out = self.pipe.unet(z_in, t, encoder_hidden_states=cond, return_dict=False)[0]
-            self._count(unet_calls=len(z_in), unet_batches=1)
-            if guided:
-                uncond, out = out.chunk(2)
-                out = uncond + loop.guidance * (out - uncond)
-            z = self.scheduler.step(out, t, z, **extra, return_dict=False)[0]
-        return self._decode(z)
+    # --- the loops ---
 
-    def _start(self, rows: list[_Row], generators: list[torch.Generator], t: Tensor) -> Tensor:
+    def _denoise(self, rows: list[_Row], loop: _Loop) -> Tensor:
+        """The loop of diffusers' pipelines: latents of rows with one start."""
+        scheduler = self.scheduler(loop.scheduler)
+        timesteps = self._timesteps(scheduler, loop.steps, rows[0])
+        generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+        extra = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
+        prompts, later = ([self._embedding(text) for text in texts] for texts in _texts(rows))
+        negative = [self._embedding(loop.negative)] * len(rows)
+        shown = None if loop.image_guidance is None else self._shown(rows)
+        z = self._start(scheduler, rows, generators, timesteps[0])
+        for t in timesteps:
+            level = float(t) / scheduler.config.num_train_timesteps
+            positive = prompts if level >= 1 - loop.split else later
+            z_in = scheduler.scale_model_input(z, t)
+            out = self._predict(z_in, t, positive, negative, shown, loop, level)
+            z = scheduler.step(out, t, z, **extra, return_dict=False)[0]
+        return z
+
+    def _predict(
+        self, z: Tensor, t: Tensor, positive: list[Tensor], negative: list[Tensor], shown: Tensor | None, loop: _Loop,
+        level: float,
+    ) -> Tensor:  # fmt: skip
+        """What the network says of the noise, with the guidance of the loop."""
+        if shown is not None:  # Brooks et al., equation 3
+            z3 = torch.cat([torch.cat([z] * 3), torch.cat([shown, shown, torch.zeros_like(shown)])], dim=1)
+            full, image, nothing = self._unet(z3, t, positive + negative + negative).chunk(3)
+            assert loop.image_guidance is not None
+            out: Tensor = nothing + loop.guidance * (full - image) + loop.image_guidance * (image - nothing)
+            return out
+        if loop.guidance <= 1 or not loop.guided[0] <= level <= loop.guided[1]:
+            return self._unet(z, t, positive)
+        uncond, cond = self._unet(torch.cat([z, z]), t, negative + positive).chunk(2)
+        return uncond + loop.guidance * (cond - uncond)
+
+    def _unet(self, z: Tensor, t: Tensor, texts: list[Tensor]) -> Tensor:
+        out: Tensor = self.pipe.unet(z, t, encoder_hidden_states=torch.cat(texts), return_dict=False)[0]
+        self._count(unet_calls=len(z), unet_batches=1)
+        return out
+
+    def _ascend(self, rows: list[_Row], steps: int) -> Tensor:
+        """From the mean latents of the sources to noise, a step at a time."""
+        scheduler = diffusers.DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
+        scheduler.set_timesteps(steps, device=self.device)
+        texts = [self._embedding(row.prompt) for row in rows]
+        means = torch.cat([self._posterior(row)[0] for row in rows])
+        z = self.pipe.vae.config.scaling_factor * means
+        for t in scheduler.timesteps:
+            z = scheduler.step(self._unet(z, t, texts), t, z, return_dict=False)[0]
+        found: Tensor = z
+        return found
+
+    def _timesteps(self, scheduler: Any, steps: int, row: _Row) -> Tensor:
+        """The last `row.run` of the steps; a consistency model begins at the level asked for, on its own grid."""
+        if "strength" in signature(scheduler.set_timesteps).parameters:
+            level = max(row.level, 1 / _LCM_GRID)
+            run = min(row.run, int(_LCM_GRID * level))
+            scheduler.set_timesteps(run, self.device, original_inference_steps=_LCM_GRID, strength=level)
+            first = 0
+        else:
+            scheduler.set_timesteps(steps, device=self.device)
+            first = (steps - row.run) * scheduler.order
+        if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
+            scheduler.set_begin_index(first)
+        timesteps: Tensor = scheduler.timesteps[first:]
+        return timesteps
+
+    def _start(self, scheduler: Any, rows: list[_Row], generators: list[torch.Generator], t: Tensor) -> Tensor:
         """Noised latents. A row's generator gives the draw from its source's posterior, then the noise."""
+        if rows[0].latents is not None:
+            given = np.stack([row.latents for row in rows if row.latents is not None])
+            return torch.from_numpy(given).to(self.device, self.dtype)
         side = self.resolution // self.pipe.vae_scale_factor
         shape = (1, self.pipe.vae.config.latent_channels, side, side)
 
@@ -199,12 +295,22 @@ class Pipeline:
             noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
             return noise.to(self.device, self.dtype)
 
-        if rows[0].source is None:
-            return draw() * float(self.scheduler.init_noise_sigma)
+        if rows[0].source is None or self._is_shown():
+            return draw() * float(scheduler.init_noise_sigma)
         mean, std = (torch.cat(part) for part in zip(*map(self._posterior, rows), strict=True))
         z = self.pipe.vae.config.scaling_factor * (mean + std * draw())
-        noised: Tensor = self.scheduler.add_noise(z, draw(), t.expand(len(rows)))
+        noised: Tensor = scheduler.add_noise(z, draw(), t.expand(len(rows)))
         return noised
+
+    def _is_shown(self) -> bool:
+        """Whether the network sees the source beside the latents, so that it starts from pure noise."""
+        return bool(self.pipe.unet.config.in_channels > self.pipe.vae.config.latent_channels)
+
+    def _shown(self, rows: list[_Row]) -> Tensor:
+        """What an instructed model sees of the sources: the modes of their latents, unscaled."""
+        return torch.cat([self._posterior(row)[0] for row in rows])
+
+    # --- encoders ---
 
     def _posterior(self, row: _Row) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the source's latents; one at a time, so that batches do not change bits."""
@@ -224,21 +330,13 @@ class Pipeline:
 
         def encode() -> Tensor:
             self._count(text_encodes=1)
-            embedding: Tensor = self.pipe.encode_prompt([text], self.device, 1, False)[0]
+            embedding: Tensor = self.pipe.text_encoder(token_ids(self.pipe, [text]))[0]
             return embedding
 
         return self._embeddings.get(text, encode)
 
-    def _decode(self, z: Tensor) -> Tensor:
-        """Images in [0, 1]."""
-        size = max(1, _DECODED_PIXELS // self.resolution**2)
-        scaled = (z / self.pipe.vae.config.scaling_factor).split(size)
-        x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in scaled])
-        self._count(vae_decodes=len(z))
-        return (x.float() / 2 + 0.5).clamp(0, 1)
-
     def forget(self) -> None:
-        """Drop what is kept of sources and prompts, as after a change of the text encoder."""
+        """Drop what is kept of sources and prompts, so that the next call encodes them again."""
         self._posteriors.values.clear()
         self._embeddings.values.clear()
 
@@ -247,8 +345,8 @@ class Pipeline:
             self.counters[name] += number
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
-    """The pipeline of a folder, without the parts that judge images and without progress bars."""
+def load_pipe(folder: Path, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of a folder, without the parts that judge images and without progress bars."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -260,12 +358,26 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         raise UserError(f"the model in {folder} is not complete: {error}") from None
 
 
+def token_ids(pipe: Any, texts: Sequence[str]) -> Tensor:
+    """What the text encoder reads of texts: all of one length, padded."""
+    length = pipe.tokenizer.model_max_length
+    ids: Tensor = pipe.tokenizer(
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids.to(pipe.device)
+
+
 def _scheduler(name: str) -> Any:
     """A scheduler class of diffusers."""
     found = getattr(diffusers, name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
         raise UserError(f"diffusers has no scheduler {name!r}; it has {_SCHEDULERS}, ...", ("backbone", "scheduler"))
     return found
+
+
+def _texts(rows: list[_Row]) -> tuple[list[str], list[str]]:
+    """The prompts of the first part of the way and of the rest."""
+    return [row.prompt for row in rows], [row.prompt if row.later is None else row.later for row in rows]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
@@ -279,3 +391,7 @@ def _content(image: np.ndarray) -> str:
 def _to_uint8(x: Tensor) -> list[np.ndarray]:
     """BCHW in [0, 1] as HWC images."""
     return list((x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+def _arrays(z: Tensor) -> list[np.ndarray]:
+    return list(z.float().cpu().numpy())

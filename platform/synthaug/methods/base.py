@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from synthaug.diffusion.backbone import Backbone
-from synthaug.sample import Label, Sample
+from synthaug.diffusion.personalize import Adapter, Finetune
+from synthaug.sample import Label, Sample, encode_image
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from synthaug.clip import Clip
     from synthaug.diffusion.backbone import Pipeline
+    from synthaug.scorer import Scorer
+
+STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
 @dataclass(frozen=True)
@@ -23,21 +28,43 @@ class Context:
     """What a plan may know of the data set beside the sample itself."""
 
     seed: int
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # what the classes are called in prompts: learned tokens after textual inversion
     prompt: str
     super_class: str
+    peers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # ids of all sources by class
+    names: tuple[str, ...] = ()  # what the classes are called for people
+
+    @cached_property
+    def everybody(self) -> tuple[str, ...]:
+        """The ids of all sources."""
+        return tuple(id for ids in self.peers.values() for id in ids)
+
+    def text(self, label: int, *, super_class: bool = False) -> str:
+        """The prompt of a class, with the word for its kind ("bird") if wanted and known."""
+        kind = self.super_class if super_class else ""
+        return self.prompt.format(f"{self.words[label]} {kind}".strip())
 
 
 class Models:
-    """The models of a process, loaded when a method first asks."""
+    """The models of a process, loaded when a method first asks. `names` are the classes' words; `earlier` gives what
+    the method's stage before made of a source."""
 
-    def __init__(self, backbone: Backbone | None) -> None:
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone | None, adapters: Sequence[Adapter] = ()) -> None:
+        self.backbone, self.adapters = backbone, tuple(adapters)
+        self.names: tuple[str, ...] = ()
+        self.earlier: Callable[[str], np.ndarray] | None = None
+        self._scorers: dict[Clip, Scorer] = {}
 
     @cached_property
     def pipeline(self) -> Pipeline:
         assert self.backbone is not None, "this method names no backbone"
-        return self.backbone.load()
+        return self.backbone.load(adapters=self.adapters)
+
+    def scorer(self, clip: Clip) -> Scorer:
+        """A CLIP model on the pipeline's device."""
+        if clip not in self._scorers:
+            self._scorers[clip] = clip.load(str(self.pipeline.device))
+        return self._scorers[clip]
 
     @property
     def counters(self) -> dict[str, int]:
@@ -56,36 +83,62 @@ class Row:
     prompt: str
     strength: float
     seed: int
+    partner: str = ""  # another source that goes into it
+    later: str = ""  # the prompt of the second part of the way, where a method changes it
 
 
 def own_class(sample: Sample, variant: int, context: Context, *, strength: float = 0.0) -> Row:
     """The plain plan: the sample's own class, and a seed that depends on nothing but seed, image and variant."""
-    label = sample.target
-    prompt = context.prompt.format(context.words[label])
     seed = seed_of(context.seed, "generate", sample.id, variant)
-    return Row(sample.id, label, label, variant, prompt, strength, seed)
+    return Row(sample.id, sample.target, sample.target, variant, context.text(sample.target), strength, seed)
 
 
 @settings
-class Method(ABC):
-    """A way to make images; its hyper-parameters are its fields. Raise `version` when its output changes.
-
-    `backbone` is the model it was published with; None for a method that needs none.
-    """
+class Maker(ABC):
+    """Makes something of each source image, row by row; its hyper-parameters are its fields."""
 
     version: ClassVar[int] = 1
-    backbone: ClassVar[Backbone | None] = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
+
+    @property
+    def together(self) -> int:
+        """How many variants of a source are made in one go, because they depend on one another."""
+        return 1
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         """What will be made of a sample as variant number `variant` (from 1), decided without a model."""
         return own_class(sample, variant, context)
-
-    def calls(self) -> int:
-        """Denoiser evaluations an image costs, for the estimate of `show`."""
-        return 0
 
     @abstractmethod
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         """The images (uint8 HWC) and soft labels of the rows, made from their source images."""
+
+    def encode(self, made: np.ndarray) -> bytes:
+        """What is stored of one result."""
+        return encode_image(made)
+
+
+@settings
+class Method(Maker):
+    """A way to make images. Raise `version` when its output changes.
+
+    `backbone` is the model it was published with (None for a method that needs none), `finetune` how that one is
+    fitted to the data set first.
+    """
+
+    backbone: ClassVar[Backbone | None] = STABLE_DIFFUSION
+    finetune: ClassVar[tuple[Finetune, ...]] = ()
+
+    @property
+    def before(self) -> Maker | None:
+        """What must be made of every source first (a stage of its own, shared by whoever asks for the same)."""
+        return None
+
+    def calls(self) -> int:
+        """Denoiser evaluations an image costs, for the estimate of `show`."""
+        return 0
+
+    def notes(self) -> list[str]:
+        """What people should know of these settings before anything runs."""
+        return []

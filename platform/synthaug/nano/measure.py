@@ -1,15 +1,24 @@
-"""What the embedded text-to-image model is worth: is it recognised, and does it help a classifier?"""
+"""What the embedded models are worth: is what they make recognised, and does it help a classifier?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+)
 from torch import Tensor, nn
 
 from synthaug import glyphs
+from synthaug.nano import styles
 from synthaug.nano.captions import PHOTO
 from synthaug.settings import seed_of
 
@@ -49,9 +58,12 @@ def _seeds(*parts: object, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed_of("nano:measure", *parts, i)) for i in range(count)]
 
 
-def draw(pipeline: StableDiffusionPipeline, words: Sequence[str], *, guidance: float, steps: int, seed: int) -> Tensor:
-    """One text-to-image sample in [-1, 1] per word, with DPM-Solver++."""
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+def draw(
+    pipeline: StableDiffusionPipeline, words: Sequence[str], *, guidance: float, steps: int, seed: int,
+    solver: Any = DPMSolverMultistepScheduler,
+) -> Tensor:  # fmt: skip
+    """One text-to-image sample in [-1, 1] per word."""
+    pipeline.scheduler = solver.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [PHOTO.format(word) for word in words]
     images: Tensor = pipeline(
@@ -63,16 +75,31 @@ def draw(pipeline: StableDiffusionPipeline, words: Sequence[str], *, guidance: f
 
 def real_guidance(
     pipeline: StableDiffusionPipeline, images: Tensor, words: Sequence[str], *, strength: float = 0.9, steps: int = 10,
-    guidance: float = 7.5, seed: int = 0,
+    guidance: float = 7.5, seed: int = 0, solver: Any = DPMSolverMultistepScheduler,
 ) -> Tensor:  # fmt: skip
     """A variant of each image (in [-1, 1]) by noising it and denoising it under its own class word."""
     edit = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
-    edit.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    edit.scheduler = solver.from_config(pipeline.scheduler.config)
     edit.set_progress_bar_config(disable=True)
     prompts = [PHOTO.format(word) for word in words]
     edited: Tensor = edit(
         prompts, image=(images + 1) / 2, strength=strength, guidance_scale=guidance, num_inference_steps=steps,
         output_type="pt", generator=_seeds("edit", seed, count=len(words)),
+    ).images  # fmt: skip
+    return edited * 2 - 1
+
+
+def restyle(
+    pipeline: StableDiffusionInstructPix2PixPipeline, images: Tensor, asked: Sequence[str], *, steps: int,
+    guidance: float = 4.0, seed: int = 0,
+) -> Tensor:  # fmt: skip
+    """Each image (in [-1, 1]) redrawn in the asked style, as DiffuseMix does it."""
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    edited: Tensor = pipeline(
+        [styles.PROMPT.format(style) for style in asked], image=(images + 1) / 2, num_inference_steps=steps,
+        guidance_scale=guidance, image_guidance_scale=1.5, output_type="pt",
+        generator=_seeds("restyle", seed, count=len(asked)),
     ).images  # fmt: skip
     return edited * 2 - 1
 
@@ -87,13 +114,21 @@ def load_digits() -> tuple[Tensor, Tensor]:
     return (images * 2 - 1).repeat(1, 3, 1, 1), torch.from_numpy(bunch.target).long()
 
 
+@torch.no_grad()
+def reconstruction(vae: AutoencoderKL, images: Tensor) -> float:
+    """The share of the images' variance that is lost between encoder and decoder."""
+    lost = [(vae.decode(vae.encode(x).latent_dist.mean).sample - x).square().sum() for x in images.split(256)]
+    return (torch.stack(lost).sum() / (images - images.mean()).square().sum()).item()
+
+
 def recognised(
-    pipeline: StableDiffusionPipeline, judge: nn.Module, *, guidance: float, steps: int = 25, per_class: int = 10
-) -> float:
+    pipeline: StableDiffusionPipeline, judge: nn.Module, *, guidance: float, steps: int = 25, per_class: int = 10,
+    solver: Any = DPMSolverMultistepScheduler,
+) -> float:  # fmt: skip
     """How often the judge reads a text-to-image sample as what was asked for."""
     labels = torch.arange(len(glyphs.CLASSES)).repeat(per_class)
     words = [glyphs.CLASSES[label] for label in labels.tolist()]
-    return accuracy(judge, draw(pipeline, words, guidance=guidance, steps=steps, seed=0), labels)
+    return accuracy(judge, draw(pipeline, words, guidance=guidance, steps=steps, seed=0, solver=solver), labels)
 
 
 def few_shot_gain(

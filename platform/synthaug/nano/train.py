@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from synthaug import glyphs
 from synthaug.nano import captions
 from synthaug.settings import seed_of
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,20 +104,27 @@ def optimise(
 
 
 def train_vae(images: Tensor, budget: Budget) -> AutoencoderKL:
-    """Reconstruction with a slight pull of the latents towards the unit Gaussian."""
-    vae = new_vae().to(memory_format=torch.channels_last)
+    """The VAE of nano:sd."""
     generator = torch.Generator().manual_seed(seed_of("nano:sd", "vae", budget.seed))
+    steps, batch, rate = budget.vae_steps, budget.vae_batch, budget.vae_rate
+    return fit_vae(new_vae(), images, generator, steps=steps, batch=batch, rate=rate)
+
+
+def fit_vae(
+    vae: AutoencoderKL, images: Tensor, generator: torch.Generator, *, steps: int, batch: int, rate: float
+) -> AutoencoderKL:
+    """Reconstruction with a slight pull of the latents towards the unit Gaussian."""
+    vae = vae.to(memory_format=torch.channels_last)
 
     def losses() -> Iterator[Tensor]:
         while True:
-            x = images[torch.randint(len(images), (budget.vae_batch,), generator=generator)]
+            x = images[torch.randint(len(images), (batch,), generator=generator)]
             posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             x_hat = vae.decode(posterior.mean + posterior.std * noise).sample
             yield F.mse_loss(x_hat, x) + 0.3 * F.l1_loss(x_hat, x) + 1e-5 * posterior.kl().mean()
 
-    turns = np.arange(budget.vae_steps) / budget.vae_steps
-    rates = budget.vae_rate * np.cos(0.5 * math.pi * turns) ** 2
+    rates = rate * np.cos(0.5 * math.pi * np.arange(steps) / steps) ** 2
     optimise(list(vae.parameters()), losses(), rates.tolist(), lambda _: None)
     vae = vae.to(memory_format=torch.contiguous_format).half().float().eval()  # as it will be shipped
     z = encode(vae, images[:2048])
@@ -128,12 +138,12 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(256)])
 
 
-class Average:
+class Average(Generic[M]):
     """The power-function average of parameters (EDM2, equation 127): always over about the last tenth of training."""
 
-    def __init__(self, modules: nn.ModuleDict, gamma: float = 6.94) -> None:
+    def __init__(self, modules: M, gamma: float = 6.94) -> None:
         self.live, self.gamma = modules, gamma
-        self.shadow = copy.deepcopy(modules).requires_grad_(False)
+        self.shadow: M = copy.deepcopy(modules).requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, step: int) -> None:

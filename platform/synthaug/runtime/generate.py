@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from synthaug.dataset import subset
+from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
 from synthaug.experiment import Experiment, Node, load
 from synthaug.listing import Entry, Listing
-from synthaug.methods.base import Context, Models, Row
+from synthaug.methods.base import Context, Maker, Models, Row
+from synthaug.runtime.adapters import adapters_of
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
-from synthaug.sample import Sample, decode_image, encode_image, from_parquet, to_parquet
+from synthaug.sample import Sample, decode_image, from_parquet, to_parquet
 from synthaug.settings import UserError, to_json
 
 if TYPE_CHECKING:
@@ -28,66 +35,91 @@ SHARD = 256  # sources: a shard is one variant of this many, some seconds of wor
 
 @dataclass(frozen=True)
 class Job:
-    """All that making the images of one experiment needs, apart from the model."""
+    """All that making one thing of every source of an experiment needs, apart from the model: its images, or what
+    its method must have first."""
 
     experiment: Experiment
+    stage: str
     node: Node
+    maker: Maker
+    k: int
     listing: Listing
     sources: tuple[Entry, ...]
+    adapters: tuple[Adapter, ...]
 
     @property
     def blocks(self) -> int:
         return -(-len(self.sources) // SHARD)
 
     def shards(self, variants: Sequence[int]) -> list[int]:
-        """Shard numbers, block by block and within a block variant by variant, so that a source is encoded once."""
-        return [(variant - 1) * self.blocks + block for block in range(self.blocks) for variant in variants]
+        """Numbers of the shards that hold some variants, block by block and within a block variant by variant, so
+        that a source is encoded once. A shard holds as many variants as are made together."""
+        groups = list(dict.fromkeys((variant - 1) // self.maker.together for variant in variants))
+        return [group * self.blocks + block for block in range(self.blocks) for group in groups]
 
-    def variant(self, number: int) -> int:
-        return number // self.blocks + 1
+    def variants(self, number: int) -> range:
+        first = number // self.blocks * self.maker.together + 1
+        return range(first, first + self.maker.together)
 
     def entries(self, number: int) -> tuple[Entry, ...]:
         first = number % self.blocks * SHARD
         return self.sources[first : first + SHARD]
 
+    def rows_of(self, number: int) -> int:
+        return len(self.entries(number)) * self.maker.together
+
+    @cached_property
+    def context(self) -> Context:
+        dataset, peers = self.experiment.dataset, defaultdict[int, list[str]](list)
+        for entry in self.sources:
+            peers[entry.label].append(entry.id)
+        return Context(
+            seed=self.experiment.seed, words=words_after(self.experiment.tuning, self.listing.words),
+            prompt=dataset.template, super_class=dataset.kind_word,
+            peers={label: tuple(ids) for label, ids in sorted(peers.items())}, names=self.listing.words,
+        )  # fmt: skip
+
     def plan(self, entries: Iterable[Entry], variants: Iterable[int]) -> Iterator[Row]:
         """What will be made of some sources, variant by variant."""
-        dataset, method = self.experiment.dataset, self.experiment.method
-        assert method is not None
-        context = Context(self.experiment.seed, self.listing.words, dataset.prompt, dataset.super_class)
-        chosen = list(entries)
+        chosen = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
         for variant in variants:
-            for entry in chosen:
-                yield method.plan(Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label), variant, context)
+            for sample in chosen:
+                yield self.maker.plan(sample, variant, self.context)
 
     def missing(self, store: Store, *, read: bool = False) -> list[int]:
         """Shards of variants 1..k that are not there in full; with `read`, byte for byte."""
         folder = store.folder(self.node)
-        return [n for n in self.shards(range(1, self.experiment.k + 1)) if store.receipt(folder, n, read=read) is None]
+        return [n for n in self.shards(range(1, self.k + 1)) if store.receipt(folder, n, read=read) is None]
 
     def cost(self, store: Store) -> dict[str, float]:
         """What making variants 1..k took, by the receipts: images, seconds on a device, rows through the denoiser."""
         folder = store.folder(self.node)
-        found = [store.receipt(folder, n) or {} for n in self.shards(range(1, self.experiment.k + 1))]
+        found = [store.receipt(folder, n) or {} for n in self.shards(range(1, self.k + 1))]
         total = {"images": sum(r.get("rows", 0) for r in found), "seconds": sum(r.get("seconds", 0.0) for r in found)}
         return total | {"unet_calls": sum(r.get("counters", {}).get("unet_calls", 0) for r in found)}
 
 
-def open_job(store: Store, experiment: Experiment) -> Job:
-    listing = store.open(experiment.dataset)
-    node = experiment.nodes(store.identify)["generate"]
-    return Job(experiment, node, listing, subset(listing, experiment.dataset, experiment.seed))
+def open_job(store: Store, experiment: Experiment, stage: str = "generate") -> Job:
+    """The images of an experiment, or (`prepare`) what its method must have made of each source first."""
+    listing, method = store.open(experiment.dataset), experiment.method
+    maker = method.before if method is not None and stage == "prepare" else method
+    assert maker is not None
+    return Job(
+        experiment, stage, experiment.nodes(store.identify)[stage], maker, experiment.k if stage == "generate" else 1,
+        listing, subset(listing, experiment.dataset, experiment.seed), adapters_of(store, experiment),
+    )  # fmt: skip
 
 
 def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[str, Any]:
     """Make one shard and return its receipt; the same bytes wherever and whenever it is called."""
     started, before = time.monotonic(), models.counters
-    samples, method = job.listing.samples(job.entries(number)), job.experiment.method
-    assert method is not None
-    rows = list(job.plan(job.entries(number), [job.variant(number)]))
+    models.names, models.earlier = job.context.names, _earlier(store.home, job.experiment, job.stage)
+    rows = list(job.plan(job.entries(number), job.variants(number)))
     with ThreadPoolExecutor() as threads:
-        images, labels = method.generate(rows, list(threads.map(lambda s: decode_image(s.image), samples)), models)
-        encoded = list(threads.map(encode_image, images))
+        samples = job.listing.samples(job.entries(number))
+        sources = list(threads.map(lambda s: decode_image(s.image), samples)) * job.maker.together
+        images, labels = job.maker.generate(rows, sources, models)
+        encoded = list(threads.map(job.maker.encode, images))
     made = [
         Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt, row.seed,
                row.strength, job.node.key)
@@ -95,15 +127,31 @@ def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[
     ]  # fmt: skip
     after = models.counters
     counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
-    receipt = {"rows": len(made), "variant": job.variant(number), "counters": counts}
+    receipt = {"rows": len(made), "variant": job.variants(number).start, "counters": counts}
     receipt |= {"micro_batch": after.get("micro_batch"), "seconds": time.monotonic() - started}
     return store.write_part(store.folder(job.node), number, to_parquet(made), receipt)
 
 
+@lru_cache(maxsize=2)
+def _earlier(home: Path, experiment: Experiment, stage: str) -> Callable[[str], np.ndarray] | None:
+    """How to get what the stage before made of a source; a few shards of it are kept."""
+    if stage == "prepare" or experiment.method is None or experiment.method.before is None:
+        return None
+    store = Store(home)
+    job = open_job(store, experiment, "prepare")
+    place = {entry.id: number // SHARD for number, entry in enumerate(job.sources)}
+
+    @lru_cache(maxsize=16)
+    def shard(number: int) -> dict[str, np.ndarray]:
+        return {s.source: np.load(io.BytesIO(s.image)) for s in from_parquet(_part(store, job, number))}
+
+    return lambda id: shard(place[id])[id]
+
+
 @lru_cache(maxsize=1)
-def models_of(backbone: Backbone | None) -> Models:
+def models_of(backbone: Backbone | None, adapters: tuple[Adapter, ...]) -> Models:
     """The models of this process; it keeps one set."""
-    return Models(backbone)
+    return Models(backbone, adapters)
 
 
 def make_images(
@@ -111,59 +159,65 @@ def make_images(
 ) -> dict[str, Artefact]:
     """The generated images of experiments by key, what is missing made once each, with `workers` actors or here.
     `read` hashes what is there already, which is worth it when it will be used."""
-    jobs: dict[str, Job] = {}
-    for experiment in sorted(experiments, key=lambda e: e.k):  # the largest k of a key stays
-        job = open_job(store, experiment)
-        jobs[job.node.key] = job
-    wanted = {key: (job.node, _is_ready(store, job, read)) for key, job in jobs.items()}
+    ordered = sorted(experiments, key=lambda e: e.k)
+    before = [open_job(store, e, "prepare") for e in ordered if e.method is not None and e.method.before is not None]
+    prepared = _make(store, before, workers, say, read)
+    return prepared | _make(store, [open_job(store, experiment) for experiment in ordered], workers, say, read)
+
+
+def _make(store: Store, wanted: Sequence[Job], workers: int, say: Say, read: bool) -> dict[str, Artefact]:
+    jobs = {job.node.key: job for job in wanted}  # the largest k of a key stays
+    ready = {key: (job.node, _is_ready(store, job, read)) for key, job in jobs.items()}
 
     def make(missing: list[Node]) -> dict[str, dict[str, Any]]:
-        _fill(store, [jobs[node.key] for node in missing], workers, say)
+        _fill(store, [jobs[node.key] for node in missing], workers)
         return {node.key: _notes(store, jobs[node.key]) for node in missing}
 
-    return store.stages(wanted, make, say)
+    return store.stages(ready, make, say)
 
 
 def _is_ready(store: Store, job: Job, read: bool) -> Callable[[dict[str, Any]], bool]:
     """Whether a manifest holds variants 1..k and their parts are as their receipts say."""
-    variants = set(range(1, job.experiment.k + 1))
+    variants = set(range(1, job.k + 1))
     return lambda manifest: variants <= set(manifest["variants"]) and not job.missing(store, read=read)
 
 
-def _fill(store: Store, jobs: Sequence[Job], workers: int, say: Say) -> None:
+def _fill(store: Store, jobs: Sequence[Job], workers: int) -> None:
     """Make every shard without a valid receipt; one batch of work for all jobs."""
     pending = [(job, number) for job in jobs for number in job.missing(store, read=True)]
-    images = sum(len(job.entries(number)) for job, number in pending)
-    for job in jobs:
-        _check_prompts(job)
-    with Progress("generate", "images", images) as progress:
-        for receipt in _by_ray(store, pending, workers) if workers and pending else _here(store, pending):
+    if not pending:
+        return
+    (stage,) = {job.stage for job in jobs}
+    with Progress(stage, "images", sum(job.rows_of(number) for job, number in pending)) as progress:
+        for receipt in _by_ray(store, pending, workers) if workers else _here(store, pending):
             halved = receipt["counters"].get("halvings", 0)
             progress.add(receipt["rows"], f"micro-batch halved to {receipt['micro_batch']}" if halved else "")
 
 
-def _check_prompts(job: Job) -> None:
-    """A prompt that would be cut ends the run before the first image."""
-    backbone = job.experiment.generator
+def check_prompts(store: Store, experiment: Experiment) -> None:
+    """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
+    backbone = experiment.generator
+    job = open_job(store, experiment)
     if backbone is not None:
-        rows = job.plan(job.sources, range(1, job.experiment.k + 1))
-        backbone.check_prompts({row.prompt for row in rows})
+        tokens = [tokens_of(experiment.tuning, label) for label in range(len(job.listing.classes))]
+        rows = job.plan(job.sources, range(1, job.k + 1))
+        backbone.check_prompts({text: tokens[row.target] for row in rows for text in (row.prompt, row.later) if text})
 
 
 def _here(store: Store, pending: Sequence[tuple[Job, int]]) -> Iterator[dict[str, Any]]:
     for job, number in pending:
-        yield generate_shard(store, job, models_of(job.experiment.generator), number)
+        yield generate_shard(store, job, models_of(job.experiment.generator, job.adapters), number)
 
 
 def _notes(store: Store, job: Job) -> dict[str, Any]:
     """What the manifest says of finished images: their variants and what they cost, whoever made them."""
-    folder = store.folder(job.node)
+    folder, each = store.folder(job.node), job.maker.together
     variants: list[int] = []
     receipts: list[dict[str, Any]] = []
     while found := [r for n in job.shards([len(variants) + 1]) if (r := store.receipt(folder, n)) is not None]:
         if len(found) < job.blocks:
             break
-        variants.append(len(variants) + 1)
+        variants += range(len(variants) + 1, len(variants) + each + 1)
         receipts += found
     counters = {name: sum(r["counters"].get(name, 0) for r in receipts) for name in receipts[0]["counters"]}
     totals = {"rows": sum(r["rows"] for r in receipts), "bytes": sum(r["bytes"] for r in receipts)}
@@ -174,15 +228,18 @@ def _notes(store: Store, job: Job) -> dict[str, Any]:
 def read_images(store: Store, job: Job, k: int, sources: Collection[str] | None = None) -> list[Sample]:
     """Samples of variants 1..k (of some sources), by receipts only; a part whose bytes changed is refused."""
     samples: list[Sample] = []
-    folder = store.folder(job.node)
     for number in job.shards(range(1, k + 1)):
-        if sources is not None and not any(entry.id in sources for entry in job.entries(number)):
-            continue
-        receipt = store.receipt(folder, number, read=True)
-        if receipt is None:
-            raise UserError(f"shard {number} in {folder} is damaged or missing; run the same command again")
-        samples += from_parquet(store.read_part(folder, receipt))
-    return [s for s in samples if s.source in sources] if sources is not None else samples
+        if sources is None or any(entry.id in sources for entry in job.entries(number)):
+            samples += from_parquet(_part(store, job, number))
+    return [s for s in samples if s.variant <= k and (sources is None or s.source in sources)]
+
+
+def _part(store: Store, job: Job, number: int) -> bytes:
+    folder = store.folder(job.node)
+    receipt = store.receipt(folder, number, read=True)
+    if receipt is None:
+        raise UserError(f"shard {number} in {folder} is damaged or missing; run the same command again")
+    return store.read_part(folder, receipt)
 
 
 # --- Ray Data -------------------------------------------------------------------------------------------------------
@@ -201,16 +258,16 @@ class GenerateActor:
             if order not in self.jobs:
                 self.jobs[order] = self.open(**json.loads(order))
             store, job = self.jobs[order]
-            receipt = generate_shard(store, job, models_of(job.experiment.generator), int(number))
-            return {"receipt": [json.dumps(receipt)], "error": [""]}
+            models = models_of(job.experiment.generator, job.adapters)
+            return {"receipt": [json.dumps(generate_shard(store, job, models, int(number)))], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
 
-    def open(self, home: str, paths: Sequence[str], experiment: str) -> tuple[Store, Job]:
+    def open(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> tuple[Store, Job]:
         sys.path += [path for path in paths if path not in sys.path]
         store, subject = Store(home), load(experiment)
         assert isinstance(subject, Experiment)
-        return store, open_job(store, subject)
+        return store, open_job(store, subject, stage)
 
 
 def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> Iterator[dict[str, Any]]:
@@ -222,7 +279,10 @@ def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> I
     start(actors=workers)
     quiet_data_context()
     place = {"home": str(store.home), "paths": worker_paths()}
-    orders = {id(job): json.dumps(place | {"experiment": json.dumps(to_json(job.experiment))}) for job, _ in pending}
+    orders = {
+        id(job): json.dumps(place | {"experiment": json.dumps(to_json(job.experiment)), "stage": job.stage})
+        for job, _ in pending
+    }
     rows = [{"order": orders[id(job)], "shard": number} for job, number in pending]
     pool = ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2)
     made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

@@ -32,6 +32,8 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
             stage = {"key": node.key, "path": str(store.folder(node)), "cached": store.manifest(node) is not None}
             if name == "generate":
                 stage |= _images(store, experiment)
+                assert experiment.method is not None
+                notes += experiment.method.notes()
             stages[f"{name}/{node.key[:8]}" if isinstance(subject, Sweep) else name] = stage
     missing = {name: sum(s.get(name, 0) for s in stages.values()) for name in ("images", "calls", "bytes")}
     return {

@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, what: str, unit: str, total: int) -> None:
         self.what, self.unit, self.total = what, unit, total
-        self.done, self.note = 0, ""
+        self.done, self.last, self.note = 0, 0, ""
         self.started = self.shown = time.monotonic()
         self.live = sys.stderr.isatty()
 
@@ -27,7 +27,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self.done:
+        if self.done and (self.live or self.last != self.done):
             self._show(end="\n")
 
     def add(self, count: int, note: str = "") -> None:
@@ -35,7 +35,7 @@ class Progress:
         self.note = note
         now = time.monotonic()
         if now - self.shown > (0.1 if self.live else EVERY_S):
-            self.shown = now
+            self.shown, self.last = now, self.done
             self._show(end="" if self.live else "\n")
 
     def _show(self, end: str) -> None:

@@ -11,12 +11,15 @@ from typing import Any
 from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.runtime import cluster
-from synthaug.runtime.generate import make_images, open_job
+from synthaug.runtime.adapters import stages_of
+from synthaug.runtime.evaluate import check_splits, evaluate_stages, filter_stage
+from synthaug.runtime.generate import check_prompts, make_images, open_job
 from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.store import Artefact, Store
 from synthaug.runtime.tracking import Run, Tracker, flat
-from synthaug.runtime.train import check_recipe, evaluate_stages, train_stage
+from synthaug.runtime.train import check_recipe, train_stage
 from synthaug.settings import UserError, hash_of, to_json
+from synthaug.training import REPORTS
 
 NANO_NOTE = "nano models know only letters and digits: good for trying things out, not for other images"
 
@@ -90,6 +93,9 @@ def is_ready(store: Store, experiment: Experiment) -> bool:
     if is_cached(store, experiment):
         return True
     check_recipe(store, experiment)
+    check_splits(store, experiment)
+    if experiment.method is not None:
+        check_prompts(store, experiment)
     return False
 
 
@@ -98,6 +104,8 @@ def tell(store: Store, experiments: Sequence[Experiment]) -> None:
     for listing in {e.dataset: store.open(e.dataset) for e in experiments}.values():
         for number, (path, reason) in enumerate(listing.quarantined[:3]):
             say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
+    for note in dict.fromkeys(note for e in experiments if e.method is not None for note in e.method.notes()):
+        say(f"note: {note}")
     if any(map(is_nano, experiments)):
         say(f"note: {NANO_NOTE}")
 
@@ -111,20 +119,38 @@ def is_nano(experiment: Experiment) -> bool:
 def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
     """Every stage of one experiment."""
     found: dict[str, Artefact] = {}
-    nodes = experiment.nodes(store.identify)
     if experiment.method is not None:
-        untrained = store.manifest(nodes["train"]) is None
-        found["generate"] = next(iter(make_images(store, [experiment], workers, say, read=untrained).values()))
-    with Progress("train", "evaluations", experiment.recipe.evaluations) as progress:
+        found = _make_images(store, experiment, run, workers)
+    found["train"] = _train(store, experiment, "train", run, workers)
+    return found | evaluate_stages(store, experiment, say)
+
+
+def _make_images(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
+    """The stages that end with the images to train on."""
+    nodes = experiment.nodes(store.identify)
+    found = {stage: _train(store, experiment, stage, run, workers) for stage in stages_of(experiment)}
+    made = make_images(store, [experiment], workers, say, read=store.manifest(nodes["train"]) is None)
+    found |= {stage: made[nodes[stage].key] for stage in ("prepare", "generate") if stage in nodes}
+    if experiment.filter is not None:
+        if experiment.filter.needs_classifier:
+            _train(store, experiment.real_only(), "train", None, workers)
+        found["filter"] = filter_stage(store, experiment, say)
+    return found
+
+
+def _train(store: Store, experiment: Experiment, stage: str, run: Run | None, workers: int) -> Artefact:
+    """One stage that trains, with its progress; what a run is about is logged to it as it comes."""
+    count = experiment.recipe.evaluations if stage == "train" else REPORTS
+    with Progress(stage, "evaluations" if stage == "train" else "reports", count) as progress:
 
         def report(entry: dict[str, float]) -> None:
-            run.metrics([(int(entry["step"]), entry)])
-            progress.add(
-                1, f"step {entry['step']:.0f}, loss {entry['train/loss']:.3g}, val {entry.get('val/top1', 0):.1%}"
-            )
+            named = entry if stage == "train" else {name.replace("train", stage): v for name, v in entry.items()}
+            if run is not None:
+                run.metrics([(int(entry["step"]), named)])
+            val = f", val {entry['val/top1']:.1%}" if "val/top1" in entry else ""
+            progress.add(1, f"step {entry['step']:.0f}, loss {entry['train/loss']:.3g}{val}")
 
-        found["train"] = train_stage(store, experiment, report, say, workers)
-    return found | evaluate_stages(store, experiment, say)
+        return train_stage(store, experiment, report, say, workers, stage=stage)
 
 
 def is_cached(store: Store, experiment: Experiment) -> bool:
@@ -132,10 +158,7 @@ def is_cached(store: Store, experiment: Experiment) -> bool:
     nodes = experiment.nodes(store.identify)
     if any(store.manifest(node) is None for node in nodes.values()):
         return False
-    if experiment.method is None:
-        return True
-    job = open_job(store, experiment)
-    return not job.missing(store)
+    return experiment.method is None or not open_job(store, experiment).missing(store)
 
 
 def found_artefacts(store: Store, experiment: Experiment) -> dict[str, Artefact]:
@@ -163,13 +186,19 @@ def metrics_of(store: Store, experiment: Experiment, found: dict[str, Artefact])
     evaluated = [artefact for name, artefact in found.items() if name.startswith("evaluate")]
     for artefact in evaluated:
         metrics |= artefact.manifest["result"]["metrics"]
+    tuning = sum(found[stage].manifest["seconds"] for stage in stages_of(experiment))
     cost = {"cost/train_s": found["train"].manifest["seconds"]}
+    cost |= {"cost/finetune_s": tuning} if experiment.tuning else {}
     cost["cost/evaluate_s"] = sum(artefact.manifest["seconds"] for artefact in evaluated)
     generation = {"images": 0.0, "seconds": 0.0, "unet_calls": 0.0}
-    if "generate" in found:
-        generation = open_job(store, experiment).cost(store)
+    if experiment.method is not None:
+        stages = ["prepare", "generate"] if experiment.method.before is not None else ["generate"]
+        costs = [open_job(store, experiment, stage).cost(store) for stage in stages]
+        generation = costs[-1] | {name: sum(c[name] for c in costs) for name in ("seconds", "unet_calls")}
     cost |= {"cost/generate_s": generation["seconds"], "cost/denoiser_calls": generation["unet_calls"]}
-    cost["cost/device_s"] = cost["cost/train_s"] + cost["cost/evaluate_s"] + cost["cost/generate_s"]
+    if experiment.filter is not None:
+        cost["cost/filter_s"] = found["filter"].manifest["seconds"]
+    cost["cost/device_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))
     cached = float("generate" in found and found["generate"].cached)
     return metrics | cost | {"gen/images": generation["images"], "gen/cached": cached}
 
@@ -198,11 +227,14 @@ def log_finished(
     run.metrics([(0, metrics)])
     run.data(experiment.dataset.name, listing.digest, "training")
     run.json("experiment.json", to_json(experiment))
-    result = found["evaluate"].manifest["result"]
-    if "per_class" in result:
-        run.json("per_class.json", result["per_class"])
-    if "confusion" in result:
-        run.image("confusion.png", figures.confusion(result["confusion"]))
+    for stage in experiment.measured():
+        result = found[stage].manifest["result"]
+        if "per_class" in result:
+            run.json("per_class.json", result["per_class"])
+        if "confusion" in result:
+            run.image("confusion.png", figures.confusion(result["confusion"]))
+        if "about" in result:
+            run.json(f"{stage}.json", result)
     if experiment.method is not None:
         run.image("gallery.png", figures.gallery(store, open_job(store, experiment), experiment.k))
     run.end()

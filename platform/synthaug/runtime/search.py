@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, Trial, load
 from synthaug.runtime import cluster
+from synthaug.runtime.adapters import stages_of
+from synthaug.runtime.evaluate import evaluate_stages, filter_stage
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.run import (
@@ -25,8 +28,9 @@ from synthaug.runtime.run import (
 )  # fmt: skip
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Run, Tracker
-from synthaug.runtime.train import evaluate_stages, train_stage
+from synthaug.runtime.train import train_stage
 from synthaug.settings import UserError, canonical, hash_of, to_json
+from synthaug.training import REPORTS
 
 
 def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dict[str, Any]:
@@ -78,33 +82,41 @@ def answer(store: Store, sweep: Sweep, trials: Sequence[Trial], run_id: str, run
 
 
 def _make(store: Store, todo: Sequence[Trial], address: str | None) -> list[str]:
-    """Images with the whole cluster first, so that no trial waits with a device in its hand; then the trials, of
-    which some may fail."""
+    """What the trials need first, with the whole cluster and each thing once, so that no trial waits with a device in
+    its hand; then the trials, of which some may fail."""
     cluster.start(address=address)
     made = [trial.experiment for trial in todo if trial.experiment.method is not None]
+    for level in range(max((len(e.tuning) for e in made), default=0)):
+        if errors := _tune(store, [(e, stages_of(e)[level]) for e in made if len(e.tuning) > level]):
+            return errors
     if made:
         make_images(store, made, cluster.width(), say)
-    distinct = {run_key(trial.experiment.nodes(store.identify)): trial for trial in todo}
-    return _tune(store, list(distinct.values()))
+    filtered = [e for e in made if e.filter is not None]
+    if errors := _tune(store, [(e.real_only(), "train") for e in filtered if e.filter and e.filter.needs_classifier]):
+        return errors
+    for experiment in filtered:
+        filter_stage(store, experiment, say)
+    return _tune(store, [(trial.experiment, "train") for trial in todo])
 
 
-def _tune(store: Store, trials: Sequence[Trial]) -> list[str]:
-    """Ray Tune over the trials: in process, one torch thread and one reused process each. The errors of some."""
+def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
+    """Ray Tune over stages that train, each once: in process, one torch thread and one reused process each. The
+    errors of some."""
+    jobs = {_job_key(store, experiment, stage): (experiment, stage) for experiment, stage in wanted}
+    if not jobs:
+        return []
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep here, not only Tune's part of it
     from ray import tune
 
     from synthaug.runtime.watch import Watcher
 
-    texts = [canonical(to_json(trial.experiment)).decode() for trial in trials]
-    total = sum(trial.experiment.recipe.evaluations for trial in trials)
-    with Progress("train", "evaluations", total) as progress:
+    texts = [canonical({"experiment": to_json(e), "stage": stage}).decode() for e, stage in jobs.values()]
+    title = "train" if any(stage == "train" for _, stage in jobs.values()) else "finetune"
+    total = sum(e.recipe.evaluations if stage == "train" else REPORTS for e, stage in jobs.values())
+    with Progress(title, "evaluations" if title == "train" else "reports", total) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, cluster.trial_resources()),
-            param_space={
-                "home": str(store.home),
-                "paths": cluster.worker_paths(),
-                "experiment": tune.grid_search(texts),
-            },
+            param_space={"home": str(store.home), "paths": cluster.worker_paths(), "job": tune.grid_search(texts)},
             tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"sweep-{hash_of(texts)[:16]}-{int(time.time())}",
@@ -117,16 +129,24 @@ def _tune(store: Store, trials: Sequence[Trial]) -> list[str]:
     return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
+def _job_key(store: Store, experiment: Experiment, stage: str) -> str:
+    """What a trial makes: one stage, and behind a trained classifier its evaluations."""
+    nodes = experiment.nodes(store.identify)
+    return run_key(nodes) if stage == "train" else nodes[stage].key
+
+
 def run_trial(config: Mapping[str, Any]) -> None:
-    """What a trial process does: train and evaluate; images are there already."""
+    """What a trial process does: train and evaluate, or fine-tune; images are there already."""
     sys.path += [path for path in config["paths"] if path not in sys.path]
     from ray import tune
 
-    experiment = load(config["experiment"])
+    job = json.loads(config["job"])
+    experiment = load(json.dumps(job["experiment"]))
     assert isinstance(experiment, Experiment)
     store = Store(config["home"])
-    train_stage(store, experiment, tune.report, _silent)
-    evaluate_stages(store, experiment, _silent)
+    train_stage(store, experiment, tune.report, _silent, stage=job["stage"])
+    if job["stage"] == "train":
+        evaluate_stages(store, experiment, _silent)
     tune.report({"finished": 1})
 
 

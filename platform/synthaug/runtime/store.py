@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.dataset import Dataset
-from synthaug.diffusion.backbone import Backbone
-from synthaug.experiment import Node, identity
+from synthaug.experiment import STAGES, Node, identity
 from synthaug.folder import Facts
 from synthaug.listing import Listing
 from synthaug.settings import UserError, hash_of
+from synthaug.weights import Weights
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
@@ -50,7 +50,7 @@ class Store:
     def __init__(self, home: str | Path) -> None:
         self.home = Path(home).expanduser().absolute()
         self.root = self.home / "store"
-        self._known: dict[Dataset | Backbone | Path, Any] = {}  # opened or hashed by this process already
+        self._known: dict[Dataset | Weights | Path, Any] = {}  # opened or hashed by this process already
 
     def prepare(self) -> Store:
         """Make the home, or say why that cannot be."""
@@ -172,12 +172,12 @@ class Store:
             if json.dumps(facts) != known:
                 write_json(place, facts)
 
-    def identify(self, thing: Dataset | Backbone | Path) -> str:
+    def identify(self, thing: Dataset | Weights | Path) -> str:
         """The digest of a data set's content, or of a model's weights (remembered by path, size and mtime)."""
         if isinstance(thing, Dataset):
             return self.open(thing).digest
         if thing not in self._known:
-            files = thing.weight_files() if isinstance(thing, Backbone) else [thing]
+            files = list(thing.identity_files().values()) if isinstance(thing, Weights) else [thing]
             stats = [(str(f), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
             place = self.root / "index" / f"model-{hash_of(stats)}.json"
             known = read_json(place) or {"identity": identity(thing)}
@@ -206,7 +206,7 @@ class Store:
         """Artefacts that were never finished, or that no recorded run refers to."""
         wanted = {name for record in self.records() for name in record["artefacts"]}
         found = []
-        for stage in ("generate", "train", "evaluate"):
+        for stage in STAGES:
             for folder in sorted(p for p in (self.root / stage).glob("*") if p.is_dir()):
                 if not (folder / "manifest.json").exists():
                     found.append((folder, "unfinished"))

@@ -1,0 +1,82 @@
+"""The loop of diffusion training: AdamW on a loss that is a function of the step's number, so that a run that was
+interrupted goes on as if it had not been."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthaug.training import ALONE, REPORTS, Checkpoint, Entry, Report, World
+
+
+@dataclass
+class Fitted:
+    """How it went."""
+
+    step: int = 0
+    history: list[Entry] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fit(
+    parameters: Mapping[str, Tensor], loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float,
+    clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
+    reports: int = REPORTS,
+) -> Fitted:  # fmt: skip
+    """Train `parameters` in place. `loss(step)` is this process's part of the batch's mean: the parts add up."""
+    optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
+    done = _restore(parameters, optimizer, checkpoint.load() if checkpoint else None)
+    every = -(-steps // reports)
+    while done.step < steps:
+        began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
+        losses = [_step(optimizer, loss(step), clip, world) for step in range(done.step, last)]
+        entry = {"step": float(last), "train/loss": _mean(losses, done.step, world)}
+        done.step, done.seconds = last, done.seconds + time.monotonic() - began
+        done.history.append(entry)
+        report(entry)
+        if checkpoint and last < steps and checkpoint.due():
+            kept = {name: value.detach() for name, value in parameters.items()}
+            checkpoint.save({"parameters": kept, "optimizer": optimizer.state_dict(), "done": asdict(done)})
+    return done
+
+
+def _restore(
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any] | None
+) -> Fitted:
+    if state is None:
+        return Fitted()
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(state["parameters"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return Fitted(**state["done"])
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, world: World) -> Tensor:
+    """One optimiser step with the gradients of all processes added up."""
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if world.size > 1:
+        for parameter in parameters:
+            torch.distributed.all_reduce(parameter.grad)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def _mean(losses: list[Tensor], first: int, world: World) -> float:
+    """The mean loss over the steps that began at `first`, over all processes."""
+    values = torch.stack(losses)
+    if world.size > 1:
+        torch.distributed.all_reduce(values)
+    if not bool(values.isfinite().all()):
+        step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
+        raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
+    return float(values.double().mean())

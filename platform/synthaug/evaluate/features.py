@@ -1,0 +1,112 @@
+"""Features: the vectors in which images are compared. Which network makes them is part of every number."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from synthaug.clip import Clip
+from synthaug.settings import ContentOf, UserError, hash_of, settings
+
+if TYPE_CHECKING:
+    import torch
+
+Embed = Callable[[np.ndarray], "torch.Tensor"]
+
+
+@settings
+class Extractor(ABC):
+    """A network that turns images into features."""
+
+    @abstractmethod
+    def load(self) -> Embed:
+        """The network as a function from N images (uint8 NCHW) to N x D features."""
+
+    @abstractmethod
+    def about(self) -> dict[str, str]:
+        """Its name and the digest of its weights, wherever they lie."""
+
+
+@settings
+class ClipFeatures(Extractor):
+    """The image embeddings of a CLIP model, each of length 1. They tell apart what the model was trained to see: the
+    embedded one serves letters and digits only."""
+
+    clip: Clip = Clip("openai/clip-vit-base-patch32")
+
+    def load(self) -> Embed:
+        return self.clip.load().embed
+
+    def about(self) -> dict[str, str]:
+        digests = [[name, _sha256(path)] for name, path in self.clip.identity_files().items()]
+        local = Path(self.clip.model).expanduser()
+        return {"name": f"CLIP {local.name if local.is_dir() else self.clip.model}", "digest": hash_of(digests)}
+
+
+@settings
+class InceptionFeatures(Extractor):
+    """The 2,048 pooled features of torchvision's Inception v3, of images squashed to 299 x 299 (bilinear, antialiased).
+
+    `weights` is a state dict of that net, such as torchvision's Inception_V3_Weights.IMAGENET1K_V1 (.pth, or as
+    .safetensors). Papers mostly quote Frechet distances of another net, the TensorFlow one of 2015 with its 1,008
+    classes; its weights are refused because its pooling differs.
+    """
+
+    weights: ContentOf[str]
+    batch: Annotated[int, Field(ge=1)] = 64
+
+    def load(self) -> Embed:
+        import torch
+
+        from synthaug.classify.loop import predict
+        from synthaug.classify.models import CENTRED, Classifier, Prepared
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        net = Prepared(Classifier(self._net(), *CENTRED), size=299, crop=None).to(device)
+        return lambda images: predict(net, images, self.batch)
+
+    def about(self) -> dict[str, str]:
+        return {"name": "torchvision inception_v3 pool3", "digest": _sha256(self._file())}
+
+    def _file(self) -> Path:
+        file = Path(self.weights).expanduser()
+        if not file.is_file():
+            raise UserError(f"there is no file {self.weights!r}", ("weights",))
+        return file
+
+    def _net(self) -> Any:
+        import torch
+        from torchvision.models import inception_v3
+
+        net = inception_v3(weights=None, aux_logits=False, init_weights=False)
+        net.fc = torch.nn.Identity()
+        state = _state(self._file())
+        if len(state.get("fc.bias", ())) == 1008:
+            raise UserError(f"{self.weights} is TensorFlow's Inception, which pools otherwise; take one of torchvision")
+        try:
+            net.load_state_dict({k: v for k, v in state.items() if not k.startswith(("AuxLogits.", "fc."))})
+        except RuntimeError as error:
+            said = str(error).splitlines()[1].strip()
+            raise UserError(f"{self.weights} does not fit Inception v3: {said}", ("weights",)) from None
+        return net
+
+
+def _state(file: Path) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors.torch import load_file
+
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

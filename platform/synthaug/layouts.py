@@ -1,0 +1,215 @@
+"""How published data sets lie on a disk: each function reads the official files of one and tells its images."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synthaug.folder import AT, Facts, Files, class_folders, contents, readable
+from synthaug.listing import Entry
+from synthaug.settings import UserError, seed_of
+
+DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "sketch")  # of DomainNet, beside the `real` one
+WORDNET = re.compile(r"n\d{8}")
+POOL = 30  # images a class of Caltech-101 are usually there to train on, all others to test
+SYNSETS = "LOC_synset_mapping.txt"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set as it lies on the disk; `content` is what it is, as JSON."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[Entry]]
+    content: Any
+    read: Callable[[str], bytes]
+    words: Mapping[str, str] = field(default_factory=dict)
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+Reader = Callable[[Path, Facts], Found]
+
+
+def on_disk(layout: Callable[[Path], Files], *, decode: bool = True) -> Reader:
+    """A reader for image files; a set too large to be looked through image by image is not decoded."""
+
+    def read(root: Path, facts: Facts) -> Found:
+        files = layout(root)
+        found, bad = readable(root, files, facts, decode=decode)
+        return Found(
+            files.classes, found, contents(facts), lambda name: (root / name).read_bytes(), files.words, bad
+        )  # fmt: skip
+
+    return read
+
+
+def _present(root: Path, files: Files) -> Files:
+    """The same files, when every listed image is there, and in one split."""
+    names = [name for named in files.splits.values() for name in named]
+    if missing := sorted(name for name in names if not os.path.isfile(f"{root}/{name}")):
+        said = f"{len(missing)} listed images are not below {str(root)!r}, the first is {missing[0]!r}"
+        raise UserError(f"{said}; unpack the archive again", AT)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{twice[0]!r} is listed for two splits; unpack the lists again", AT)
+    return files
+
+
+def rows(root: Path, name: str, columns: int) -> Iterator[list[str]]:
+    """The lines of a list file, each cut at spaces into so many columns."""
+    for number, line in enumerate(_text(root / name).splitlines(), 1):
+        parts = line.split(maxsplit=columns - 1)
+        if len(parts) not in (0, columns):
+            raise UserError(f"{root / name}, line {number}: {columns} columns are expected, not {line!r}", AT)
+        if parts:
+            yield [part.strip() for part in parts]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {str(path)!r}; unpack the archive again", AT) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text; unpack the archive again", AT) from None
+
+
+def _known(index: Mapping[str, int], name: str, file: Path) -> int:
+    """The class index of a name in a list file."""
+    if name not in index:
+        raise UserError(f"{file} speaks of {name!r}, which its neighbours do not know; unpack the archive again", AT)
+    return index[name]
+
+
+def _index(names: Sequence[str]) -> dict[str, int]:
+    return {name: label for label, name in enumerate(names)}
+
+
+# --- one function for each ------------------------------------------------------------------------------------------
+
+
+def cub(root: Path) -> Files:
+    """CUB-200-2011: images.txt, train_test_split.txt (1 = train), classes.txt, images/."""
+    folders = [folder for _, folder in rows(root, "classes.txt", 2)]
+    index, paths = _index(folders), dict(rows(root, "images.txt", 2))
+    splits: dict[str, dict[str, int]] = {"train": {}, "test": {}}
+    for number, is_train in rows(root, "train_test_split.txt", 2):
+        if number not in paths or is_train not in ("0", "1"):
+            raise UserError(f"{root}/train_test_split.txt: {number!r} {is_train!r} is no image of images.txt", AT)
+        path = paths[number]
+        label = _known(index, path.partition("/")[0], root / "images.txt")
+        splits["train" if is_train == "1" else "test"][f"images/{path}"] = label
+    return _present(root, Files(tuple(folder.partition(".")[2] or folder for folder in folders), splits))
+
+
+def aircraft(root: Path) -> Files:
+    """FGVC-Aircraft by variant: data/variants.txt, data/images_variant_{train,val,test}.txt, data/images/."""
+    data = root / "data"
+    variants = tuple(_text(data / "variants.txt").splitlines())
+    index, splits = _index(variants), {}
+    for split in ("train", "val", "test"):
+        name = f"images_variant_{split}.txt"
+        listed = rows(data, name, 2)
+        splits[split] = {f"data/images/{image}.jpg": _known(index, variant, data / name) for image, variant in listed}
+    return _present(root, Files(variants, splits))
+
+
+def caltech(root: Path) -> Files:
+    """Caltech-101: the benchmark's train/ and test/ with class folders, or the class folders of the official archive
+    without the one of backgrounds, of which 30 images a class (at least one fewer than there are) may be trained on."""
+    files = class_folders(root)
+    kept = [label for label, name in enumerate(files.classes) if name != "BACKGROUND_Google"]
+    new = {old: label for label, old in enumerate(kept)}
+    splits = {split: {n: new[old] for n, old in named.items() if old in new} for split, named in files.splits.items()}
+    if "" in splits:
+        names = sorted(splits[""], key=lambda name: seed_of("caltech101", name))
+        of_class = [[name for name in names if splits[""][name] == label] for label in range(len(kept))]
+        pool = {name for members in of_class for name in members[: min(POOL, len(members) - 1)]}
+        splits = {
+            "train": {name: splits[""][name] for name in names if name in pool},
+            "test": {name: splits[""][name] for name in names if name not in pool},
+        }
+    return Files(tuple(files.classes[old] for old in kept), splits)
+
+
+def imagenet(root: Path) -> Files:
+    """ImageNet or a part of its classes: train/ and val/ with class folders; val/ (else test/) is the test set. Words
+    for WordNet ids are those of LOC_synset_mapping.txt, there or up to three folders above, or, of all 1,000 classes,
+    torchvision's."""
+    files = class_folders(root, {"train": "train", "val" if (root / "val").is_dir() else "test": "test"})
+    return Files(files.classes, files.splits, _synsets(root, files.classes))
+
+
+def _synsets(root: Path, classes: Sequence[str]) -> dict[str, str]:
+    for folder in (root, *root.absolute().parents[:3]):
+        if (folder / SYNSETS).is_file():
+            return {wordnet: names.partition(",")[0] for wordnet, names in rows(folder, SYNSETS, 2)}
+    if len(classes) != 1000 or not all(map(WORDNET.fullmatch, classes)):
+        return {}
+    from torchvision.models import ResNet50_Weights  # takes seconds
+
+    return dict(zip(classes, ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+
+
+def semi_inat(root: Path, level: str) -> Files:
+    """Semi-iNat 2021 by species, family or order: l_train/ and val/ with a folder for each class_id of annotation.json
+    (or annotation_v2.json); the official val/ is the test set, because it has labels."""
+    taxa = {str(taxon["class_id"]): taxon for taxon in _taxa(root)}
+    files = class_folders(root, {"l_train": "train", "val": "test"})
+    if unknown := set(files.classes) - taxa.keys():
+        raise UserError(f"the annotations in {str(root)!r} do not know the class_id {min(unknown)!r}", AT)
+    names = [_taxon(taxa[id], level) for id in files.classes]
+    classes = sorted(set(names))
+    label = [classes.index(name) for name in names]
+    return Files(tuple(classes), {s: {n: label[old] for n, old in named.items()} for s, named in files.splits.items()})
+
+
+def _taxa(root: Path) -> list[dict[str, Any]]:
+    """The records of the classes; the two versions of the file keep them under different names."""
+    path = next((p for p in (root / "annotation_v2.json", root / "annotation.json") if p.is_file()), None)
+    if path is None:
+        raise UserError(f"there is no annotation.json in {str(root)!r}; put it beside l_train/ and val/", AT)
+    try:
+        data = json.loads(path.read_bytes())
+        taxa = data.get("categories") or data["annotations"]
+        return [{key: taxon[key] for key in ("class_id", "family", "genus", "order", "species")} for taxon in taxa]
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise UserError(f"{path} does not hold the taxonomy of the classes; download it again", AT) from None
+
+
+def _taxon(taxon: Mapping[str, Any], level: str) -> str:
+    """What a class is called at a level; a species has two words."""
+    name = str(taxon[level])
+    return f"{taxon['genus']} {name}" if level == "species" and " " not in name else name
+
+
+def domainnet(root: Path) -> Files:
+    """DomainNet: {domain}_train.txt and {domain}_test.txt (there or in splits/), {domain}/{class}/; trained on the
+    domain `real`. The tests of the other domains that are there are the splits test/clipart and so on."""
+    lists = root / "splits" if (root / "splits").is_dir() else root
+    train = _listed(lists, "real_train.txt")
+    folders = {label: name.split("/")[1] for name, label in train.items() if name.count("/") >= 2}
+    if sorted(folders) != list(range(len(folders))) or set(train.values()) != folders.keys():
+        raise UserError(f"{lists / 'real_train.txt'} does not number its classes from 0; unpack the lists again", AT)
+    splits = {"train": train, "test": _listed(lists, "real_test.txt")}
+    for domain in DOMAINS:
+        if (lists / f"{domain}_test.txt").is_file():
+            splits[f"test/{domain}"] = _listed(lists, f"{domain}_test.txt")
+    if unknown := {label for named in splits.values() for label in named.values()} - folders.keys():
+        raise UserError(f"the test lists in {str(lists)!r} number a class {min(unknown)} that real_train.txt lacks", AT)
+    return _present(root, Files(tuple(folders[label] for label in range(len(folders))), splits))
+
+
+def _listed(root: Path, name: str) -> dict[str, int]:
+    """path -> number of the class."""
+    found = {}
+    for path, label in rows(root, name, 2):
+        if not label.isdigit():
+            raise UserError(f"{root / name}: {label!r} of {path!r} is no number of a class", AT)
+        found[path] = int(label)
+    return found

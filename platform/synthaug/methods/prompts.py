@@ -1,0 +1,65 @@
+"""Prompt policies (UniDiffDA, section 4.1): what is said of an image beside its class."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from synthaug import suffixes
+from synthaug.methods.base import Context, Row
+from synthaug.settings import ContentOf, seed_of, settings
+
+T = TypeVar("T")
+
+
+@settings
+class Prompts(ABC):
+    """A way to word the prompts of a method."""
+
+    @abstractmethod
+    def __call__(self, row: Row, context: Context) -> Row:
+        """The row with its final prompt."""
+
+
+@settings
+class Plain(Prompts):
+    """The class and nothing else."""
+
+    def __call__(self, row: Row, context: Context) -> Row:
+        return row
+
+
+@settings
+class SuffixDream(Prompts):
+    """A phrase that somebody imagined for the class that is asked for, drawn anew for each image. `table` is a JSON
+    file (suffixes.py); None: the one that comes with the package, for digits."""
+
+    table: ContentOf[str | None] = None
+
+    def __call__(self, row: Row, context: Context) -> Row:
+        phrases = suffixes.read(self.table).of_class(context.names[row.target])
+        return with_suffix(row, pick(phrases, row.seed, "dream"))
+
+
+@settings
+class SuffixExchange(Prompts):
+    """What was seen on another training image: of the whole set, or of the class that is asked for."""
+
+    table: ContentOf[str | None] = None
+    among: Literal["set", "class"] = "set"
+
+    def __call__(self, row: Row, context: Context) -> Row:
+        ids = context.peers[row.target] if self.among == "class" else context.everybody
+        others = [id for id in ids if id != row.source] or [row.source]
+        return with_suffix(row, suffixes.read(self.table).of_image(pick(others, row.seed, "exchange")))
+
+
+def with_suffix(row: Row, suffix: str) -> Row:
+    return dataclasses.replace(row, prompt=f"{row.prompt}, {suffix}")
+
+
+def pick(choices: Sequence[T], seed: int, *purpose: str) -> T:
+    """One of the choices, by a seed of a row."""
+    return choices[seed_of(seed, *purpose) % len(choices)]

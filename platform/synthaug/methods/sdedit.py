@@ -1,0 +1,64 @@
+"""SDEdit (Meng et al. 2022), which five of the methods share: noise a real image part of the way, denoise it under a
+prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from synthaug.methods.base import Context, Method, Models, Row, own_class
+from synthaug.methods.prompts import Plain, Prompts
+from synthaug.sample import Sample
+from synthaug.settings import OneOf, UserError, settings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@settings
+class SDEdit(Method):
+    """Of `steps` steps strength x steps are run. Guidance is applied between the noise levels of `guided` only
+    (shares of the schedule; Kynkaanniemi et al. 2024), elsewhere the prompt alone decides, at half the cost."""
+
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.9
+    steps: Annotated[int, Field(ge=1)] = 25
+    guidance: Annotated[float, Field(ge=0)] = 7.5
+    guided: tuple[Share, Share] = (0.0, 1.0)
+    prompts: OneOf[Prompts] = Plain()
+
+    @model_validator(mode="after")
+    def _interval(self) -> SDEdit:
+        if self.guided[0] >= self.guided[1]:
+            raise UserError(f"{self.guided} is no interval: its first number must be the smaller one", ("guided",))
+        return self
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        return self.prompts(own_class(sample, variant, context, strength=self.strength), context)
+
+    def edit(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models, *, latents: bool = False
+    ) -> list[np.ndarray]:
+        """The edited images, or their latents."""
+        return models.pipeline.img2img(
+            images, [row.prompt for row in rows], [row.seed for row in rows], strength=[row.strength for row in rows],
+            steps=self.steps, guidance=self.guidance, guided=self.guided, latents=latents,
+        )  # fmt: skip
+
+    def run_steps(self) -> int:
+        """Steps that are run, at least one."""
+        return max(1, min(int(self.steps * self.strength), self.steps))
+
+    def calls(self) -> int:
+        low, high = self.guided
+        levels = [self.strength * (1 - step / self.run_steps()) for step in range(self.run_steps())]
+        doubled = sum(low <= level <= high for level in levels) if self.guidance > 1 else 0
+        return self.run_steps() + doubled
+
+    def notes(self) -> list[str]:
+        if self.steps * self.strength >= 1:
+            return []
+        return [f"strength {self.strength} of {self.steps} steps is less than one step: one is run"]

@@ -1,0 +1,63 @@
+"""What the embedded CLIP is worth: does it know the class without training, and does it see what is none?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthaug import glyphs
+from synthaug.dataset import Dataset
+from synthaug.nano.train_clip import empty, kind
+from synthaug.sample import decode_image
+from synthaug.scorer import Scorer
+from synthaug.settings import seed_of
+
+
+def unseen_digits() -> tuple[Tensor, Tensor]:
+    """The test split of the package's digits, in [-1, 1]."""
+    listing = Dataset("digits").open()
+    entries = listing.splits["test"]
+    pixels = torch.from_numpy(np.stack([decode_image(listing.read(entry.id)) for entry in entries]))
+    return pixels.permute(0, 3, 1, 2) / 127.5 - 1, torch.tensor([entry.label for entry in entries])
+
+
+def zero_shot(scorer: Scorer, images: Tensor, texts: Sequence[str]) -> Tensor:
+    """The text that CLIP finds likeliest for each image (in [-1, 1])."""
+    return scorer.probabilities(scorer.embed(_bytes(images)), texts).argmax(1)
+
+
+def binary(scorer: Scorer, images: Tensor, labels: Tensor, *, typed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """CLIP-Binary, the filter, of images under their own class, of images under another class (of the other
+    sort where `typed`), and of pictures without a character under some class."""
+    count = 10 if int(labels.max()) < 10 else 36
+    wrong = (labels + 1 + torch.arange(len(labels)) % (count - 1)) % count
+    if typed and count == 36:
+        wrong = torch.where(labels < 10, 10 + labels, labels % 10)
+    generator = torch.Generator().manual_seed(seed_of("nano:measure", "empty"))
+    nothing = empty((images[:, :1] + 1) / 2, generator).expand(-1, 3, -1, -1) * 2 - 1
+    pairs = ((images, labels), (images, wrong), (nothing, labels))
+    good, others, bare = (_yes(scorer, x, y, typed) for x, y in pairs)
+    return good, others, bare
+
+
+def _yes(scorer: Scorer, images: Tensor, labels: Tensor, typed: bool) -> Tensor:
+    """The probability that each image shows its class rather than not."""
+    features = scorer.embed(_bytes(images))
+    return torch.stack([
+        scorer.probabilities(feature[None], _question(glyphs.CLASSES[label], typed))[0, 0]
+        for feature, label in zip(features, labels.tolist(), strict=True)
+    ])  # fmt: skip
+
+
+def _question(word: str, typed: bool) -> list[str]:
+    sort = kind(word)
+    yes = f"A photo of a {word}, a type of {sort}" if typed else f"A photo of a {word}"
+    return [yes, f"A photo with no {sort if typed else word}"]
+
+
+def _bytes(images: Tensor) -> np.ndarray:
+    pixels: np.ndarray = ((images + 1) * 127.5).round().to(torch.uint8).numpy()
+    return pixels

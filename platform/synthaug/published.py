@@ -1,0 +1,161 @@
+"""The published data sets of the UniDiffDA protocol: where their files are, how prompts speak of them, how many images
+a class the protocol trains on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from synthaug import layouts
+from synthaug.cifar import CIFAR10, CIFAR100, Cifar, cifar
+from synthaug.folder import AT, Facts, class_folders, cut
+from synthaug.layouts import WORDNET, Found, Reader, on_disk
+from synthaug.listing import Entry, Listing
+from synthaug.settings import UserError, canonical
+
+PHOTO = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a data set.
+
+    `needs` are files and folders below the user's path, or below `folder` there, the one in the official archive.
+    `shots` are the protocol's images a class, none if it trains on all; `size` is what its classifiers squash images
+    to. Class words are class names with spaces for underscores (the paper keeps the underscores) unless `words` or the
+    files say better.
+    """
+
+    read: Reader
+    folder: str
+    needs: tuple[str, ...]
+    shots: tuple[int, ...] = ()
+    prompt: str = PHOTO
+    super_class: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
+    size: int = 256
+    layout: str = ""  # `needs` in words
+
+
+def open_published(
+    name: str, path: str | None, class_words: Mapping[str, str], val_share: float, shots: int | None, facts: Facts
+) -> Listing:
+    """The data set called `name` with its official train and test images.
+
+    Where it has no validation split, `val_share` of each class of the official training images choose the model (by
+    the hash of their pixels, equal images together), or fewer where `shots` of a class, or one, would not be left; the
+    k-shot subsets are drawn from the others. Images that are in the test set as well are counted, not changed.
+    """
+    known = PUBLISHED[name]
+    found = known.read(_root(name, known, path), facts)
+    splits = {split: tuple(entries) for split, entries in found.splits.items()}
+    notes = _twins(splits)
+    if "val" not in splits:
+        train, val = cut(splits["train"], (val_share,), keep=shots or 1)
+        splits |= {"train": tuple(train), "val": tuple(val)}
+        notes += (f"no official validation split: {len(val)} training images choose the model",)
+    words = _words(name, known, found, class_words)
+    labels = {split: [[e.id, e.label] for e in entries] for split, entries in found.splits.items()}
+    about = [found.classes, words, known.prompt, known.super_class, labels, found.content]
+    digest = hashlib.sha256(canonical(about)).hexdigest()
+    return Listing(found.classes, words, splits, digest, found.read, found.bad, notes)
+
+
+def _root(name: str, known: Published, path: str | None) -> Path:
+    """Where the files begin: at the path, or in the folder of the official archive there."""
+    layout = f"a folder with {known.layout or ', '.join(known.needs)}, or with {known.folder}/ that has them"
+    if path is None:
+        raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}", AT)
+    given = Path(path).expanduser()
+    root = given / known.folder if (given / known.folder).is_dir() else given
+    missing = [root / need for need in known.needs if not (root / need).exists()] if root.is_dir() else [root]
+    if missing:
+        raise UserError(f"{str(missing[0])!r} is not there; {name} needs {layout}", AT)
+    return root
+
+
+def _words(name: str, known: Published, found: Found, given: Mapping[str, str]) -> tuple[str, ...]:
+    """What the classes are called in prompts: as the user says, as the files say, as the table says, or by name."""
+    words = {
+        cls: given.get(cls) or found.words.get(cls) or known.words.get(cls.lower()) or cls.replace("_", " ")
+        for cls in found.classes
+    }
+    if nameless := [cls for cls, word in words.items() if WORDNET.fullmatch(word)]:
+        way = f"put {layouts.SYNSETS} beside train/, or give dataset.class_words"
+        raise UserError(f"{name}: {len(nameless)} classes have no words, the first is {nameless[0]!r}; {way}", AT)
+    return tuple(words[cls] for cls in found.classes)
+
+
+def _twins(splits: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
+    test = {entry.pixels for entry in splits["test"]}
+    count = sum(entry.pixels in test for entry in splits["train"])
+    return (f"{count} training images are in the test set as well",) if count else ()
+
+
+SKIN = {
+    "akiec": "actinic keratosis", "bcc": "basal cell carcinoma", "bkl": "benign keratosis", "df": "dermatofibroma",
+    "mel": "melanoma", "nv": "melanocytic nevus", "vasc": "vascular lesion",
+}  # fmt: skip
+MEDICAL = "train/ and test/ with class folders"
+IMAGENET = "train/ and val/ (or test/) with class folders"
+CALTECH = "train/ and test/ with class folders, or with the class folders of the official archive"
+
+
+def _semi_inat(level: str) -> Published:
+    return Published(on_disk(partial(layouts.semi_inat, level=level)), "semi_inat", ("l_train", "val"))
+
+
+def _cifar(name: str, kind: Cifar, shots: tuple[int, ...], folder: str) -> Published:
+    return Published(cifar(name, kind), folder, (kind.meta, *kind.train, *kind.test), shots)
+
+
+PUBLISHED = {
+    "cifar10": _cifar("cifar10", CIFAR10, (), "cifar-10-batches-py"),
+    "cifar100": _cifar("cifar100", CIFAR100, (100,), "cifar-100-python"),
+    "caltech101": Published(on_disk(layouts.caltech), "101_ObjectCategories", (), (25,), layout=CALTECH),
+    "imagenet100": Published(
+        on_disk(layouts.imagenet, decode=False), "ImageNet100", ("train",), (250,), layout=IMAGENET
+    ),
+    "imagenet1k": Published(on_disk(layouts.imagenet, decode=False), "imagenet", ("train",), (25,), layout=IMAGENET),
+    "cub": Published(
+        on_disk(layouts.cub),
+        "CUB_200_2011",
+        ("images.txt", "train_test_split.txt", "classes.txt", "images"),
+        (1, 5, 10),
+        super_class="bird",
+    ),
+    "aircraft": Published(
+        on_disk(layouts.aircraft),
+        "fgvc-aircraft-2013b",
+        ("data/variants.txt", *(f"data/images_variant_{split}.txt" for split in ("train", "val", "test"))),
+        (1, 5, 10),
+        super_class="aircraft",
+    ),
+    "blood": Published(
+        on_disk(class_folders),
+        "Blood",
+        ("train", "test"),
+        (5, 25),
+        "a microscopic blood cell image of {}",
+        words={"ig": "immature granulocyte"},
+        layout=MEDICAL,
+    ),
+    "skin": Published(
+        on_disk(class_folders),
+        "Skin",
+        ("train", "test"),
+        (10, 50),
+        "a dermatoscopic image of {}",
+        words=SKIN,
+        layout=MEDICAL,
+    ),
+    "semi_inat_species": _semi_inat("species"),
+    "semi_inat_family": _semi_inat("family"),
+    "semi_inat_order": _semi_inat("order"),
+    "domainnet": Published(
+        on_disk(layouts.domainnet, decode=False), "DomainNet", ("real",), (20,), "a real image of a {}"
+    ),
+}

@@ -1,0 +1,61 @@
+"""Fine-tuning as a stage: the adapters of an experiment's backbone, learned from its training subset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synthaug import suffixes
+from synthaug.dataset import subset
+from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
+from synthaug.experiment import Experiment, numbered
+from synthaug.runtime.store import Store, write_bytes
+from synthaug.sample import decode_image
+from synthaug.settings import canonical
+from synthaug.training import Checkpoint, Report, World
+
+FILE = "adapter.safetensors"
+
+
+def stages_of(experiment: Experiment) -> list[str]:
+    """The names of the fine-tuning stages of an experiment, in their order."""
+    return numbered("finetune", len(experiment.tuning))
+
+
+def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:
+    """Everything that the backbone is fine-tuned by."""
+    if not experiment.tuning:
+        return ()
+    nodes = experiment.nodes(store.identify)
+    files = [store.folder(nodes[name]) / FILE for name in stages_of(experiment)]
+    return tuple(zip(experiment.tuning, files, strict=True))
+
+
+def fit_adapter(
+    store: Store, experiment: Experiment, stage: str, folder: Path, report: Report, checkpoint: Checkpoint, world: World
+) -> None:
+    """Learn the adapter of one stage and leave it in the folder; of several workers, the first writes."""
+    from safetensors.torch import save
+
+    from synthaug.diffusion.tuning import Example, tune
+
+    number = stages_of(experiment).index(stage)
+    finetune, chain = experiment.tuning[number], experiment.tuning[: number + 1]
+    backbone, listing, kind = experiment.generator, store.open(experiment.dataset), experiment.dataset.kind_word
+    assert backbone is not None
+    table = suffixes.read(finetune.suffixes) if finetune.suffixes is not None else None
+    names = [f"{word} {kind}".strip() for word in words_after(chain, listing.words)]
+    examples = [
+        Example(
+            decode_image(sample.image), names[sample.target], tokens_of(chain, sample.target),
+            table.of_image(sample.id) if table else None,
+        )
+        for sample in listing.samples(subset(listing, experiment.dataset, experiment.seed))
+    ]  # fmt: skip
+    learned, done = tune(
+        finetune, backbone.for_tuning(), adapters_of(store, experiment)[:number], examples, listing.words,
+        seed=experiment.seed, report=report, checkpoint=checkpoint, world=world,
+    )  # fmt: skip
+    if world.rank == 0:
+        write_bytes(folder / FILE, save(learned))
+        notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
+        write_bytes(folder / "trained.json", canonical(notes | {"images": done.step * finetune.batch_size}))

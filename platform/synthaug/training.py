@@ -1,0 +1,37 @@
+"""What every training loop is given beside its settings and data: where to keep its state, and who else trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Entry = dict[str, float]
+Report = Callable[[Entry], None]
+REPORTS = 10  # of a training that has no evaluations
+
+
+class Checkpoint(Protocol):
+    """Where an unfinished run is kept. `save` must write before it returns: the state goes on changing."""
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def due(self) -> bool: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; with size > 1 torch.distributed is initialised already."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def mine(self) -> slice:
+        """The rows of a batch that are this process's share."""
+        return slice(self.rank, None, self.size)
+
+
+ALONE = World()

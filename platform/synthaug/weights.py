@@ -1,0 +1,80 @@
+"""Weights: a model by name or folder, where it lies on this machine and which of its files decide what it does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import model_validator
+
+from synthaug.settings import NotKeyed, UserError, settings
+
+_WEIGHTS = (".safetensors", ".bin")
+_TEXTS = (".json", ".txt")
+
+
+@settings
+class Weights(ABC):
+    """A model from the Hugging Face cache, a folder or the embedded ones; a bare string names it. The key holds what
+    the model is, not where it lies."""
+
+    MARK: ClassVar[str]  # the file that every folder of this sort has
+    SORT: ClassVar[str]  # what it is, for messages
+    WAYS_OUT: ClassVar[str]
+
+    model: NotKeyed[str]
+    revision: NotKeyed[str | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"model": data} if isinstance(data, str) else data
+
+    def folder(self) -> Path:
+        """Where the model lies on this machine; never asks the network."""
+        folder = locate(self.model, self.revision, self.WAYS_OUT)
+        if not (folder / self.MARK).is_file():
+            raise UserError(f"{folder} holds no {self.SORT} (it has no {self.MARK}); {self.WAYS_OUT}")
+        return folder
+
+    @abstractmethod
+    def weight_files(self) -> list[Path]:
+        """The files whose content decides the output: weights as they are loaded, configurations, vocabularies."""
+
+    def identity_files(self) -> dict[str, Path]:
+        """Those files by the name under which they enter the key."""
+        root = self.folder()
+        return {path.relative_to(root).as_posix(): path for path in self.weight_files()}
+
+    def commit(self) -> str | None:
+        """The resolved revision of a model from the hub: an identity as good as its hash."""
+        folder = self.folder()
+        return folder.name if folder.parent.name == "snapshots" else None
+
+
+def locate(model: str, revision: str | None, ways_out: str) -> Path:
+    """The folder of an embedded model, of a path, or of a snapshot in the Hugging Face cache."""
+    if model.startswith("nano:"):
+        from synthaug import nano
+
+        return nano.path(model)
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else _downloaded(model, revision, ways_out)
+
+
+def _downloaded(model: str, revision: str | None, ways_out: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise UserError(f"the model {model!r} is not on this machine; {ways_out}") from None
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What `from_pretrained` reads of a folder: safetensors rather than bin, no variants, and all texts."""
+    found = [path for path in sorted(folder.glob("*")) if "." not in path.stem]  # a dot: a variant
+    weights = next((w for suffix in _WEIGHTS if (w := [p for p in found if p.suffix == suffix])), [])
+    return weights + [path for path in found if path.suffix in _TEXTS]

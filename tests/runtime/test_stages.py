@@ -1,0 +1,226 @@
+"""The stages around generation: fine-tuning, what a method must have first, filters, measured images; and every
+method through the whole line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import synthaug
+from shapes import NANO, Noise, tiny
+from synthaug.classify.mixing import Replace
+from synthaug.clip import Clip
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.personalize import LoRA, TextualInversion
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.features import ClipFeatures
+from synthaug.evaluate.fidelity import Fidelity
+from synthaug.evaluate.filter import BaseProb, ClipMulti
+from synthaug.evaluate.leak import Leak
+from synthaug.experiment import Experiment, Sweep, replace
+from synthaug.methods.da_fusion import DAFusion
+from synthaug.methods.diff_aug import DiffAug
+from synthaug.methods.diff_ii import DiffII
+from synthaug.methods.diff_mix import DiffMix
+from synthaug.methods.diffuse_mix import DiffuseMix
+from synthaug.methods.gif import GIF
+from synthaug.methods.real_guidance import RealGuidance
+from synthaug.runtime.data import training_data, used_images
+from synthaug.runtime.generate import make_images, open_job, read_images
+from synthaug.runtime.store import Store
+from synthaug.runtime.train import train_stage
+from synthaug.sample import decode_image
+from synthaug.settings import UserError
+
+CLIP = Clip("nano:clip")
+TUNED = (TextualInversion(steps=3, batch_size=4, lr=1e-2), LoRA(steps=3, batch_size=4, rank=2))
+METHODS: dict[str, dict[str, object]] = {
+    "real guidance": {"method": RealGuidance(steps=4)},
+    "gif": {"method": GIF(steps=4, variants=2, clip=CLIP)},
+    "diffusemix": {"method": DiffuseMix(steps=3), "backbone": Backbone("nano:pix2pix")},
+    "da-fusion": {"method": DAFusion(steps=4), "finetune": TUNED[:1]},
+    "diff-aug": {"method": DiffAug(steps=4), "finetune": TUNED},
+    "diff-mix": {"method": DiffMix(steps=4), "finetune": TUNED},
+    "diff-ii": {"method": DiffII(steps=4, inversion_steps=5), "finetune": TUNED},
+}
+
+
+def experiment(name: str, **fields: object) -> Experiment:
+    return tiny(**({"shots": 1, "backbone": NANO, "k": 2} | METHODS[name] | fields))
+
+
+def quiet(_: object) -> None: ...
+
+
+def made(home: Path, subject: Experiment, workers: int = 0) -> list[np.ndarray]:
+    """The images of an experiment; what its backbone is fine-tuned by is made here."""
+    store = Store(home).prepare()
+    for stage in [name for name in subject.nodes(store.identify) if name.startswith("finetune")]:
+        train_stage(store, subject, quiet, quiet, stage=stage)
+    make_images(store, [subject], workers, quiet)
+    return [decode_image(sample.image) for sample in read_images(store, open_job(store, subject), subject.k)]
+
+
+def parts(home: Path, subject: Experiment) -> dict[str, bytes]:
+    folder = Store(home).folder(subject.nodes(Store(home).identify)["generate"])
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home, so that methods share what they can."""
+    return tmp_path_factory.mktemp("here")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_the_whole_line(name: str, here: Path) -> None:
+    answer = synthaug.run(experiment(name), home=here)
+    assert list(answer["stages"])[-3:] == ["generate", "train", "evaluate"]
+    assert answer["metrics"]["gen/images"] == 20 and answer["metrics"]["cost/denoiser_calls"] > 0
+    store = Store(here)
+    listing = store.open(experiment(name).dataset)
+    samples = read_images(store, open_job(store, experiment(name)), 2)
+    sources = {entry.id for entry in open_job(store, experiment(name)).sources}
+    assert {sample.source for sample in samples} == sources, "from the k-shot images only, and from each of them"
+    assert all(sum(weight for _, weight in sample.label) == pytest.approx(1) for sample in samples)
+    learned = bool(METHODS[name].get("finetune"))
+    assert all(("<class-" in sample.prompt) == learned for sample in samples)
+    assert len(listing.classes) == 10
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_number_of_actors_gives_the_same_bytes(name: str, here: Path, tmp_path: Path, cluster: None) -> None:
+    alone = parts(here, experiment(name)) or made(here, experiment(name)) and parts(here, experiment(name))
+    made(tmp_path, experiment(name), workers=2)
+    assert parts(tmp_path, experiment(name)) == alone and len(alone) == (1 if name == "gif" else 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_change_nothing_but_rounding(name: str, here: Path) -> None:
+    small = replace(experiment(name), {"backbone.micro_batch": 3})
+    assert small.key("generate") != experiment(name).key("generate")
+    one, other = made(here, experiment(name)), made(here, small)
+    assert np.abs(np.stack(one).astype(int) - np.stack(other)).max() <= 1
+
+
+def test_what_is_shared_is_made_once(here: Path) -> None:
+    made(here, experiment("diff-aug"))
+    store = Store(here)
+    folder = store.folder(experiment("diff-mix").nodes(store.identify)["finetune.2"])
+    before = (folder / "adapter.safetensors").stat().st_mtime_ns
+    made(here, experiment("diff-mix"))
+    assert (folder / "adapter.safetensors").stat().st_mtime_ns == before
+    words = store.folder(experiment("da-fusion").nodes(store.identify)["finetune"])
+    assert words == store.folder(experiment("diff-mix").nodes(store.identify)["finetune"])
+    assert sorted(load_file(words / "adapter.safetensors")) == sorted(f"<class-{i}>" for i in range(10))
+
+
+def test_learned_words_change_the_images(here: Path) -> None:
+    plain, learned = experiment("diff-aug", finetune=()), experiment("diff-aug")
+    assert np.abs(np.stack(made(here, plain)).astype(int) - np.stack(made(here, learned))).mean() > 0.5
+
+
+def test_a_prompt_without_the_learned_word_ends_the_run_before_it_begins(home: Path) -> None:
+    wrong = replace(experiment("diff-aug"), {"dataset.prompt": "a photo of something"})
+    with pytest.raises(UserError, match="the prompt 'a photo of something.*' holds no '<class-.>'"):
+        synthaug.run(wrong, home=home)
+    assert not list(home.glob("store/finetune/*/*"))
+    with pytest.raises(UserError, match="Noise has no backbone to fine-tune"):
+        synthaug.run(tiny(method=Noise(), finetune=TUNED), home=home)
+
+
+def test_a_filter_leaves_out_what_it_dropped(here: Path) -> None:
+    subject = experiment("diff-mix", filter=ClipMulti(drop=0.3, clip=CLIP))
+    answer = synthaug.run(subject, home=here)
+    store = Store(here)
+    found = json.loads((Path(answer["stages"]["filter"]["path"]) / "scores.json").read_text())
+    assert len(found["kept"]) == 14 and len(found["scores"]) == 20
+    dropped = set(found["scores"]) - set(found["kept"])
+    assert max(found["scores"][id] for id in dropped) <= min(found["scores"][id] for id in found["kept"])
+    assert {sample.id for sample in used_images(store, subject)} == set(found["kept"])
+    data = training_data(store, subject)
+    assert len(data.source_of_synthetic) == 14 and len(data.images) == 24
+    base = experiment("diff-mix", filter=BaseProb(drop=0.5, per_class=True))
+    synthaug.run(base, home=here)
+    judge = store.folder(base.real_only().nodes(store.identify)["train"])
+    assert (judge / "model.safetensors").exists(), "the classifier of the real images alone was trained for it"
+
+
+def test_images_are_measured_beside_the_classifier(here: Path) -> None:
+    features = ClipFeatures(CLIP)
+    looked = (Accuracy(), Fidelity(extractor=features, k=1), Leak(extractor=features))
+    metrics = synthaug.run(experiment("real guidance", evaluations=looked), home=here)["metrics"]
+    assert {"test/top1", "fidelity/fid", "fidelity/precision", "leak/share_closer"} <= metrics.keys()
+    with pytest.raises(UserError, match="digits has no split 'tset'; did you mean test"):
+        synthaug.run(tiny(evaluations=(Accuracy("tset"),)), home=here)
+
+
+def test_a_sweep_makes_each_thing_once(home: Path, cluster: None) -> None:
+    arms = {"plain": {}} | {
+        name: METHODS[name] | {"backbone": NANO} for name in ("da-fusion", "diff-aug", "diff-mix", "diff-ii")
+    }
+    arms["filtered"] = arms["diff-aug"] | {"filter": BaseProb(drop=0.5)}
+    arms["replaced"] = arms["diff-mix"] | {"utilize": Replace()}
+    answer = synthaug.run(Sweep(base=tiny(shots=1, k=1), arms=arms, baseline="plain", seeds=1), home=home)
+    stages = [name.partition("/")[0] for name in answer["stages"]]
+    counts = {name: stages.count(name) for name in dict.fromkeys(stages)}
+    assert counts == {
+        "train": 7,
+        "evaluate": 7,
+        "finetune": 1,
+        "generate": 4,
+        "finetune.2": 1,
+        "prepare": 1,
+        "filter": 1,
+    }
+    assert all(trial["metrics"]["cost/denoiser_calls"] > 0 for trial in answer["trials"][1:])
+
+
+CHILD = """
+import sys
+import synthaug
+from test_stages import experiment
+synthaug.run(experiment("diff-ii"), home=sys.argv[1])
+"""
+
+
+def test_killed_in_any_stage_and_run_again_gives_the_same_bytes(tmp_path: Path, here: Path) -> None:
+    """SIGKILL once something of each stage is on the disk; the next run goes on from there."""
+    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
+    home = tmp_path / "killed"
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(home)]
+    for sign in ("store/finetune/*/adapter.safetensors", "store/prepare/*/part-*.json", "store/generate/*/part-*.json"):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": where})
+        while process.poll() is None and not list(home.glob(sign)):
+            time.sleep(0.01)
+        assert process.poll() is None, "something was left to do"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subject = experiment("diff-ii")
+    assert not list(home.glob("store/evaluate/*/manifest.json"))
+    synthaug.run(subject, home=home)
+    made(here, subject)
+    assert parts(home, subject) == parts(here, subject)
+
+
+def test_workers_learn_the_same_adapter_up_to_rounding(here: Path, tmp_path: Path, cluster: None) -> None:
+    """Two processes of Ray Train, gradients added up."""
+    subject = experiment("diff-aug")
+    made(here, subject)
+    store = Store(tmp_path).prepare()
+    for stage in ("finetune", "finetune.2"):
+        one = load_file(Store(here).folder(subject.nodes(store.identify)[stage]) / "adapter.safetensors")
+        artefact = train_stage(store, subject, quiet, quiet, 2, stage=stage)
+        two = load_file(artefact.path / "adapter.safetensors")
+        assert one.keys() == two.keys()
+        assert max(float(np.abs(one[name] - two[name]).max()) for name in one) < 2e-4
