@@ -282,3 +282,20 @@ def changed(value: T, fields: Mapping[str, Any]) -> T:
     """The same value with some of its fields, at dotted paths, replaced."""
     new: T = replace(value, fields)
     return new
+
+
+def as_released(experiment: Experiment) -> Experiment:
+    """An experiment as the paper's released code would run it, where that differs and can be said in settings.
+
+    Prompts never name the kind of thing. On sets of class folders the learned words never occur: prompts hold the
+    class's name in angle brackets, so nothing but LoRA is learned. Diff-II may take an image as its own partner. What
+    is not offered: choosing the epoch by test accuracy, and labels of Diff-Mix that do not sum to one or that name the
+    class of a replaced image.
+    """
+    fields: dict[str, Any] = {"dataset.super_class": ""}
+    if isinstance(experiment.method, DiffII):
+        fields["method.alone"] = True
+    learned = [part for part in experiment.tuning if not isinstance(part, TextualInversion)]
+    if experiment.dataset.name not in ("cub", "aircraft") and len(learned) < len(experiment.tuning):
+        fields |= {"finetune": learned, "dataset.prompt": experiment.dataset.template.replace("{}", "<{}>")}
+    return changed(experiment, fields)

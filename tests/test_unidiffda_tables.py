@@ -151,3 +151,17 @@ def test_suffixes_of_diff_ii_are_ten_for_every_class(protocol: Any) -> None:
 
     for task, name in ((protocol.birds(5), "Fish Crow"), (protocol.planes(5), "F-16A/B")):
         assert len(set(suffixes.read(protocol.suffixes(task)).of_class(name))) == 10
+
+
+def test_as_released_turns_off_what_the_released_code_lost(protocol: Any) -> None:
+    birds, caltech = protocol.birds(5), protocol.caltech101()
+    arms = protocol.fine_arms(birds)
+    two = protocol.as_released(protocol.one(birds, arms["Diff-II"]))
+    assert two.method.alone and two.dataset.kind_word == "" and two.tuning == protocol.one(birds, arms["Diff-II"]).tuning
+    mix = protocol.one(caltech, protocol.coarse_arms(caltech)["Diff-Mix"])
+    released = protocol.as_released(mix)
+    assert [type(part) for part in mix.tuning] == [TextualInversion, LoRA]
+    assert [type(part) for part in released.tuning] == [LoRA]
+    assert released.dataset.template == "a photo of a <{}>" and mix.dataset.template == "a photo of a {}"
+    plain = protocol.one(caltech, protocol.coarse_arms(caltech)["Real Guidance"])
+    assert protocol.as_released(plain).dataset.template == "a photo of a {}"

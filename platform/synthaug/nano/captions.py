@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from synthaug.diffusion import personalize
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PHOTO = "a photo of a {}"
-# The templates that textual inversion trains with.
-TEMPLATES = (
-    "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",
-    "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}", "a photo of the cool {}",
-    "a close-up photo of a {}", "a bright photo of the {}", "a cropped photo of a {}", "a photo of the {}",
-    "a good photo of the {}", "a photo of one {}", "a close-up photo of the {}", "a rendition of the {}",
-    "a photo of the clean {}", "a rendition of a {}", "a photo of a nice {}", "a good photo of a {}",
-    "a photo of the nice {}", "a photo of the small {}", "a photo of the weird {}", "a photo of the large {}",
-    "a photo of a cool {}", "a photo of a small {}", "{}", "an image of a {}", "a picture of a {}",
-)  # fmt: skip
+# The templates that textual inversion trains with, and three more.
+TEMPLATES = (*personalize.TEMPLATES, "{}", "an image of a {}", "a picture of a {}")
 # Words that other methods put around the class: the model learns to look past them.
 WORDS = (
     "image", "real", "world", "cartoon", "oil", "painting", "sketch", "colorful", "stylized", "high", "low",
