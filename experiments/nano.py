@@ -111,6 +111,9 @@ def measure_pix2pix(folder: Path) -> None:
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder, dtype=torch.float32)
     error = measure.reconstruction(pipeline.vae, held.styled)
     print(f"the VAE loses {error:.3f} of the variance of styled glyphs")
+    again = measure.through(pipeline.vae, held.styled)
+    style, glyph = measure.accuracy(of_style, again, held.styles), measure.accuracy(of_glyph, again, held.labels)
+    print(f"the same out of the VAE: style {style:.3f}, character {glyph:.3f}")
     sources, asked, labels = held.sources[:360], held.styles[:360], held.labels[:360]
     for steps in (25, 100):
         made = measure.restyle(pipeline, sources, [STYLES[i] for i in asked.tolist()], steps=steps)

@@ -157,7 +157,9 @@ def test_as_released_turns_off_what_the_released_code_lost(protocol: Any) -> Non
     birds, caltech = protocol.birds(5), protocol.caltech101()
     arms = protocol.fine_arms(birds)
     two = protocol.as_released(protocol.one(birds, arms["Diff-II"]))
-    assert two.method.alone and two.dataset.kind_word == "" and two.tuning == protocol.one(birds, arms["Diff-II"]).tuning
+    assert (
+        two.method.alone and two.dataset.kind_word == "" and two.tuning == protocol.one(birds, arms["Diff-II"]).tuning
+    )
     mix = protocol.one(caltech, protocol.coarse_arms(caltech)["Diff-Mix"])
     released = protocol.as_released(mix)
     assert [type(part) for part in mix.tuning] == [TextualInversion, LoRA]

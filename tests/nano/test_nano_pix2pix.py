@@ -21,7 +21,7 @@ from synthaug.nano import measure
 from synthaug.nano.styles import PROMPT, STYLES
 from synthaug.nano.train_pix2pix import Budget, Pairs, load_pairs, train_pix2pix, widened
 
-COUNT = 45
+COUNT = 36
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def held_out() -> Pairs:
 def made(pipeline: StableDiffusionInstructPix2PixPipeline, held_out: Pairs) -> Tensor:
     """The first sources in the nine styles in turn."""
     asked = [STYLES[i % 9] for i in range(COUNT)]
-    return measure.restyle(pipeline, held_out.sources[:COUNT], asked, steps=20)
+    return measure.restyle(pipeline, held_out.sources[:COUNT], asked, steps=10)
 
 
 def facts(images: Tensor) -> Tensor:

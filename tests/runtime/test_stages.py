@@ -36,7 +36,9 @@ from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.runtime.data import training_data, used_images
+from synthaug.runtime.export import export_images
 from synthaug.runtime.generate import make_images, open_job, read_images
+from synthaug.runtime.plan import plan
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
 from synthaug.sample import decode_image
@@ -154,6 +156,19 @@ def test_a_filter_leaves_out_what_it_dropped(here: Path) -> None:
     synthaug.run(base, home=here)
     judge = store.folder(base.real_only().nodes(store.identify)["train"])
     assert (judge / "model.safetensors").exists(), "the classifier of the real images alone was trained for it"
+
+
+def test_what_is_exported_is_what_would_be_trained_on(here: Path, tmp_path: Path) -> None:
+    subject = experiment("diff-mix", filter=ClipMulti(drop=0.3, clip=CLIP))
+    assert export_images(subject, tmp_path / "out", here) == f"14 images in {tmp_path / 'out'}"
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 14
+    other = replace(subject, {"seed": 3, "filter": None, "k": 1})
+    assert export_images(other, tmp_path / "new", here).startswith("10 images"), "fine-tuned for it first"
+
+
+def test_few_steps_are_told(here: Path) -> None:
+    found = plan(replace(experiment("real guidance"), {"method.strength": 0.1}), here)
+    assert "strength 0.1 of 4 steps is less than one step: one is run" in found["notes"]
 
 
 def test_images_are_measured_beside_the_classifier(here: Path) -> None:

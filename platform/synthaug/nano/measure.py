@@ -115,10 +115,14 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def through(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (in [-1, 1]) encoded and decoded."""
+    return torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1) for x in images.split(256)])
+
+
 def reconstruction(vae: AutoencoderKL, images: Tensor) -> float:
     """The share of the images' variance that is lost between encoder and decoder."""
-    lost = [(vae.decode(vae.encode(x).latent_dist.mean).sample - x).square().sum() for x in images.split(256)]
-    return (torch.stack(lost).sum() / (images - images.mean()).square().sum()).item()
+    return ((through(vae, images) - images).square().mean() / images.var()).item()
 
 
 def recognised(

@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.progress import say
+from synthaug.runtime.data import used_images
+from synthaug.runtime.generate import check_prompts
+from synthaug.runtime.run import images_stages
 from synthaug.runtime.store import Store, write_bytes
 from synthaug.sample import Sample
 from synthaug.settings import UserError
@@ -19,7 +20,7 @@ COLUMNS = ("file_name", "source", "class", "label", "variant", "prompt", "seed",
 
 
 def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -> str:
-    """Write class folders and metadata.csv; what is missing is made first."""
+    """Write class folders and metadata.csv of the images that would be trained on; what is missing is made first."""
     if isinstance(subject, Sweep) or subject.method is None:
         raise UserError(
             "export needs an experiment with a method: a sweep, or plain training, has no images of its own"
@@ -27,16 +28,16 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} is there already and not empty; name a new folder")
     store = Store(home).prepare()
-    make_images(store, [subject], 0, say)
-    job = open_job(store, subject)
-    samples = read_images(store, job, subject.k)
+    check_prompts(store, subject)
+    images_stages(store, subject, None, 0)
+    samples, classes = used_images(store, subject), store.open(subject.dataset).classes
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for number, sample in enumerate(samples):
-        name = f"{folder_name(job.listing.classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
+        name = f"{folder_name(classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
         write_bytes(folder / name, sample.image)
-        writer.writerow([name, *_row(sample, job.listing.classes)])
+        writer.writerow([name, *_row(sample, classes)])
     write_bytes(folder / "metadata.csv", table.getvalue().encode())
     return f"{len(samples)} images in {folder}"
 

@@ -120,12 +120,12 @@ def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> di
     """Every stage of one experiment."""
     found: dict[str, Artefact] = {}
     if experiment.method is not None:
-        found = _make_images(store, experiment, run, workers)
+        found = images_stages(store, experiment, run, workers)
     found["train"] = _train(store, experiment, "train", run, workers)
     return found | evaluate_stages(store, experiment, say)
 
 
-def _make_images(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
+def images_stages(store: Store, experiment: Experiment, run: Run | None, workers: int) -> dict[str, Artefact]:
     """The stages that end with the images to train on."""
     nodes = experiment.nodes(store.identify)
     found = {stage: _train(store, experiment, stage, run, workers) for stage in stages_of(experiment)}

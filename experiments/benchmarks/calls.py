@@ -1,0 +1,50 @@
+"""What an image of each method costs, counted: rows through the denoiser, encodings and decodings per output, from the
+receipts of a sweep that was run.
+
+    synthaug run experiments/digits_unidiffda.py:five_shots
+    python experiments/benchmarks/calls.py experiments/digits_unidiffda.py:five_shots --home runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from synthaug.cli import resolve
+from synthaug.experiment import Experiment, Sweep
+from synthaug.runtime.store import Store
+
+COUNTED = ("unet_calls", "vae_encodes", "vae_decodes", "text_encodes")
+
+
+def counted(store: Store, experiment: Experiment) -> dict[str, float]:
+    """Counts and seconds per output, of everything but fine-tuning."""
+    nodes = experiment.nodes(store.identify)
+    manifests: list[dict[str, Any]] = []
+    for stage in ("prepare", "generate"):
+        if stage in nodes and (manifest := store.manifest(nodes[stage])) is not None:
+            manifests.append(manifest)
+    rows = manifests[-1]["rows"]
+    found = {name: sum(m["counters"][name] for m in manifests) / rows for name in COUNTED}
+    return found | {"seconds": sum(m["seconds"] for m in manifests) / rows}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ref")
+    parser.add_argument("--home", default="runs")
+    args = parser.parse_args(argv)
+    store, (_, subject) = Store(args.home), resolve(args.ref, [])
+    assert isinstance(subject, Sweep)
+    found: dict[str, dict[str, float]] = {}
+    for trial in subject.trials():
+        method = trial.experiment.method
+        if method is not None and type(method).__name__ not in found:
+            found[type(method).__name__] = counted(store, trial.experiment)
+    print(json.dumps({name: {k: round(v, 3) for k, v in row.items()} for name, row in found.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
