@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.codec import load_pipe, token_ids
 from synthaug.diffusion.fit import fit
 from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
-from synthaug.diffusion.pipeline import load_pipe, token_ids
 from synthaug.diffusion.tuning import Example, Latents, Lesson, Student, student_of, views
 from synthaug.sample import encode_image
 from synthaug.training import ALONE

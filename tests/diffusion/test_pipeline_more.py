@@ -131,8 +131,8 @@ def test_inverted_and_resumed_comes_back(images: list[np.ndarray]) -> None:
     digits = [decode_image(listing.read(entry.id)) for entry in entries]
     prompts = [f"a photo of a {entry.label}" for entry in entries]
     pipeline = Backbone("nano:sd").load("cpu")
-    means = torch.cat([pipeline._posterior(row)[0] for row in pipeline._edits(digits, prompts, [0] * 4, 1.0, 1, None)])
-    target = np.stack(pipeline.pixels(pipeline.pipe.vae.config.scaling_factor * means)).astype(float)
+    means = torch.cat([pipeline.codec.posterior(digit, i)[0] for i, digit in enumerate(digits)])
+    target = np.stack(pipeline.pixels(pipeline.codec.scale * means)).astype(float)
 
     def error(steps: int) -> float:
         z = pipeline.invert(digits, prompts, steps=steps)

@@ -12,24 +12,20 @@ from typing import Any, TypeVar
 import diffusers
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from synthaug.diffusion.backbone import Backbone, check
-from synthaug.diffusion.batches import Pieces, Recent
+from synthaug.diffusion.batches import Pieces
+from synthaug.diffusion.codec import Codec, load_pipe
 from synthaug.diffusion.personalize import Adapter, fuse
-from synthaug.sample import resize_image
 from synthaug.settings import UserError
 
 T = TypeVar("T")
 Strength = float | Sequence[float]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SOURCES, _PROMPTS = 512, 4096  # how many encoded ones are kept
-_DECODED_PIXELS = 16 * 512 * 512  # decoded at a time: more gains nothing and takes gigabytes
 _SCHEDULERS = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler"
 _SMALLER = "use a smaller backbone.resolution, or backbone.precision=bf16"
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
-_COUNTERS = ("unet_calls", "unet_batches", "vae_encodes", "vae_decodes", "text_encodes", "halvings")
 _LCM_GRID = 50  # noise levels that a latent consistency model was distilled on
 
 
@@ -76,9 +72,8 @@ class Pipeline:
         self._attach(adapters)
         self.pipe.to(self.device)
         self.resolution = backbone.resolution or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
-        self.counters = dict.fromkeys(_COUNTERS, 0) | {"micro_batch": backbone.micro_batch}
-        self._posteriors = Recent[tuple[Tensor, Tensor]](_SOURCES)
-        self._embeddings = Recent[Tensor](_PROMPTS)
+        self.codec = Codec(self.pipe, self.resolution)
+        self._counters = {"unet_calls": 0, "unet_batches": 0, "halvings": 0, "micro_batch": backbone.micro_batch}
         self._schedulers: dict[str, Any] = {}
         self.scheduler("DDIMScheduler")  # a wrong name is said now
         self._optimise()
@@ -100,6 +95,15 @@ class Pipeline:
         if self.backbone.compile:
             self.pipe.unet = torch.compile(self.pipe.unet)
             self.pipe.vae.decoder = torch.compile(self.pipe.vae.decoder)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What it has done so far."""
+        return self._counters | self.codec.counters
+
+    def forget(self) -> None:
+        """Drop what is kept of sources and prompts, so that the next call encodes them again."""
+        self.codec.forget()
 
     # --- what it can do ---
 
@@ -154,11 +158,7 @@ class Pipeline:
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (BCHW, in [0, 1]) of latents; differentiable."""
-        size = max(1, _DECODED_PIXELS // self.resolution**2)
-        scaled = (z / self.pipe.vae.config.scaling_factor).split(size)
-        x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in scaled])
-        self._count(vae_decodes=len(z))
-        return (x.float() / 2 + 0.5).clamp(0, 1)
+        return self.codec.decode(z)
 
     @torch.inference_mode()
     def pixels(self, z: Tensor) -> list[np.ndarray]:
@@ -212,8 +212,8 @@ class Pipeline:
         """Take the last piece back, and cut smaller ones from now on."""
         if not pieces.halve():
             raise UserError(f"not enough memory for one image of {self.resolution} px; {_SMALLER}")
-        self._count(halvings=1)
-        self.counters["micro_batch"] = min(self.counters["micro_batch"], pieces.size)
+        self._counters["halvings"] += 1
+        self._counters["micro_batch"] = min(self._counters["micro_batch"], pieces.size)
 
     # --- the loops ---
 
@@ -223,8 +223,8 @@ class Pipeline:
         timesteps = self._timesteps(scheduler, loop.steps, rows[0])
         generators = [torch.Generator().manual_seed(row.seed) for row in rows]
         extra = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
-        prompts, later = ([self._embedding(text) for text in texts] for texts in _texts(rows))
-        negative = [self._embedding(loop.negative)] * len(rows)
+        prompts, later = ([self.codec.text(text) for text in texts] for texts in _texts(rows))
+        negative = [self.codec.text(loop.negative)] * len(rows)
         shown = None if loop.image_guidance is None else self._shown(rows)
         z = self._start(scheduler, rows, generators, timesteps[0])
         for t in timesteps:
@@ -253,16 +253,17 @@ class Pipeline:
 
     def _unet(self, z: Tensor, t: Tensor, texts: list[Tensor]) -> Tensor:
         out: Tensor = self.pipe.unet(z, t, encoder_hidden_states=torch.cat(texts), return_dict=False)[0]
-        self._count(unet_calls=len(z), unet_batches=1)
+        self._counters["unet_calls"] += len(z)
+        self._counters["unet_batches"] += 1
         return out
 
     def _ascend(self, rows: list[_Row], steps: int) -> Tensor:
         """From the mean latents of the sources to noise, a step at a time."""
         scheduler = diffusers.DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
         scheduler.set_timesteps(steps, device=self.device)
-        texts = [self._embedding(row.prompt) for row in rows]
-        means = torch.cat([self._posterior(row)[0] for row in rows])
-        z = self.pipe.vae.config.scaling_factor * means
+        texts = [self.codec.text(row.prompt) for row in rows]
+        means = torch.cat([mean for mean, _ in self._posteriors(rows)])
+        z = self.codec.scale * means
         for t in scheduler.timesteps:
             z = scheduler.step(self._unet(z, t, texts), t, z, return_dict=False)[0]
         found: Tensor = z
@@ -288,17 +289,15 @@ class Pipeline:
         if rows[0].latents is not None:
             given = np.stack([row.latents for row in rows if row.latents is not None])
             return torch.from_numpy(given).to(self.device, self.dtype)
-        side = self.resolution // self.pipe.vae_scale_factor
-        shape = (1, self.pipe.vae.config.latent_channels, side, side)
 
         def draw() -> Tensor:  # always in float32, so that precisions are paired
-            noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+            noise = torch.cat([torch.randn(1, *self.codec.shape, generator=generator) for generator in generators])
             return noise.to(self.device, self.dtype)
 
         if rows[0].source is None or self._is_shown():
             return draw() * float(scheduler.init_noise_sigma)
-        mean, std = (torch.cat(part) for part in zip(*map(self._posterior, rows), strict=True))
-        z = self.pipe.vae.config.scaling_factor * (mean + std * draw())
+        mean, std = (torch.cat(part) for part in zip(*self._posteriors(rows), strict=True))
+        z = self.codec.scale * (mean + std * draw())
         noised: Tensor = scheduler.add_noise(z, draw(), t.expand(len(rows)))
         return noised
 
@@ -306,65 +305,13 @@ class Pipeline:
         """Whether the network sees the source beside the latents, so that it starts from pure noise."""
         return bool(self.pipe.unet.config.in_channels > self.pipe.vae.config.latent_channels)
 
+    def _posteriors(self, rows: list[_Row]) -> list[tuple[Tensor, Tensor]]:
+        """Mean and standard deviation of the latents of each row's source."""
+        return [self.codec.posterior(row.source, row.key) for row in rows if row.source is not None]
+
     def _shown(self, rows: list[_Row]) -> Tensor:
         """What an instructed model sees of the sources: the modes of their latents, unscaled."""
-        return torch.cat([self._posterior(row)[0] for row in rows])
-
-    # --- encoders ---
-
-    def _posterior(self, row: _Row) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the source's latents; one at a time, so that batches do not change bits."""
-
-        def encode() -> tuple[Tensor, Tensor]:
-            assert row.source is not None
-            self._count(vae_encodes=1)
-            pixels = torch.from_numpy(resize_image(row.source, self.resolution)).to(self.device)
-            x = (pixels.permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(self.dtype)
-            posterior = self.pipe.vae.encode(x).latent_dist
-            return posterior.mean, posterior.std
-
-        return self._posteriors.get(row.key, encode)
-
-    def _embedding(self, text: str) -> Tensor:
-        """What the text encoder says of a prompt (1, tokens, width)."""
-
-        def encode() -> Tensor:
-            self._count(text_encodes=1)
-            embedding: Tensor = self.pipe.text_encoder(token_ids(self.pipe, [text]))[0]
-            return embedding
-
-        return self._embeddings.get(text, encode)
-
-    def forget(self) -> None:
-        """Drop what is kept of sources and prompts, so that the next call encodes them again."""
-        self._posteriors.values.clear()
-        self._embeddings.values.clear()
-
-    def _count(self, **more: int) -> None:
-        for name, number in more.items():
-            self.counters[name] += number
-
-
-def load_pipe(folder: Path, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline of a folder, without the parts that judge images and without progress bars."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        return diffusers.DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, local_files_only=True,
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"the model in {folder} is not complete: {error}") from None
-
-
-def token_ids(pipe: Any, texts: Sequence[str]) -> Tensor:
-    """What the text encoder reads of texts: all of one length, padded."""
-    length = pipe.tokenizer.model_max_length
-    ids: Tensor = pipe.tokenizer(
-        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids.to(pipe.device)
+        return torch.cat([mean for mean, _ in self._posteriors(rows)])
 
 
 def _scheduler(name: str) -> Any:
