@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -74,7 +75,7 @@ class ClipMulti(Filter):
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
     def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        scorer = self.clip.load()
+        scorer = _loaded(self.clip)
         texts = [f"A photo of a {word}" for word in made.words]
         return of_target(scorer.probabilities(scorer.embed(made.images), texts).double().cpu().numpy(), made.targets)
 
@@ -86,7 +87,7 @@ class ClipBinary(Filter):
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
     def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        scorer = self.clip.load()
+        scorer = _loaded(self.clip)
         features = scorer.embed(made.images)
         scores = np.empty(len(features))
         for target in np.unique(made.targets):
@@ -100,6 +101,12 @@ class ClipBinary(Filter):
         absent = f"A photo with no {super_class or word}"
         found: np.ndarray = scorer.probabilities(features, [there, absent])[:, 0].double().cpu().numpy()
         return found
+
+
+@lru_cache(maxsize=1)
+def _loaded(clip: Clip) -> Scorer:
+    """The model, kept for the next shard."""
+    return clip.load()
 
 
 def of_target(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Candidates
 from synthaug.experiment import Experiment
 from synthaug.runtime.data import SCORES, decode_all, image_size, split_arrays, used_images
-from synthaug.runtime.generate import open_job, read_images
+from synthaug.runtime.generate import open_job, samples_of
 from synthaug.runtime.store import Artefact, Say, Store, write_bytes
 from synthaug.settings import UserError, canonical, did_you_mean
 
@@ -85,16 +85,20 @@ def filter_stage(store: Store, experiment: Experiment, say: Say) -> Artefact:
     assert chosen is not None
 
     def make(folder: Path) -> dict[str, Any]:
-        started = time.monotonic()
-        made = read_images(store, open_job(store, experiment), experiment.k)
-        targets = np.array([sample.target for sample in made])
-        images = decode_all([sample.image for sample in made], image_size(store, experiment))
+        started, job, size = time.monotonic(), open_job(store, experiment), image_size(store, experiment)
         judge = load_model(store, experiment.real_only()) if chosen.needs_classifier else None
-        scores = chosen.score(Candidates(images, targets, listing.words, experiment.dataset.kind_word), judge)
-        kept = chosen.keep(scores, targets)
-        ids = [sample.id for sample in made]
+        ids: list[str] = []
+        targets, scores = [np.empty(0, int)], [np.empty(0)]
+        for number in job.shards(range(1, experiment.k + 1)):  # one shard in memory at a time
+            made = [sample for sample in samples_of(store, job, number) if sample.variant <= experiment.k]
+            ids += [sample.id for sample in made]
+            targets.append(np.array([sample.target for sample in made]))
+            images = decode_all([sample.image for sample in made], size)
+            candidates = Candidates(images, targets[-1], listing.words, experiment.dataset.kind_word)
+            scores.append(chosen.score(candidates, judge))
+        kept = chosen.keep(np.concatenate(scores), np.concatenate(targets))
         stay = [id for id, stays in zip(ids, kept, strict=True) if stays]
-        known = dict(zip(ids, map(float, scores), strict=True))
+        known = dict(zip(ids, map(float, np.concatenate(scores)), strict=True))
         write_bytes(folder / SCORES, canonical({"kept": stay, "scores": known}))
         return {"kept": int(kept.sum()), "dropped": int((~kept).sum()), "seconds": time.monotonic() - started}
 

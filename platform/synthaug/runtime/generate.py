@@ -143,7 +143,7 @@ def _earlier(home: Path, experiment: Experiment, stage: str) -> Callable[[str], 
 
     @lru_cache(maxsize=16)
     def shard(number: int) -> dict[str, np.ndarray]:
-        return {s.source: np.load(io.BytesIO(s.image)) for s in from_parquet(_part(store, job, number))}
+        return {s.source: np.load(io.BytesIO(s.image)) for s in samples_of(store, job, number)}
 
     return lambda id: shard(place[id])[id]
 
@@ -230,16 +230,17 @@ def read_images(store: Store, job: Job, k: int, sources: Collection[str] | None 
     samples: list[Sample] = []
     for number in job.shards(range(1, k + 1)):
         if sources is None or any(entry.id in sources for entry in job.entries(number)):
-            samples += from_parquet(_part(store, job, number))
+            samples += samples_of(store, job, number)
     return [s for s in samples if s.variant <= k and (sources is None or s.source in sources)]
 
 
-def _part(store: Store, job: Job, number: int) -> bytes:
+def samples_of(store: Store, job: Job, number: int) -> list[Sample]:
+    """What a shard holds."""
     folder = store.folder(job.node)
     receipt = store.receipt(folder, number, read=True)
     if receipt is None:
         raise UserError(f"shard {number} in {folder} is damaged or missing; run the same command again")
-    return store.read_part(folder, receipt)
+    return from_parquet(store.read_part(folder, receipt))
 
 
 # --- Ray Data -------------------------------------------------------------------------------------------------------
