@@ -14,9 +14,11 @@ from synthaug.experiment import Experiment, Sweep, Trial
 from synthaug.runtime import figures, table
 from synthaug.runtime.generate import open_job
 from synthaug.runtime.run import NANO_NOTE, found_artefacts, is_cached, is_nano, label, metrics_of
-from synthaug.runtime.store import Store, write_bytes
+from synthaug.runtime.store import Artefact, Store, write_bytes
 from synthaug.settings import UserError, from_json, to_json
 
+MANY = 8  # arms that can be told apart in one figure
+OF_IMAGES = ("fidelity/", "leak/")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
@@ -65,8 +67,8 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
         body += f"<p>{len(trials) - len(done)} of {len(trials)} trials have not been run yet.</p>"
     if done:
         told = [_told(store, trial) for trial in done]
-        body += _table(told, baseline) + _curves(store, done, told) + _gains(store, done, told, baseline)
-        body += _galleries(store, done, told)
+        body += _table(told, baseline) + _quality(told) + _curves(store, done, told)
+        body += _gains(store, done, told, baseline) + _galleries(store, done, told)
     return (
         body
         + _notes(store, [t.experiment for t in trials])
@@ -101,7 +103,10 @@ def _curves(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]])
             lines.setdefault(table.name_of(t, told), []).append(points)
     if not lines:
         return ""
-    return _figure(figures.curves(lines, "validation accuracy"), "Validation accuracy while training.")
+    best = sorted(lines, key=lambda name: -np.mean([run[-1][1] for run in lines[name]]))[:MANY]
+    shown = {name: runs for name, runs in lines.items() if name in best}
+    which = f", of the {MANY} arms that end highest" if len(lines) > MANY else ""
+    return _figure(figures.curves(shown, "validation accuracy"), f"Validation accuracy while training{which}.")
 
 
 def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], baseline: str | None) -> str:
@@ -110,29 +115,59 @@ def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], 
         return ""
     by_arm: dict[str, list[list[float]]] = {}
     for trial, t in zip(done, told, strict=True):
-        result = found_artefacts(store, trial.experiment)["evaluate"].manifest["result"]
-        if "per_class" not in result:
-            return ""
-        by_arm.setdefault(table.name_of(t, told), []).append(
-            [np.nan if v is None else v for v in result["per_class"].values()]
-        )
+        results = [a.manifest["result"] for a in _measured(store, trial).values()]
+        for result in [result for result in results if "per_class" in result][:1]:
+            values = [np.nan if v is None else v for v in result["per_class"].values()]
+            by_arm.setdefault(table.name_of(t, told), []).append(values)
     if baseline not in by_arm:
         return ""
     base = np.mean(by_arm.pop(baseline), 0)
     gains = {name: list(100 * (np.mean(values, 0) - base)) for name, values in by_arm.items()}
     classes = store.open(done[0].experiment.dataset).classes
-    drawn = figures.bars(gains, classes, "points")
-    return _figure(drawn, f"Gain over {baseline} for each class, in points.")
+    about = f"Gain over {baseline} for each class, in points."
+    if len(gains) <= MANY:
+        return _figure(figures.bars(gains, classes, "points"), about)
+    return _grid(classes, {name: [f"{gain:+.1f}" for gain in row] for name, row in gains.items()}, about)
+
+
+def _measured(store: Store, trial: Trial) -> dict[str, Artefact]:
+    """The artefacts of a trial's evaluations."""
+    found = found_artefacts(store, trial.experiment)
+    return {name: found[name] for name in trial.experiment.measured()}
+
+
+def _quality(told: Sequence[dict[str, Any]]) -> str:
+    """What was measured on the generated images: means over the seeds, arms with equal images once."""
+    rows: dict[str, list[str]] = {}
+    names = sorted({name for t in told for name in t["metrics"] if name.startswith(OF_IMAGES)})
+    for arm in dict.fromkeys(table.name_of(t, told) for t in told):
+        mine = [t["metrics"] for t in told if table.name_of(t, told) == arm]
+        values = [[m[name] for m in mine if name in m] for name in names]
+        row = [f"{np.mean(v):.3g}" if v else "" for v in values]
+        if any(row) and row not in rows.values():
+            rows[arm] = row
+    about = "The generated images themselves, means over the seeds; arms that use the same images are told once."
+    return _grid([name.partition("/")[2] for name in names], rows, about) if rows else ""
+
+
+def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str) -> str:
+    """A plain table with a row for each arm."""
+    head = "".join(f"<th>{escape(name)}" for name in ("arm", *columns))
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in (name, *row)) for name, row in rows.items())
+    return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(about)}</p>"
 
 
 def _galleries(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
+    """Each set of images of the first seed once, under the name of the first arm that uses it."""
     shown: dict[str, str] = {}
     for trial, t in zip(done, told, strict=True):
-        name = table.name_of(t, told)
-        if trial.experiment.method is not None and name not in shown:
-            pixels = figures.gallery(store, open_job(store, trial.experiment), trial.experiment.k)
-            caption = f"{name}, seed {t['seed']}: a real image of each class, then its variants."
-            shown[name] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
+        if trial.experiment.method is None or t["seed"] != told[0]["seed"]:
+            continue
+        job = open_job(store, trial.experiment)
+        if job.node.key not in shown:
+            pixels = figures.gallery(store, job, trial.experiment.k)
+            caption = f"{table.name_of(t, told)}, seed {t['seed']}: a real image of each class, then its variants."
+            shown[job.node.key] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
     return "".join(shown.values())
 
 
