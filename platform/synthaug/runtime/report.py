@@ -21,11 +21,13 @@ MANY = 8  # arms that can be told apart in one figure
 OF_IMAGES = ("fidelity/", "leak/")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
+  font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
-figure { margin: 1rem 0 } figcaption, .note { color: #666; font-size: .85rem }
+figure { margin: 1rem 0 } figure:has(img) { display: inline-block; max-width: 24rem; margin-right: 1rem }
+figcaption, .note { color: #666; font-size: .85rem }
 img { image-rendering: pixelated; max-width: 100% } svg { max-width: 100%; height: auto }
 pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
 """

@@ -144,13 +144,17 @@ def _train(store: Store, experiment: Experiment, stage: str, run: Run | None, wo
     with Progress(stage, "evaluations" if stage == "train" else "reports", count) as progress:
 
         def report(entry: dict[str, float]) -> None:
-            named = entry if stage == "train" else {name.replace("train", stage): v for name, v in entry.items()}
             if run is not None:
-                run.metrics([(int(entry["step"]), named)])
+                run.metrics([(int(entry["step"]), under(stage, entry))])
             val = f", val {entry['val/top1']:.1%}" if "val/top1" in entry else ""
             progress.add(1, f"step {entry['step']:.0f}, loss {entry['train/loss']:.3g}{val}")
 
         return train_stage(store, experiment, report, say, workers, stage=stage)
+
+
+def under(stage: str, entry: dict[str, float]) -> dict[str, float]:
+    """What a stage reported, under its own name: `finetune.2/loss`."""
+    return {name.replace("train/", f"{stage}/"): value for name, value in entry.items()}
 
 
 def is_cached(store: Store, experiment: Experiment) -> bool:

@@ -25,6 +25,7 @@ from synthaug.runtime.run import (
     metrics_of,
     run_key,
     tell,
+    under,
 )  # fmt: skip
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Run, Tracker
@@ -169,7 +170,9 @@ def _log(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial]) -
         elif not run.finished:
             found = found_artefacts(store, trial.experiment)
             run.params({"arm": trial.arm})
-            run.metrics([(int(entry["step"]), entry) for entry in found["train"].manifest["history"]])
+            for stage in (*stages_of(trial.experiment), "train"):
+                history = found[stage].manifest["history"]
+                run.metrics([(int(entry["step"]), under(stage, entry)) for entry in history])
             log_finished(run, store, trial.experiment, found, metrics_of(store, trial.experiment, found))
         ids.append(run.id)
     return ids
