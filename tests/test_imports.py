@@ -20,6 +20,7 @@ BELOW = {
     "settings": set(),
     "training": set(),
     "suffixes": {"settings"},
+    "space": {"settings"},
     "sample": {"settings"},
     "weights": {"settings", "nano"},
     "scorer": {"settings"},
@@ -49,6 +50,7 @@ BELOW = {
     },
     "experiment": {
         "settings",
+        "space",
         "sample",
         "listing",
         "dataset",

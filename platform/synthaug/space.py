@@ -1,0 +1,87 @@
+"""Spaces: the values that fields of an experiment may take, and how points of them are chosen."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from random import Random as Dice
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from synthaug.settings import UserError, seed_of, settings
+
+
+@settings
+class Domain(ABC):
+    """The values that one field of an experiment may take."""
+
+    @abstractmethod
+    def draw(self, dice: Dice) -> Any: ...
+
+
+@settings
+class Choice(Domain):
+    """Any of the listed values."""
+
+    values: Annotated[tuple[Any, ...], Field(min_length=1)]
+
+    def draw(self, dice: Dice) -> Any:
+        return dice.choice(self.values)
+
+
+@settings
+class Uniform(Domain):
+    """Between low and high, on a grid of `step`, because each distinct value of a generation knob costs images."""
+
+    low: float
+    high: float
+    step: Annotated[float, Field(gt=0)] = 0.05
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Uniform:
+        if not self.low < self.high:
+            raise UserError(f"low={self.low} must be below high={self.high}")
+        return self
+
+    def draw(self, dice: Dice) -> Any:
+        steps = round((self.high - self.low) / self.step)
+        return round(min(self.low + self.step * dice.randint(0, steps), self.high), 10)
+
+
+@settings
+class Searcher(ABC):
+    """How points of a space are chosen."""
+
+    @abstractmethod
+    def points(self, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]: ...
+
+
+@settings
+class Grid(Searcher):
+    """Every combination of the listed values."""
+
+    def points(self, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+        values = []
+        for name, domain in space.items():
+            if not isinstance(domain, Choice):
+                raise UserError(
+                    f"a grid needs a list of values for {name!r}, not {domain}; or use RandomSearch", ("space",)
+                )
+            values.append(domain.values)
+        for combination in itertools.product(*values):
+            yield dict(zip(space, combination, strict=True))
+
+
+@settings
+class RandomSearch(Searcher):
+    """`samples` independent draws that depend on `seed` only."""
+
+    samples: Annotated[int, Field(ge=1)] = 20
+    seed: int = 0
+
+    def points(self, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+        for number in range(self.samples):
+            dice = Dice(seed_of(self.seed, "search", number))
+            yield {name: domain.draw(dice) for name, domain in space.items()}
