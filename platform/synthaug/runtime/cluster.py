@@ -36,13 +36,28 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
             _connect(address, common)
         else:
             # CPUs are tokens: four of them on a small machine keep Ray's own helpers from starving ours
-            with _mute():
-                ray.init(address="local", num_cpus=max(4, CORES), include_dashboard=dashboard, **common)
+            _begin(common | {"num_cpus": max(4, CORES), "include_dashboard": dashboard})
     room = int(ray.cluster_resources().get("CPU", 0) / cpus_each) - 1
     if actors > room:
         raise UserError(
             f"{actors} workers need {actors} x {cpus_each:g} + 1 CPUs, this Ray has room for {max(room, 0)}"
         )
+
+
+def _begin(settings: dict[str, Any]) -> None:
+    """A Ray of our own; on a busy machine it may not be there within the half minute that it gives itself."""
+    import ray
+
+    for _ in range(3):
+        try:
+            with _mute():
+                ray.init(address="local", **settings)
+            return
+        except Exception as error:  # Ray raises no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise UserError("Ray did not start in 90 s: this machine is too busy; run the same command again later")
 
 
 @contextmanager

@@ -69,12 +69,12 @@ def _home(home: Path) -> Finding:
 
 
 def _nano() -> Finding:
-    from synthaug.diffusion.backbone import Backbone
+    from synthaug import nano
 
-    try:
-        return "models", True, f"nano:sd in {len(Backbone(model='nano:sd').weight_files())} files"
-    except UserError as error:
-        return "models", False, str(error)
+    missing = {"nano:sd", "nano:clip", "nano:lcm", "nano:pix2pix"} - set(nano.known())
+    if missing:
+        return "models", False, f"{', '.join(sorted(missing))} did not come with the package: install it again"
+    return "models", True, f"embedded: {', '.join(nano.known())}"
 
 
 def _ray() -> Finding:
@@ -91,5 +91,5 @@ def _ray() -> Finding:
             answer == 42,
             f"started with {ray.cluster_resources().get('CPU', 0):.0f} CPU tokens and ran a task",
         )
-    except (RuntimeError, OSError, TimeoutError) as error:
+    except (UserError, RuntimeError, OSError, TimeoutError) as error:
         return "ray", False, f"does not run a task: {error}; is HOME writable, is a firewall in the way of localhost?"
