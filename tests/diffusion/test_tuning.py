@@ -145,6 +145,11 @@ def test_parts_of_several_processes_add_up_to_the_step_of_one(finetune: Finetune
     assert found[World()] == pytest.approx(np.add(found[World(0, 2)], found[World(1, 2)]), rel=1e-5)
 
 
+def test_more_processes_than_images_in_a_batch_are_refused(tiny_sd: Path) -> None:
+    with pytest.raises(UserError, match="batch_size 4 is smaller than the number of workers, 5"):
+        run(tiny_sd, WORDS_STEP, world=World(0, 5))
+
+
 def test_lora_fused_equals_lora_beside_the_weights(tiny_sd: Path, tmp_path: Path) -> None:
     finetune = LoRA(steps=6, batch_size=4, lr=3e-2, rank=4, alpha=8)
     learned = run(tiny_sd, finetune)

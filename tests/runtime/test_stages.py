@@ -156,6 +156,7 @@ def test_a_filter_leaves_out_what_it_dropped(here: Path) -> None:
     synthaug.run(base, home=here)
     judge = store.folder(base.real_only().nodes(store.identify)["train"])
     assert (judge / "model.safetensors").exists(), "the classifier of the real images alone was trained for it"
+    assert judge not in [folder for folder, _ in store.unneeded()], "and clean leaves it alone"
 
 
 def test_what_is_exported_is_what_would_be_trained_on(here: Path, tmp_path: Path) -> None:

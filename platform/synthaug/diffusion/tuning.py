@@ -18,7 +18,7 @@ from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.codec import load_pipe, token_ids
 from synthaug.diffusion.fit import Fitted, fit
 from synthaug.diffusion.personalize import TEMPLATES, Adapter, Finetune, LoRA, TextualInversion
-from synthaug.settings import seed_of
+from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 
 
@@ -57,6 +57,8 @@ def tune(
     """What `finetune` learns from the examples, after the adapters before it; `words` are the classes' own names."""
     from safetensors.torch import load
 
+    if finetune.batch_size < world.size:
+        raise UserError(f"batch_size {finetune.batch_size} is smaller than the number of workers, {world.size}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _contained(backbone.threads, device):
         pipe = load_pipe(backbone.folder(), torch.float32)

@@ -11,7 +11,7 @@ from synthaug.experiment import Experiment, numbered
 from synthaug.runtime.store import Store, write_bytes
 from synthaug.sample import decode_image
 from synthaug.settings import canonical
-from synthaug.training import Checkpoint, Report, World
+from synthaug.training import REPORTS, Checkpoint, Report, World
 
 FILE = "adapter.safetensors"
 
@@ -19,6 +19,14 @@ FILE = "adapter.safetensors"
 def stages_of(experiment: Experiment) -> list[str]:
     """The names of the fine-tuning stages of an experiment, in their order."""
     return numbered("finetune", len(experiment.tuning))
+
+
+def reports_of(experiment: Experiment, stage: str) -> int:
+    """How often a stage that trains will report."""
+    if stage == "train":
+        return experiment.recipe.evaluations
+    steps = experiment.tuning[stages_of(experiment).index(stage)].steps
+    return -(-steps // -(-steps // REPORTS))
 
 
 def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.runtime import cluster
-from synthaug.runtime.adapters import stages_of
+from synthaug.runtime.adapters import reports_of, stages_of
 from synthaug.runtime.evaluate import check_splits, evaluate_stages, filter_stage
 from synthaug.runtime.generate import check_prompts, make_images, open_job
 from synthaug.runtime.progress import Progress, say
@@ -19,7 +19,6 @@ from synthaug.runtime.store import Artefact, Store
 from synthaug.runtime.tracking import Run, Tracker, flat
 from synthaug.runtime.train import check_recipe, train_stage
 from synthaug.settings import UserError, hash_of, to_json
-from synthaug.training import REPORTS
 
 NANO_NOTE = "nano models know only letters and digits: good for trying things out, not for other images"
 
@@ -140,8 +139,8 @@ def images_stages(store: Store, experiment: Experiment, run: Run | None, workers
 
 def _train(store: Store, experiment: Experiment, stage: str, run: Run | None, workers: int) -> Artefact:
     """One stage that trains, with its progress; what a run is about is logged to it as it comes."""
-    count = experiment.recipe.evaluations if stage == "train" else REPORTS
-    with Progress(stage, "evaluations" if stage == "train" else "reports", count) as progress:
+    unit = "evaluations" if stage == "train" else "reports"
+    with Progress(stage, unit, reports_of(experiment, stage)) as progress:
 
         def report(entry: dict[str, float]) -> None:
             if run is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, Trial, load
 from synthaug.runtime import cluster
-from synthaug.runtime.adapters import stages_of
+from synthaug.runtime.adapters import reports_of, stages_of
 from synthaug.runtime.evaluate import evaluate_stages, filter_stage
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.progress import Progress, say
@@ -31,7 +31,6 @@ from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Run, Tracker
 from synthaug.runtime.train import train_stage
 from synthaug.settings import UserError, canonical, hash_of, to_json
-from synthaug.training import REPORTS
 
 
 def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
 
     texts = [canonical({"experiment": to_json(e), "stage": stage}).decode() for e, stage in jobs.values()]
     title = "train" if any(stage == "train" for _, stage in jobs.values()) else "finetune"
-    total = sum(e.recipe.evaluations if stage == "train" else REPORTS for e, stage in jobs.values())
+    total = sum(reports_of(experiment, stage) for experiment, stage in jobs.values())
     with Progress(title, "evaluations" if title == "train" else "reports", total) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, cluster.trial_resources()),

@@ -222,7 +222,13 @@ class Store:
 
 
 def _names(nodes: Sequence[Node]) -> list[str]:
-    return sorted({f"{node.stage}/{node.key}" for node in nodes})
+    """The artefacts of some nodes and of all that they are made from."""
+    found, pending = set(), list(nodes)
+    while pending:
+        node = pending.pop()
+        pending += node.inputs
+        found |= {f"{node.stage}/{node.key}"} if node.stage in STAGES else set()
+    return sorted(found)
 
 
 @contextmanager
