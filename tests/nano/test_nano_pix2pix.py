@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +121,12 @@ def test_its_training_gives_the_same_kind_of_folder(tmp_path: Path) -> None:
         for root in (tmp_path, nano.path("nano:pix2pix"))
     )
     assert files == shipped - {"README.md"}
+    told = "".join(file.read_text() for file in tmp_path.rglob("*.json"))
+    assert str(nano.path("nano:sd")) not in told, "where things lie on this machine is nobody's business"
+
+
+def test_no_shipped_file_says_where_it_was_made() -> None:
+    for name in nano.known():
+        for file in nano.path(name).rglob("*.json"):
+            found = json.loads(file.read_text())
+            assert not str(found.get("_name_or_path", "")).startswith("/"), file

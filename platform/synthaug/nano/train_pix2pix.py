@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,9 @@ def train_pix2pix(folder: Path, budget: Budget) -> None:
     rates = budget.rate * np.minimum(turns * 20, 1) * np.cos(0.5 * math.pi * turns) ** 2
     optimise(list(nets.parameters()), _losses(nets, sd.tokenizer, vae, pairs, budget), rates.tolist(), average)
     shipped = copy.deepcopy(average.shadow).to(memory_format=torch.contiguous_format)
+    configured: list[Any] = [vae, shipped["unet"]]
+    for net in configured:
+        net.register_to_config(_name_or_path="nano:sd")  # else where it lay on this machine
     StableDiffusionInstructPix2PixPipeline(
         vae=vae, unet=shipped["unet"], text_encoder=shipped["text_encoder"], tokenizer=sd.tokenizer,
         scheduler=EulerAncestralDiscreteScheduler.from_config(new_scheduler().config),
