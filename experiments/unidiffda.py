@@ -22,6 +22,9 @@ from synthaug.classify.optim import SGD
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
 from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.features import InceptionFeatures
+from synthaug.evaluate.fidelity import Fidelity
 from synthaug.experiment import Experiment, Recipe, Sweep, replace
 from synthaug.methods.base import Method
 from synthaug.methods.da_fusion import DAFusion
@@ -265,6 +268,12 @@ def compare(task: Task, arms: Mapping[str, Arm], *, epochs: bool = False, **more
     base = plain(task) if epochs else changed(plain(task), equal_steps(task))
     everything = {"Baseline": {}, **arms}
     return Sweep(base=base, arms=everything, baseline="Baseline", seeds=(0, 1, 2), **more)
+
+
+def measured(sweep: Sweep) -> Sweep:
+    """With Frechet distance, precision and recall of the images, against the real training images."""
+    quality = Fidelity(reference="subset", extractor=InceptionFeatures(weights=INCEPTION))
+    return changed(sweep, {"base.evaluations": (Accuracy(), quality)})
 
 
 def equal_steps(task: Task, k: int = K) -> Arm:

@@ -10,15 +10,7 @@ from __future__ import annotations
 
 from experiments import unidiffda as protocol
 from experiments import unidiffda_table_02 as accuracy
-from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.features import InceptionFeatures
-from synthaug.evaluate.fidelity import Fidelity
 from synthaug.experiment import Sweep
-
-
-def _measured(sweep: Sweep) -> Sweep:
-    quality = Fidelity(reference="subset", extractor=InceptionFeatures(weights=protocol.INCEPTION))
-    return protocol.changed(sweep, {"base.evaluations": (Accuracy(), quality)})
 
 
 def caltech101_epochs() -> Sweep:
@@ -27,7 +19,7 @@ def caltech101_epochs() -> Sweep:
     Paper: Real Guidance 42.79 0.38 0.28, GIF 54.81 0.40 0.33, DiffuseMix 41.22 0.82 0.87, DA-Fusion 41.99 0.38
     0.29, Diff-Aug 25.71 0.75 0.32, Diff-Mix 27.45 0.60 0.43.
     """
-    return _measured(accuracy.caltech101_epochs())
+    return protocol.measured(accuracy.caltech101_epochs())
 
 
 def cifar100_epochs() -> Sweep:
@@ -36,4 +28,4 @@ def cifar100_epochs() -> Sweep:
     Paper: Real Guidance 84.45 0.03 0.17, GIF 113.22 0.01 0.10, DiffuseMix 149.97 0.01 0.09, DA-Fusion 83.54 0.03
     0.18, Diff-Aug 23.90 0.46 0.51, Diff-Mix 20.03 0.37 0.58.
     """
-    return _measured(accuracy.cifar100_epochs())
+    return protocol.measured(accuracy.cifar100_epochs())

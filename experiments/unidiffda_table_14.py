@@ -9,15 +9,7 @@ from __future__ import annotations
 
 from experiments import unidiffda as protocol
 from experiments import unidiffda_table_03 as accuracy
-from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.features import InceptionFeatures
-from synthaug.evaluate.fidelity import Fidelity
 from synthaug.experiment import Sweep
-
-
-def _measured(sweep: Sweep) -> Sweep:
-    quality = Fidelity(reference="subset", extractor=InceptionFeatures(weights=protocol.INCEPTION))
-    return protocol.changed(sweep, {"base.evaluations": (Accuracy(), quality)})
 
 
 def birds_5() -> Sweep:
@@ -26,7 +18,7 @@ def birds_5() -> Sweep:
     Paper: Real Guidance 6.54 0.99 0.05, GIF 16.20 0.73 0.19, DiffuseMix 28.69 0.63 0.27, DA-Fusion 17.83 0.41 0.23,
     Diff-Aug 13.27 0.46 0.29, Diff-Mix 13.04 0.43 0.36, Diff-II 14.16 0.45 0.26.
     """
-    return _measured(accuracy.birds_5())
+    return protocol.measured(accuracy.birds_5())
 
 
 def birds_10() -> Sweep:
@@ -35,4 +27,4 @@ def birds_10() -> Sweep:
     Paper: Real Guidance 4.32 0.99 0.10, GIF 15.58 0.71 0.22, DiffuseMix 28.79 0.62 0.27, DA-Fusion 15.80 0.32 0.24,
     Diff-Aug 13.05 0.44 0.26, Diff-Mix 12.90 0.41 0.33, Diff-II 13.75 0.46 0.28.
     """
-    return _measured(accuracy.birds_10())
+    return protocol.measured(accuracy.birds_10())

@@ -9,15 +9,7 @@ from __future__ import annotations
 
 from experiments import unidiffda as protocol
 from experiments import unidiffda_table_04 as accuracy
-from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.features import InceptionFeatures
-from synthaug.evaluate.fidelity import Fidelity
 from synthaug.experiment import Sweep
-
-
-def _measured(sweep: Sweep) -> Sweep:
-    quality = Fidelity(reference="subset", extractor=InceptionFeatures(weights=protocol.INCEPTION))
-    return protocol.changed(sweep, {"base.evaluations": (Accuracy(), quality)})
 
 
 def aircraft_5() -> Sweep:
@@ -26,7 +18,7 @@ def aircraft_5() -> Sweep:
     Paper: Real Guidance 5.95 0.99 0.04, GIF 23.14 0.39 0.20, DiffuseMix 49.52 0.31 0.19, DA-Fusion 14.30 0.33 0.50,
     Diff-Aug 7.91 0.37 0.44, Diff-Mix 7.93 0.35 0.48, Diff-II 12.02 0.35 0.40.
     """
-    return _measured(accuracy.aircraft_5())
+    return protocol.measured(accuracy.aircraft_5())
 
 
 def aircraft_10() -> Sweep:
@@ -35,4 +27,4 @@ def aircraft_10() -> Sweep:
     Paper: Real Guidance 3.42 0.99 0.07, GIF 22.15 0.38 0.22, DiffuseMix 49.90 0.33 0.37, DA-Fusion 15.62 0.37 0.27,
     Diff-Aug 7.15 0.38 0.42, Diff-Mix 7.01 0.37 0.45, Diff-II 11.84 0.34 0.44.
     """
-    return _measured(accuracy.aircraft_10())
+    return protocol.measured(accuracy.aircraft_10())

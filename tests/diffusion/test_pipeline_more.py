@@ -59,6 +59,14 @@ def test_a_model_that_sees_no_source_takes_no_instructions(pipeline: Pipeline, i
         pipeline.instruct(images, ["a", "b", "c"], [1, 2, 3], steps=2, guidance=4.0, image_guidance=1.5)
 
 
+def test_a_model_that_sees_the_source_is_of_no_other_use(pix2pix: Path, images: list[np.ndarray]) -> None:
+    pipeline, call = Backbone(str(pix2pix)).load("cpu"), {"steps": 2, "guidance": 2.0}
+    with pytest.raises(UserError, match="only follows instructions about images; take stable-diffusion"):
+        pipeline.img2img(images, ["a", "b", "c"], [1, 2, 3], strength=0.5, **call)
+    with pytest.raises(UserError, match="only follows instructions"):
+        pipeline.invert(images, ["a", "b", "c"], steps=2)
+
+
 @pytest.mark.parametrize(
     ("strength", "steps", "levels"),
     [

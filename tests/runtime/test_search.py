@@ -94,6 +94,13 @@ def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:
         assert word in page
 
 
+def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthaug.runtime.report.MANY", 1)
+    page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
+    assert "of the 1 arms that end highest" in page and "<tr><th>arm<th>0<th>1<th>2" in page
+    assert page.count("data:image/png;base64") == 1, "the images that several arms use are shown once"
+
+
 def test_train_workers_in_a_sweep_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave --workers out"):
         synthaug.run(SWEEP, home=tmp_path, workers=2)

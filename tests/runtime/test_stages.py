@@ -40,6 +40,7 @@ from synthaug.runtime.data import training_data, used_images
 from synthaug.runtime.export import export_images
 from synthaug.runtime.generate import make_images, open_job, read_images
 from synthaug.runtime.plan import plan
+from synthaug.runtime.report import write_report
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
 from synthaug.sample import decode_image
@@ -185,8 +186,11 @@ def test_few_steps_are_told(here: Path) -> None:
 def test_images_are_measured_beside_the_classifier(here: Path) -> None:
     features = ClipFeatures(CLIP)
     looked = (Accuracy(), Fidelity(extractor=features, k=1), Leak(extractor=features))
-    metrics = synthaug.run(experiment("real guidance", evaluations=looked), home=here)["metrics"]
+    subject = experiment("real guidance", evaluations=looked)
+    metrics = synthaug.run(subject, home=here)["metrics"]
     assert {"test/top1", "fidelity/fid", "fidelity/precision", "leak/share_closer"} <= metrics.keys()
+    page = write_report(Store(here), {"one": subject}, here / "report.html").read_text()
+    assert "<th>fid" in page and f"<td>{metrics['fidelity/fid']:.3g}" in page and "<th>share_closer" in page
     with pytest.raises(UserError, match="digits has no split 'tset'; did you mean test"):
         synthaug.run(tiny(evaluations=(Accuracy("tset"),)), home=here)
 

@@ -130,9 +130,6 @@ class Pipeline:
     ) -> list[np.ndarray]:  # fmt: skip
         """InstructPix2Pix (Brooks et al. 2023): each image changed as its prompt says, from pure noise, by a model
         that sees the image."""
-        if self.pipe.unet.config.in_channels != 2 * self.pipe.vae.config.latent_channels:
-            ways = "take timbrooks/instruct-pix2pix, or nano:pix2pix"
-            raise UserError(f"{self.backbone.model!r} follows no instructions about images; {ways}", ("backbone",))
         names = [_content(image) for image in images] if keys is None else keys
         parts = zip(prompts, seeds, images, names, strict=True)
         rows = [_Row(prompt, seed, steps, source=image, key=name) for prompt, seed, image, name in parts]
@@ -144,6 +141,7 @@ class Pipeline:
     ) -> list[np.ndarray]:
         """DDIM inversion without guidance: the latents (float32) from which each image would be drawn."""
         rows = self._edits(images, prompts, [0] * len(images), 1.0, steps, keys)
+        self._check_kind(instructs=False)
         self.check_prompts(prompts)
         return self._batched(rows, lambda rows: _arrays(self._ascend(rows, steps)))
 
@@ -185,14 +183,25 @@ class Pipeline:
         strengths = [strength] * len(images) if isinstance(strength, int | float) else strength
         names = [_content(image) for image in images] if keys is None else keys
         runs = [max(1, min(int(steps * s), steps)) for s in strengths]
-        levels = strengths if self.backbone.scheduler == "LCMScheduler" else [1.0] * len(images)
+        levels = strengths if _takes_level(self.scheduler("DDIMScheduler")) else [1.0] * len(images)
         return [_Row(*row) for row in zip(prompts, seeds, runs, levels, images, names, strict=True)]
 
     def _generate(self, rows: list[_Row], loop: _Loop, *, latents: bool = False) -> list[np.ndarray]:
         """Images, or latents, in the order of the rows."""
+        self._check_kind(instructs=loop.image_guidance is not None)
         self.check_prompts([loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)])
         finish = _arrays if latents else lambda z: _to_uint8(self.decode(z))
         return self._batched(rows, lambda rows: finish(self._denoise(rows, loop)))
+
+    def _check_kind(self, *, instructs: bool) -> None:
+        """A network that sees the source beside the latents has twice the channels, and is of no other use."""
+        sees = self.pipe.unet.config.in_channels > self.pipe.vae.config.latent_channels
+        if instructs and not sees:
+            ways = "take timbrooks/instruct-pix2pix, or nano:pix2pix"
+            raise UserError(f"{self.backbone.model!r} follows no instructions about images; {ways}", ("backbone",))
+        if sees and not instructs:
+            ways = "take stable-diffusion-v1-5/stable-diffusion-v1-5, or nano:sd"
+            raise UserError(f"{self.backbone.model!r} only follows instructions about images; {ways}", ("backbone",))
 
     @torch.inference_mode()
     def _batched(self, rows: list[_Row], make: Callable[[list[_Row]], Sequence[T]]) -> list[T]:
@@ -226,7 +235,7 @@ class Pipeline:
         prompts, later = ([self.codec.text(text) for text in texts] for texts in _texts(rows))
         negative = [self.codec.text(loop.negative)] * len(rows)
         shown = None if loop.image_guidance is None else self._shown(rows)
-        z = self._start(scheduler, rows, generators, timesteps[0])
+        z = self._start(scheduler, rows, generators, timesteps[0], from_noise=shown is not None)
         for t in timesteps:
             level = float(t) / scheduler.config.num_train_timesteps
             positive = prompts if level >= 1 - loop.split else later
@@ -271,7 +280,7 @@ class Pipeline:
 
     def _timesteps(self, scheduler: Any, steps: int, row: _Row) -> Tensor:
         """The last `row.run` of the steps; a consistency model begins at the level asked for, on its own grid."""
-        if "strength" in signature(scheduler.set_timesteps).parameters:
+        if _takes_level(scheduler):
             level = max(row.level, 1 / _LCM_GRID)
             run = min(row.run, int(_LCM_GRID * level))
             scheduler.set_timesteps(run, self.device, original_inference_steps=_LCM_GRID, strength=level)
@@ -284,7 +293,9 @@ class Pipeline:
         timesteps: Tensor = scheduler.timesteps[first:]
         return timesteps
 
-    def _start(self, scheduler: Any, rows: list[_Row], generators: list[torch.Generator], t: Tensor) -> Tensor:
+    def _start(
+        self, scheduler: Any, rows: list[_Row], generators: list[torch.Generator], t: Tensor, *, from_noise: bool
+    ) -> Tensor:
         """Noised latents. A row's generator gives the draw from its source's posterior, then the noise."""
         if rows[0].latents is not None:
             given = np.stack([row.latents for row in rows if row.latents is not None])
@@ -294,16 +305,12 @@ class Pipeline:
             noise = torch.cat([torch.randn(1, *self.codec.shape, generator=generator) for generator in generators])
             return noise.to(self.device, self.dtype)
 
-        if rows[0].source is None or self._is_shown():
+        if rows[0].source is None or from_noise:
             return draw() * float(scheduler.init_noise_sigma)
         mean, std = (torch.cat(part) for part in zip(*self._posteriors(rows), strict=True))
         z = self.codec.scale * (mean + std * draw())
         noised: Tensor = scheduler.add_noise(z, draw(), t.expand(len(rows)))
         return noised
-
-    def _is_shown(self) -> bool:
-        """Whether the network sees the source beside the latents, so that it starts from pure noise."""
-        return bool(self.pipe.unet.config.in_channels > self.pipe.vae.config.latent_channels)
 
     def _posteriors(self, rows: list[_Row]) -> list[tuple[Tensor, Tensor]]:
         """Mean and standard deviation of the latents of each row's source."""
@@ -320,6 +327,11 @@ def _scheduler(name: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
         raise UserError(f"diffusers has no scheduler {name!r}; it has {_SCHEDULERS}, ...", ("backbone", "scheduler"))
     return found
+
+
+def _takes_level(scheduler: Any) -> bool:
+    """Whether it can be told at which noise level to begin, as that of consistency models can."""
+    return "strength" in signature(scheduler.set_timesteps).parameters
 
 
 def _texts(rows: list[_Row]) -> tuple[list[str], list[str]]:

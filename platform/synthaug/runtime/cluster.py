@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from synthaug.settings import UserError
@@ -49,15 +50,25 @@ def _begin(settings: dict[str, Any]) -> None:
     import ray
 
     for _ in range(3):
-        try:
-            with _mute():
-                ray.init(address="local", **settings)
+        with _Patience() as patience, _mute():
+            ray.init(address="local", **settings)
+        if not patience.late:
             return
-        except Exception as error:  # Ray raises no class of its own
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
+        ray.shutdown()
     raise UserError("Ray did not start in 90 s: this machine is too busy; run the same command again later")
+
+
+class _Patience:
+    """Lets pass that Ray was too slow to start, and nothing else; Ray has no class for it, only a bare Exception."""
+
+    late = False
+
+    def __enter__(self) -> _Patience:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        self.late = kind is Exception and "timed out during startup" in str(error)
+        return self.late
 
 
 @contextmanager

@@ -1,0 +1,126 @@
+"""Tiny copies of the published data sets in exactly their official layouts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from shapes import class_folders, paint
+from synthaug.layouts import DOMAINS
+from synthaug.listing import Listing
+from synthaug.published import PUBLISHED
+
+
+def cub(root: Path, train: int = 6, test: int = 3) -> Path:
+    """CUB-200-2011 with two classes, one of them with the name of the other inside."""
+    folders = ["001.Crow", "002.Fish_Crow"]
+    images, split, number = [], [], 0
+    for folder in folders:
+        for i in range(train + test):
+            number += 1
+            images.append(f"{number} {folder}/{folder[4:]}_{i:04d}_{number}.jpg")
+            split.append(f"{number} {int(i < train)}")
+            paint(root / "images" / images[-1].split()[1], number)
+    (root / "images.txt").write_text("\n".join(images) + "\n")
+    (root / "train_test_split.txt").write_text("\n".join(split) + "\n")
+    (root / "classes.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(folders, 1)))
+    return root
+
+
+def aircraft(root: Path, each: int = 3) -> Path:
+    """FGVC-Aircraft with variants that hold spaces and slashes."""
+    variants = ["707-320", "F-16A/B", "Falcon 2000"]
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "variants.txt").write_text("\n".join(variants) + "\n")
+    number = 34309
+    for split in ("train", "val", "test"):
+        lines = []
+        for variant in variants:
+            for _ in range(each):
+                number += 1
+                lines.append(f"{number:07d} {variant}")
+                paint(root / "data" / "images" / f"{number:07d}.jpg", number)
+        (root / "data" / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
+    (root / "data" / "images_variant_trainval.txt").write_text("not read\n")
+    return root
+
+
+def semi_inat(root: Path, annotation: str = "annotation.json", records: str = "annotations") -> Path:
+    """Semi-iNat with four species of three families of two orders; species by epithet and by both words."""
+    taxa = [("Apis", "mellifera", "Apidae", "Hymenoptera"), ("Bombus", "Bombus terrestris", "Apidae", "Hymenoptera")]
+    taxa += [("Vespa", "crabro", "Vespidae", "Hymenoptera"), ("Quercus", "robur", "Fagaceae", "Fagales")]
+    keys = ("genus", "species", "family", "order")
+    told = [{"class_id": i, **dict(zip(keys, taxon, strict=True))} for i, taxon in enumerate(taxa)]
+    class_folders(root / "l_train", ["0", "1", "2", "3"], 5)
+    class_folders(root / "val", ["0", "1", "2", "3"], 2, first=100)
+    (root / annotation).write_text(json.dumps({"info": {}, records: told, "unlabeled_taxa": []}))
+    return root
+
+
+def domainnet(root: Path, lists: str = "", domains: tuple[str, ...] = ("real", *DOMAINS)) -> Path:
+    """DomainNet with two classes; the train lists of the other domains are there and not read."""
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    for d, domain in enumerate(domains):
+        for split, count in (("train", 5), ("test", 2)):
+            lines = []
+            for label, name in enumerate(["aircraft_carrier", "t-shirt"]):
+                for i in range(count):
+                    lines.append(f"{domain}/{name}/{domain}_{label:03d}_{split}{i}.jpg {label}")
+                    paint(root / lines[-1].split()[0], 1000 * d + 100 * label + 10 * (split == "test") + i)
+            (root / lists / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def cifar(root: Path, name: str, each: int = 5) -> Path:
+    """Pickles as python 2 wrote them: byte strings for keys, arrays by way of numpy.core."""
+    root.mkdir(parents=True)
+    labels, fine = (b"labels", b"label_names") if name == "cifar10" else (b"fine_labels", b"fine_label_names")
+    files = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if name == "cifar10" else ["train", "test"]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 256, (2 * each, 3072), dtype=np.uint8)
+        data = {b"data": pixels, labels: [i % 2 for i in range(2 * each)], b"coarse_labels": [0], b"batch_label": b"x"}
+        (root / file).write_bytes(pickle.dumps(data, protocol=2).replace(b"cnumpy._core.", b"cnumpy.core."))
+    meta = {fine: [b"aquarium_fish", b"wolf"]}
+    (root / ("batches.meta" if name == "cifar10" else "meta")).write_bytes(pickle.dumps(meta, protocol=2))
+    return root
+
+
+def folders(
+    root: Path, classes: tuple[str, ...] = ("a_b", "c"), train: int = 5, test: int = 2, held: str = "test"
+) -> Path:
+    class_folders(root / "train", classes, train)
+    class_folders(root / held, classes, test, first=500)
+    return root
+
+
+def make(name: str, root: Path) -> Path:
+    """A copy of a data set by its name, in the folder that its archive makes."""
+    inner = root / PUBLISHED[name].folder
+    if name == "cub":
+        cub(inner)
+    elif name == "aircraft":
+        aircraft(inner)
+    elif name.startswith("semi_inat"):
+        semi_inat(inner)
+    elif name == "domainnet":
+        domainnet(inner)
+    elif name.startswith("cifar"):
+        cifar(inner, name)
+    elif name == "caltech101":
+        class_folders(inner, ["BACKGROUND_Google", "accordion", "wild_cat"], 34)
+    elif name.startswith("imagenet"):
+        folders(inner, held="val")
+    else:
+        folders(inner, ("ig" if name == "blood" else "mel", "other"))
+    return root
+
+
+def counts(listing: Listing) -> dict[str, list[int]]:
+    """Images of each class, split by split."""
+    classes = range(len(listing.classes))
+    counted = {split: Counter(e.label for e in entries) for split, entries in listing.splits.items()}
+    return {split: [count[label] for label in classes] for split, count in counted.items()}
