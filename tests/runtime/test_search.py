@@ -98,7 +98,7 @@ def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: 
     monkeypatch.setattr("synthaug.runtime.report.MANY", 1)
     page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
     assert "of the 1 arms that end highest" in page and "<tr><th>arm<th>0<th>1<th>2" in page
-    assert page.count("data:image/png;base64") == 1, "the images that several arms use are shown once"
+    assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"
 
 
 def test_train_workers_in_a_sweep_are_refused(tmp_path: Path) -> None:
