@@ -31,10 +31,10 @@ def gif(**fields: Any) -> GIF:
     return GIF(**{"steps": 5, "variants": 3, "clip": "nano:clip"} | fields)
 
 
-def planned(method: GIF, sources: int = 2) -> tuple[list[Row], list[np.ndarray]]:
+def planned(method: GIF, sources: int = 2, seed: int = 0) -> tuple[list[Row], list[np.ndarray]]:
     listing = Dataset("digits").open()
     chosen = listing.splits["train"][:sources]
-    context = Context(0, NAMES, "a photo of a {}", "", {}, NAMES)
+    context = Context(seed, NAMES, "a photo of a {}", "", {}, NAMES)
     samples = [Sample(e.id, listing.read(e.id), ((e.label, 1.0),), e.id, e.label) for e in chosen]
     rows = [method.plan(s, v, context) for v in range(1, method.variants + 1) for s in samples]
     return rows, [decode_image(s.image) for s in samples] * method.variants
@@ -119,12 +119,28 @@ def test_variants_come_out_source_by_source_and_do_not_depend_on_other_sources(m
     assert min(np.abs(made[i].astype(int) - made[j]).mean() for i, j in ((0, 3), (3, 6), (0, 6))) > 1
 
 
-def test_the_source_is_turned_once_for_all_its_variants() -> None:
+def test_a_source_is_turned_once_for_the_variants_made_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def edit(self: GIF, rows: list[Row], images: list[np.ndarray], *_: Any, **__: Any) -> None:
+        seen.extend(images)
+        raise InterruptedError
+
+    monkeypatch.setattr(GIF, "edit", edit)
+    for seed in (0, 1):
+        rows, images = planned(gif(), 2, seed)
+        with pytest.raises(InterruptedError):
+            gif().generate(rows, images, Models(None))
+    first, second = np.stack(seen).reshape(2, 3, 2, *seen[0].shape)
+    for turned in (first, second):
+        assert (turned[0] == turned[1]).all() and (turned[0] == turned[2]).all(), "one turn a source"
+    assert not np.array_equal(first[0], second[0]), "another seed, another turn"
+
+
+def test_turns_are_small_and_half_of_them_mirrored() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    assert np.array_equal(turn(image, "a", 15), turn(image, "a", 15))
-    turned = {turn(image, str(i), 15).tobytes() for i in range(10)}
-    assert len(turned) == 10
-    flat = [turn(image, str(i), 0.0) for i in range(40)]
+    assert len({turn(image, i, 15).tobytes() for i in range(10)}) == 10
+    flat = [turn(image, i, 0.0) for i in range(40)]
     mirrored = sum(np.array_equal(f, image[:, ::-1]) for f in flat)
     assert 8 < mirrored < 32 and all(np.array_equal(f, image) or np.array_equal(f, image[:, ::-1]) for f in flat)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,6 +35,7 @@ class GIF(SDEdit):
     bounds how far a latent may move; `label` is the class that must be kept: what CLIP says of the source (as the
     authors' code has it), or the true one."""
 
+    version: ClassVar[int] = 2
     variants: Annotated[int, Field(ge=1)] = 5
     constraint: Annotated[float, Field(gt=0)] = 0.8
     step: Annotated[float, Field(ge=0)] = 0.1
@@ -63,11 +64,12 @@ class GIF(SDEdit):
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
-        turned = [turn(image, row.source, self.rotation) for row, image in zip(rows, images, strict=True)]
-        z = self.edit(rows, turned, models, latents=True)
         by_source: dict[str, list[int]] = {}
         for number, row in enumerate(rows):
             by_source.setdefault(row.source, []).append(number)
+        first_seeds = [rows[by_source[row.source][0]].seed for row in rows]
+        turned = [turn(image, seed, self.rotation) for seed, image in zip(first_seeds, images, strict=True)]
+        z = self.edit(rows, turned, models, latents=True)
         scorer = models.scorer(self.clip)
         guide = scorer.texts([self.template.format(name) for name in models.names])
         size = max(1, models.pipeline.backbone.micro_batch // self.variants)  # sources at a time
@@ -137,11 +139,11 @@ def entropy(p: Tensor) -> Tensor:
     return total
 
 
-def turn(image: np.ndarray, source: str, degrees: float) -> np.ndarray:
-    """The source a little rotated and perhaps mirrored, the same way for all its variants."""
+def turn(image: np.ndarray, seed: int, degrees: float) -> np.ndarray:
+    """The source a little rotated and perhaps mirrored; those made together share a seed, that of the first of them."""
     from PIL import Image
 
-    rng = np.random.default_rng(seed_of("gif", source))
+    rng = np.random.default_rng(seed_of(seed, "turn"))
     angle, mirrored = rng.uniform(-degrees, degrees), rng.random() < 0.5
     turned = np.array(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR))
     return turned[:, ::-1].copy() if mirrored else turned
