@@ -81,9 +81,11 @@ def ten_shots() -> Sweep:
 
 
 def equal_epochs() -> Sweep:
-    """As the paper trains: the same number of epochs for all, so that full concatenation gets six times the steps."""
+    """As the paper trains: the same number of epochs for all, so that full concatenation gets six times the steps.
+    "x 6" are the controls that cost as much: the same steps on the real images alone."""
     epochs = {"recipe.steps": None, "recipe.epochs": STEPS * 64 // 50}
     arms = {name: fields | epochs for name, fields in (BASELINES | METHODS).items()}
+    arms |= {f"{name} x 6": BASELINES[name] | {"recipe.steps": 6 * STEPS} for name in ("plain", "TrivialAugment")}
     return Sweep(base=plain(5), arms=arms, baseline="plain")
 
 
