@@ -14,6 +14,9 @@ from synthaug.layouts import DOMAINS
 from synthaug.listing import Listing
 from synthaug.published import PUBLISHED
 
+WORDNETS = ("n01440764", "n02012849")
+ONLY_TESTS = {f"imagenet-{kind}" for kind in ("a", "c", "d", "r", "s", "sketch")}
+
 
 def cub(root: Path, train: int = 6, test: int = 3) -> Path:
     """CUB-200-2011 with two classes, one of them with the name of the other inside."""
@@ -97,6 +100,26 @@ def folders(
     return root
 
 
+def imagenet_c(root: Path, family: bool = True) -> Path:
+    """ImageNet-C with three corruptions of two classes; equal names in every split, as the archives have them."""
+    corruptions = {"gaussian_noise": "noise", "shot_noise": "noise", "fog": "weather"}
+    for c, (corruption, of) in enumerate(corruptions.items()):
+        for level in range(1, 6):
+            place = root / (of if family else "") / corruption / str(level)
+            for i, wordnet in enumerate((*WORDNETS, WORDNETS[0])):
+                paint(place / wordnet / f"ILSVRC2012_val_{i:08d}.JPEG", 100 * c + 10 * level + i)
+    return root
+
+
+def imagenet_d(root: Path) -> Path:
+    """ImageNet-D, whose folders do not have the same classes; the questions are for language models."""
+    for i, (split, classes) in enumerate({"background": "ab", "material": "bc", "texture": "ac"}.items()):
+        class_folders(root / split, [f"{letter}_towel" for letter in classes], 2, first=10 * i)
+        (root / "questions").mkdir(exist_ok=True)
+        (root / "questions" / f"{split}.csv").write_text("path,question\n")
+    return root
+
+
 def make(name: str, root: Path) -> Path:
     """A copy of a data set by its name, in the folder that its archive makes."""
     inner = root / PUBLISHED[name].folder
@@ -112,6 +135,13 @@ def make(name: str, root: Path) -> Path:
         cifar(inner, name)
     elif name == "caltech101":
         class_folders(inner, ["BACKGROUND_Google", "accordion", "wild_cat"], 34)
+    elif name == "imagenet-c":
+        imagenet_c(inner)
+    elif name == "imagenet-d":
+        imagenet_d(inner)
+    elif name in ONLY_TESTS:
+        class_folders(inner, WORDNETS, 2)
+        (inner / "README.txt").write_text("not read")
     elif name.startswith("imagenet"):
         folders(inner, held="val")
     else:

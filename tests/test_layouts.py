@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from replicas import aircraft, counts, cub, domainnet, folders, semi_inat
+from replicas import WORDNETS, aircraft, counts, cub, domainnet, folders, imagenet_c, imagenet_d, semi_inat
 from shapes import class_folders
 from synthaug.dataset import Dataset
 from synthaug.layouts import DOMAINS
@@ -128,3 +129,71 @@ def test_caltech_from_the_archive_keeps_30_a_class_to_train_on(tmp_path: Path) -
     assert label["wild_cat/0.png"] == 1 and len(label) == 68
     protocol = folders(tmp_path / "protocol", ("accordion", "wild_cat"))
     assert counts(Dataset("caltech101", path=str(protocol)).open())["test"] == [2, 2]
+
+
+@pytest.mark.parametrize("family", [True, False])
+def test_imagenet_c_has_a_split_for_each_severity(family: bool, tmp_path: Path) -> None:
+    imagenet_c(tmp_path, family)
+    (tmp_path / "checksums.txt").write_text("not read")
+    listing = Dataset("imagenet-c", path=str(tmp_path)).open()
+    assert listing.classes == listing.words == WORDNETS
+    corruptions = ("gaussian_noise", "shot_noise", "fog")
+    assert listing.splits.keys() == {f"{name}/{level}" for name in corruptions for level in range(1, 6)}
+    assert all(by_class == [2, 1] for by_class in counts(listing).values())
+    place = "noise/shot_noise/4" if family else "shot_noise/4"
+    assert {e.id for e in listing.splits["shot_noise/4"] if e.label == 1} == {
+        f"{place}/n02012849/ILSVRC2012_val_00000001.JPEG"
+    }
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01440764 tench, Tinca tinca\n")
+    assert Dataset("imagenet-c", path=str(tmp_path)).open().words == ("tench", "n02012849")
+
+
+def test_imagenet_d_knows_the_classes_of_all_its_folders(tmp_path: Path) -> None:
+    listing = Dataset("imagenet-d", path=str(imagenet_d(tmp_path))).open()
+    assert listing.classes == ("a_towel", "b_towel", "c_towel") and listing.words[0] == "a towel"
+    assert counts(listing) == {"background": [2, 2, 0], "material": [0, 2, 2], "texture": [2, 0, 2]}
+
+
+def test_test_sets_are_told_apart_by_names_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their millions of files are not opened, and what lies beside the class folders is left alone."""
+    for wordnet in WORDNETS:
+        (tmp_path / wordnet).mkdir()
+        for i in range(60):
+            (tmp_path / wordnet / f"{i}.jpg").write_bytes(b"one")
+    for other in ("__MACOSX", ".git", "n1"):
+        (tmp_path / other).mkdir()
+    dataset = Dataset("imagenet-r", path=str(tmp_path))
+    monkeypatch.setattr("synthaug.folder.decode_image", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr(Path, "open", lambda *args: pytest.fail("opened"))
+    before = dataset.open()
+    assert counts(before) == {"test": [60, 60]}
+    (tmp_path / WORDNETS[0] / ".0.jpg.swp").touch()
+    (tmp_path / WORDNETS[0] / "Thumbs.db").touch()
+    assert dataset.open().digest == before.digest
+    first, digests = tmp_path / WORDNETS[0] / "0.jpg", {before.digest}
+    os.truncate(first, 2)
+    digests.add(dataset.open().digest)
+    first.rename(first.with_name("00.jpg"))
+    digests.add(dataset.open().digest)
+    os.truncate(first.with_name("00.jpg"), 0)
+    found = dataset.open()
+    assert found.quarantined == (("n01440764/00.jpg", "empty file"),) and counts(found) == {"test": [59, 60]}
+    assert len(digests | {found.digest}) == 4
+    os.truncate(tmp_path / WORDNETS[1] / "0.jpg", 0)
+    with pytest.raises(UserError, match=r"2 of 120 files cannot be read, .*: n01440764/00.jpg \(empty file\); n0201"):
+        dataset.open()
+
+
+@pytest.mark.parametrize(
+    "name, folder, said",
+    [
+        ("imagenet-c", "n01440764", "holds no folders such as gaussian_noise/1; unpack"),
+        ("imagenet-c", "noise/gaussian_noise/1/tench", "gaussian_noise/1' holds no folders such as n01440764; unpack"),
+        ("imagenet-a", "tench", "holds no folders such as n01440764; unpack"),
+        ("imagenet-d", "background", "/material' is not there; imagenet-d needs a folder with background, material"),
+    ],
+)
+def test_test_sets_without_class_folders_stop(name: str, folder: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match=said):
+        Dataset(name, path=str(tmp_path)).open()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from replicas import counts, cub, folders, make, semi_inat
+from replicas import ONLY_TESTS, counts, cub, folders, make, semi_inat
 from synthaug.dataset import KNOWN, Dataset, subset
 from synthaug.published import PUBLISHED
 from synthaug.sample import decode_image
 from synthaug.settings import UserError, keyed
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - ONLY_TESTS))
 def test_every_set_opens_apart_and_whole(name: str, tmp_path: Path) -> None:
     outside = Dataset(name, path=str(make(name, tmp_path)), shots=2)
     listing = outside.open()
@@ -32,6 +32,22 @@ def test_every_set_opens_apart_and_whole(name: str, tmp_path: Path) -> None:
     assert inside.open().digest == listing.digest and [e.id for e in subset(inside.open(), inside, 0)] == [
         e.id for e in shot
     ]
+
+
+@pytest.mark.parametrize("name", sorted(ONLY_TESTS))
+def test_test_sets_open_and_are_not_trained_on(name: str, tmp_path: Path) -> None:
+    outside = Dataset(name, path=str(make(name, tmp_path)))
+    facts: dict[str, list[object]] = {}
+    listing = outside.open(facts)
+    assert not {"train", "val"} & listing.splits.keys() and not facts and not listing.notes
+    ids = [entry.id for entries in listing.splits.values() for entry in entries]
+    assert len(ids) == len(set(ids)) and decode_image(listing.read(ids[-1])).shape == (8, 8, 3)
+    assert {e.label for entries in listing.splits.values() for e in entries} == set(range(len(listing.classes)))
+    inside = Dataset(name, path=str(tmp_path / PUBLISHED[name].folder)).open()
+    assert (inside.digest, inside.splits) == (listing.digest, listing.splits)
+    for shots in (None, 2):
+        with pytest.raises(UserError, match=f"dataset.name: {name} has only test images; name it as the data set of"):
+            subset(listing, Dataset(name, shots=shots), 0)
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

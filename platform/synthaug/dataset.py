@@ -60,6 +60,9 @@ class Dataset:
 
 def subset(listing: Listing, dataset: Dataset, seed: int) -> tuple[Entry, ...]:
     """The k-shot training set of a seed: per class the images that hash lowest, so that 5 shots hold the 1 shot."""
+    if "train" not in listing.splits:
+        why = f"{dataset.name} has only test images; name it as the data set of an evaluation"
+        raise UserError(why, ("dataset", "name"))
     train = listing.splits["train"]
     if dataset.shots is None:
         return train

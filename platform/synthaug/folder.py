@@ -78,6 +78,18 @@ def _below(root: Path, folder: Path, index: Mapping[str, int]) -> dict[str, int]
     return found
 
 
+def visible_folders(root: Path) -> list[str]:
+    with os.scandir(root) as found:
+        return sorted(entry.name for entry in found if not _is_hidden(entry.name) and entry.is_dir())
+
+
+def sized(folder: str) -> list[tuple[str, int]]:
+    """The names and sizes of the files of a folder, without opening any."""
+    with os.scandir(folder) as found:
+        files = [e for e in found if e.name not in IGNORED and not _is_hidden(e.name) and e.is_file()]
+        return sorted((file.name, file.stat().st_size) for file in files)
+
+
 def readable(
     root: Path, files: Files, facts: Facts, *, decode: bool = True
 ) -> tuple[dict[str, list[Entry]], tuple[tuple[str, str], ...]]:
@@ -88,7 +100,7 @@ def readable(
         split: [Entry(name, label, facts[name][3]) for name, label in sorted(named.items()) if not facts[name][4]]
         for split, named in files.splits.items()
     }
-    _refuse_bad(bad, len(facts), files.classes, found.get("train", found.get("", [])))
+    refuse_bad(bad, len(facts), files.classes, found.get("train", found.get("", [])))
     return found, bad
 
 
@@ -166,7 +178,7 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _refuse_bad(bad: Sequence[tuple[str, str]], files: int, classes: Sequence[str], train: Sequence[Entry]) -> None:
+def refuse_bad(bad: Sequence[tuple[str, str]], files: int, classes: Sequence[str], train: Iterable[Entry]) -> None:
     """A few unreadable files are set aside; more than 1 %, or a class without any image, stop the run."""
     shown = "; ".join(f"{name} ({reason})" for name, reason in bad[:3]) + ("; ..." if len(bad) > 3 else "")
     present = {entry.label for entry in train}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from synthaug.folder import AT, Facts, Files, class_folders, contents, readable
+from synthaug.folder import AT, Facts, Files, class_folders, contents, readable, refuse_bad, sized, visible_folders
 from synthaug.listing import Entry
-from synthaug.settings import UserError, seed_of
+from synthaug.settings import UserError, canonical, seed_of
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "sketch")  # of DomainNet, beside the `real` one
 WORDNET = re.compile(r"n\d{8}")
 POOL = 30  # images a class of Caltech-101 are usually there to train on, all others to test
 SYNSETS = "LOC_synset_mapping.txt"
+SEVERITIES = "12345"  # of ImageNet-C
+ANY_NAME = re.compile(r".+")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,38 @@ def on_disk(layout: Callable[[Path], Files], *, decode: bool = True) -> Reader:
         )  # fmt: skip
 
     return read
+
+
+def only_tests(find: Callable[[Path], Mapping[str, Path]], names: re.Pattern[str] = WORDNET) -> Reader:
+    """A reader for a set that has test images only. `find` tells the folder of each split; `names` are what its class
+    folders are called. There may be millions of files: names and sizes tell what they are, and none is opened."""
+
+    def read(root: Path, facts: Facts) -> Found:
+        folders = {split: (folder, _called(folder, names)) for split, folder in sorted(find(root).items())}
+        classes = tuple(sorted({name for _, inside in folders.values() for name in inside}))
+        splits: dict[str, list[Entry]] = {split: [] for split in folders}
+        content, bad, label = hashlib.sha256(), [], _index(classes)
+        for split, (folder, inside) in folders.items():
+            for name in inside:
+                place = (folder / name).relative_to(root).as_posix()
+                files = sized(f"{root}/{place}")
+                content.update(canonical([split, place, files]))
+                splits[split] += [Entry(id := f"{place}/{file}", label[name], id) for file, size in files if size]
+                bad += [(f"{place}/{file}", "empty file") for file, size in files if not size]
+        count = len(bad) + sum(map(len, splits.values()))
+        refuse_bad(bad, count, classes, chain.from_iterable(splits.values()))
+        told = _told_words(root)
+        return Found(classes, splits, content.hexdigest(), lambda id: (root / id).read_bytes(), told, tuple(bad))
+
+    return read
+
+
+def _called(folder: Path, names: re.Pattern[str]) -> list[str]:
+    """The class folders of a folder."""
+    if found := [name for name in visible_folders(folder) if names.fullmatch(name)]:
+        return found
+    like = "such as n01440764" if names is WORDNET else "of classes"
+    raise UserError(f"{str(folder)!r} holds no folders {like}; unpack the archive again", AT)
 
 
 def _present(root: Path, files: Files) -> Files:
@@ -145,15 +181,42 @@ def imagenet(root: Path) -> Files:
     return Files(files.classes, files.splits, _synsets(root, files.classes))
 
 
-def _synsets(root: Path, classes: Sequence[str]) -> dict[str, str]:
+def _told_words(root: Path) -> dict[str, str]:
+    """WordNet id -> the first of its words, as the file tells."""
     for folder in (root, *root.absolute().parents[:3]):
         if (folder / SYNSETS).is_file():
             return {wordnet: names.partition(",")[0] for wordnet, names in rows(folder, SYNSETS, 2)}
+    return {}
+
+
+def _synsets(root: Path, classes: Sequence[str]) -> dict[str, str]:
+    if words := _told_words(root):
+        return words
     if len(classes) != 1000 or not all(map(WORDNET.fullmatch, classes)):
         return {}
     from torchvision.models import ResNet50_Weights  # takes seconds
 
     return dict(zip(classes, ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+
+
+def class_root(root: Path) -> dict[str, Path]:
+    """The class folders are at the root: ImageNet-R, -A, -Sketch and Stylized ImageNet."""
+    return {"test": root}
+
+
+def imagenet_c(root: Path) -> dict[str, Path]:
+    """ImageNet-C: {corruption}/{severity}/, there or in the folder of its family; `gaussian_noise/1` is a split."""
+    near = [root / name for name in visible_folders(root)]
+    places = near + [place / name for place in near for name in visible_folders(place)]
+    found = {f"{p.name}/{level}": p / level for p in places for level in SEVERITIES if (p / level).is_dir()}
+    if not found:
+        raise UserError(f"{str(root)!r} holds no folders such as gaussian_noise/1; unpack the archives again", AT)
+    return found
+
+
+def imagenet_d(root: Path) -> dict[str, Path]:
+    """ImageNet-D of Zhang et al. (2024): what is unusual in its images is a split each."""
+    return {name: root / name for name in ("background", "material", "texture")}
 
 
 def semi_inat(root: Path, level: str) -> Files:

@@ -1,10 +1,11 @@
 """The published data sets of the UniDiffDA protocol: where their files are, how prompts speak of them, how many images
-a class the protocol trains on."""
+a class the protocol trains on; and those that ask how robust a classifier of ImageNet is, which have test images only.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from synthaug import layouts
 from synthaug.cifar import CIFAR10, CIFAR100, Cifar, cifar
 from synthaug.folder import AT, Facts, class_folders, cut
-from synthaug.layouts import WORDNET, Found, Reader, on_disk
+from synthaug.layouts import ANY_NAME, WORDNET, Found, Reader, on_disk, only_tests
 from synthaug.listing import Entry, Listing
 from synthaug.settings import UserError, canonical
 
@@ -52,13 +53,14 @@ def open_published(
     known = PUBLISHED[name]
     found = known.read(_root(name, known, path), facts)
     splits = {split: tuple(entries) for split, entries in found.splits.items()}
-    notes = _twins(splits)
-    if "val" not in splits:
+    notes = _twins(splits) if "train" in splits else ()
+    if "train" in splits and "val" not in splits:
         train, val = cut(splits["train"], (val_share,), keep=shots or 1)
         splits |= {"train": tuple(train), "val": tuple(val)}
         notes += (f"no official validation split: {len(val)} training images choose the model",)
     words = _words(name, known, found, class_words)
-    labels = {split: [[e.id, e.label] for e in entries] for split, entries in found.splits.items()}
+    told = found.splits if "train" in splits else {}  # the content of the others has their labels
+    labels = {split: [[e.id, e.label] for e in entries] for split, entries in told.items()}
     about = [found.classes, words, known.prompt, known.super_class, labels, found.content]
     digest = hashlib.sha256(canonical(about)).hexdigest()
     return Listing(found.classes, words, splits, digest, found.read, found.bad, notes)
@@ -83,7 +85,8 @@ def _words(name: str, known: Published, found: Found, given: Mapping[str, str]) 
         cls: given.get(cls) or found.words.get(cls) or known.words.get(cls.lower()) or cls.replace("_", " ")
         for cls in found.classes
     }
-    if nameless := [cls for cls, word in words.items() if WORDNET.fullmatch(word)]:
+    nameless = [cls for cls, word in words.items() if WORDNET.fullmatch(word)]
+    if nameless and "train" in found.splits:  # nothing is made of test images
         way = f"put {layouts.SYNSETS} beside train/, or give dataset.class_words"
         raise UserError(f"{name}: {len(nameless)} classes have no words, the first is {nameless[0]!r}; {way}", AT)
     return tuple(words[cls] for cls in found.classes)
@@ -101,11 +104,17 @@ SKIN = {
 }  # fmt: skip
 MEDICAL = "train/ and test/ with class folders"
 IMAGENET = "train/ and val/ (or test/) with class folders"
+WORDNET_FOLDERS = "class folders such as n01440764"
+CORRUPTED = "folders such as gaussian_noise/1 or noise/gaussian_noise/1"
 CALTECH = "train/ and test/ with class folders, or with the class folders of the official archive"
 
 
 def _semi_inat(level: str) -> Published:
     return Published(on_disk(partial(layouts.semi_inat, level=level)), "semi_inat", ("l_train", "val"))
+
+
+def _tests(find: Callable[[Path], Mapping[str, Path]], folder: str, layout: str = WORDNET_FOLDERS) -> Published:
+    return Published(only_tests(find), folder, (), layout=layout)
 
 
 def _cifar(name: str, kind: Cifar, shots: tuple[int, ...], folder: str) -> Published:
@@ -120,6 +129,14 @@ PUBLISHED = {
         on_disk(layouts.imagenet, decode=False), "ImageNet100", ("train",), (250,), layout=IMAGENET
     ),
     "imagenet1k": Published(on_disk(layouts.imagenet, decode=False), "imagenet", ("train",), (25,), layout=IMAGENET),
+    "imagenet-c": _tests(layouts.imagenet_c, "ImageNet-C", CORRUPTED),
+    "imagenet-r": _tests(layouts.class_root, "imagenet-r"),
+    "imagenet-a": _tests(layouts.class_root, "imagenet-a"),
+    "imagenet-sketch": _tests(layouts.class_root, "sketch"),
+    "imagenet-s": _tests(layouts.class_root, "val"),
+    "imagenet-d": Published(
+        only_tests(layouts.imagenet_d, ANY_NAME), "ImageNet-D", ("background", "material", "texture")
+    ),
     "cub": Published(
         on_disk(layouts.cub),
         "CUB_200_2011",

@@ -1,0 +1,206 @@
+"""Checkpoints of OpenAI's guided-diffusion (ADM) and improved-diffusion as UNet2DModels of diffusers.
+
+The two describe one network with other words; what is not said by the names and shapes of the weights is a parameter.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from synthaug.diffusion.denoiser import UNetDenoiser
+from synthaug.settings import UserError
+
+Schedule = Literal["linear", "cosine"]
+State = Mapping[str, Tensor]
+INNER = {
+    "": "", "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
+    "out_layers.3": "conv2", "skip_connection": "conv_shortcut", "norm": "group_norm", "qkv": "qkv",
+    "proj_out": "to_out.0", "op": "conv", "conv": "conv",
+}  # fmt: skip
+OUTER = {
+    "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    "label_emb": "class_embedding", "middle_block.0": "mid_block.resnets.0", "out.0": "conv_norm_out",
+    "middle_block.1": "mid_block.attentions.0", "middle_block.2": "mid_block.resnets.1", "out.2": "conv_out",
+}  # fmt: skip
+
+
+def load(
+    path: str | Path, *, head_channels: int = 64, new_attention_order: bool = False, schedule: Schedule = "linear",
+    timesteps: int = 1000, dtype: torch.dtype = torch.float32, device: str = "cpu",
+) -> UNetDenoiser:  # fmt: skip
+    """The denoiser in a checkpoint. Its `schedule` has `timesteps` steps; what the net is told of time always runs to
+    1,000, as in all that was published."""
+    state = {name: value.to(dtype) for name, value in _read(Path(path)).items()}
+    try:
+        net: Any = convert(state, head_channels, new_attention_order)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}") from None
+    net.time_proj.scale = 1000 / timesteps
+    return UNetDenoiser(net.to(device), alphas_cumprod(schedule, timesteps))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that torch.save wrote; nothing in it is run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {str(path)!r}: {error.strerror}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise UserError(f"{path} is no file of weights; download the .pt file of the model again") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds more than weights; save the state dict of the model alone")
+    return state
+
+
+def alphas_cumprod(schedule: Schedule, timesteps: int) -> Tensor:
+    """The share of the image's variance that is left after each step."""
+    if schedule == "linear":
+        scale = 1000 / timesteps
+        betas = torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
+    else:
+        grid = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        share = ((grid + 0.008) / 1.008 * torch.pi / 2).cos().square()
+        betas = (1 - share[1:] / share[:-1]).clamp(max=0.999)
+    return (1 - betas).cumprod(0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the names and shapes of the weights say; levels are counted from the largest images."""
+
+    channels: tuple[int, ...]
+    attention: tuple[bool, ...]
+    layers: int
+    resamples: bool  # whether residual blocks change the size of images, not convolutions
+    scale_shift: bool
+    out_channels: int
+    classes: int | None
+
+
+def convert(state: State, head_channels: int = 64, new_attention_order: bool = False) -> UNet2DModel:
+    """The network with the weights of `state`, in their type. `head_channels` must be that of the training: another
+    number that divides the channels would make another network."""
+    shape = _shape(state)
+    attended = [c for c, on in zip(shape.channels, shape.attention, strict=True) if on] + [shape.channels[-1]]
+    if uneven := [c for c in attended if c % head_channels]:
+        raise UserError(f"head_channels={head_channels} does not divide the {uneven[0]} channels that have attention")
+    with torch.device("meta"):  # initialising would take long, and random numbers
+        net = UNet2DModel(**_config(shape, head_channels))
+    renamed = _renamed(state, shape, head_channels, new_attention_order)
+    for name in sorted(net.state_dict().keys() ^ renamed.keys()):
+        _refuse(f"{name!r} (in diffusers' words) is {'one too many' if name in renamed else 'missing'}")
+    for name, value in net.state_dict().items():
+        if value.shape != renamed[name].shape:
+            _refuse(f"{name!r} (in diffusers' words) is {tuple(renamed[name].shape)}, not {tuple(value.shape)}")
+    net.load_state_dict(renamed, assign=True)
+    return net.eval()
+
+
+def _refuse(why: str) -> NoReturn:
+    raise UserError(f"these are not the weights of a UNet of guided-diffusion for RGB images: {why}")
+
+
+def _shape(state: State) -> Shape:
+    blocks = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("output_blocks.")), default=-1)
+    ends = [block for block in range(blocks) if _upsampler(state, block)]
+    layers = ends[0] if ends else blocks - 1
+    firsts = [f"input_blocks.{1 + block}" for block in range(0, blocks, layers + 1)] if layers > 0 else []
+    needed = ["input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"]
+    needed += [f"{first}.0.{inner}.weight" for first in firsts for inner in ("in_layers.2", "emb_layers.1")]
+    if missing := [name for name in needed if name not in state] or ([] if firsts else ["output_blocks"]):
+        _refuse(f"{missing[0]!r} is missing")
+    channels = tuple(len(state[f"{first}.0.in_layers.2.weight"]) for first in firsts)
+    return _checked(state, Shape(
+        channels=channels,
+        attention=tuple(f"{first}.1.qkv.weight" in state for first in firsts),
+        layers=layers,
+        resamples=bool(ends) and ".in_layers." in str(_upsampler(state, ends[0])),
+        scale_shift=len(state[f"{firsts[0]}.0.emb_layers.1.weight"]) == 2 * channels[0],
+        out_channels=len(state["out.2.weight"]),
+        classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
+    ))  # fmt: skip
+
+
+def _upsampler(state: State, block: int) -> str | None:
+    """A weight of what ends an output block by enlarging images: its second part, or its third behind attention."""
+    names = [f"output_blocks.{block}.{i}.{inner}.weight" for i in (1, 2) for inner in ("conv", "in_layers.0")]
+    return next((name for name in names if name in state), None)
+
+
+def _checked(state: State, shape: Shape) -> Shape:
+    first, width = state["input_blocks.0.0.weight"], state["time_embed.0.weight"].shape[-1]
+    if first.shape[1] != 3 or shape.out_channels not in (3, 6):
+        _refuse(f"{first.shape[1]} channels go in and {shape.out_channels} come out; 3 go in and 3 or 6 come out")
+    if len(first) != width or shape.channels[0] != width:
+        _refuse(f"its first {shape.channels[0]} channels are not those of its time embedding, {width}")
+    return shape
+
+
+def _config(shape: Shape, head_channels: int) -> dict[str, Any]:
+    kind, plain = ("resnet", "Resnet{}sampleBlock2D") if shape.resamples else ("conv", "{}Block2D")
+
+    def types(way: str) -> list[str]:
+        return [f"Attn{way}Block2D" if on else plain.format(way) for on in shape.attention]
+
+    return {
+        "out_channels": shape.out_channels, "block_out_channels": shape.channels, "layers_per_block": shape.layers,
+        "down_block_types": tuple(types("Down")), "up_block_types": tuple(reversed(types("Up"))),
+        "downsample_type": kind, "upsample_type": kind, "attention_head_dim": head_channels, "norm_num_groups": 32,
+        "attn_norm_num_groups": 32, "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0,
+        "resnet_time_scale_shift": "scale_shift" if shape.scale_shift else "default", "num_class_embeds": shape.classes,
+    }  # fmt: skip
+
+
+def _modules(shape: Shape) -> dict[str, str]:
+    """Where the parts of the original are in diffusers' network."""
+    found, levels, layers = dict(OUTER), len(shape.channels), shape.layers
+    for level in range(levels):
+        down, up, lowest = f"down_blocks.{level}", f"up_blocks.{level}", level + 1 == levels
+        for i in range(layers + 1):
+            block = level * (layers + 1) + i
+            into, out = f"input_blocks.{1 + block}", f"output_blocks.{block}"
+            found[f"{out}.0"] = f"{up}.resnets.{i}"
+            after = 1  # the place of the upsampler
+            if shape.attention[levels - 1 - level]:
+                found[f"{out}.1"], after = f"{up}.attentions.{i}", 2
+            if i < layers:
+                found |= {f"{into}.0": f"{down}.resnets.{i}", f"{into}.1": f"{down}.attentions.{i}"}
+            elif not lowest:
+                found |= {f"{into}.0": f"{down}.downsamplers.0", f"{out}.{after}": f"{up}.upsamplers.0"}
+    return found
+
+
+def _renamed(state: State, shape: Shape, head_channels: int, new_order: bool) -> dict[str, Tensor]:
+    """The weights under diffusers' names; the original's linear layers of attention are convolutions of width 1."""
+    modules, renamed = _modules(shape), dict[str, Tensor]()
+    for name, value in state.items():
+        parts = name.split(".")
+        size = next((size for size in (1, 2, 3) if ".".join(parts[:size]) in modules), 0)
+        inner, leaf = ".".join(parts[size:-1]), parts[-1]
+        if size == 0 or inner not in INNER:
+            _refuse(f"{name!r} is one too many")
+        place = ".".join(filter(None, (modules[".".join(parts[:size])], INNER[inner], leaf)))
+        if inner in ("qkv", "proj_out") and leaf == "weight":
+            value = value.flatten(1)
+        if inner == "qkv":
+            pairs = zip(("to_q", "to_k", "to_v"), _split(value, head_channels, new_order), strict=True)
+            renamed |= {place.replace(".qkv.", f".{new}."): part for new, part in pairs}
+        else:
+            renamed[place] = value
+    return renamed
+
+
+def _split(value: Tensor, head_channels: int, new_order: bool) -> tuple[Tensor, ...]:
+    """Queries, keys and values of all heads; in the old order each head has its three beside one another."""
+    if new_order:
+        return value.chunk(3)
+    heads = value.reshape(-1, 3, head_channels, *value.shape[1:])
+    return tuple(heads[:, i].flatten(0, 1) for i in range(3))
