@@ -5,7 +5,7 @@ torchvision draws one operation for a batch; a loop over images costs 4 times as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,17 @@ BINS = 31
 
 @dataclass(frozen=True)
 class Reach:
-    """The largest strength of each kind of operation: tangent, pixels (x, y), degrees, factor, bits."""
+    """The largest strength of each kind of operation: tangent, pixels (x, y), degrees, factor, bits.
+
+    `smooth` moves pixels by parts of a pixel, where the nearest one would do.
+    """
 
     shear: float
     translate: tuple[float, float]
     rotate: float
     enhance: float
     posterize: int
+    smooth: bool = False
 
 
 WIDE = Reach(shear=0.99, translate=(32, 32), rotate=135, enhance=0.99, posterize=6)
@@ -40,10 +44,16 @@ def draw(level: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return ops, torch.where(torch.rand(level.shape) < 0.5, -level, level)
 
 
-def apply(images: torch.Tensor, ops: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
+def apply(
+    images: torch.Tensor,
+    ops: torch.Tensor,
+    level: torch.Tensor,
+    reach: Reach,
+    operations: Sequence[Callable[..., torch.Tensor]] | None = None,
+) -> torch.Tensor:
     """Each image (uint8 BCHW) after its own operation; images with the same one go together."""
     out = images.clone()
-    for number, operation in enumerate(OPERATIONS[1:], start=1):  # 0 is the identity
+    for number, operation in enumerate((operations or OPERATIONS)[1:], start=1):  # 0 is the identity
         rows = (ops == number).nonzero().squeeze(1)
         if len(rows):
             chosen = rows.to(images.device)
@@ -51,41 +61,44 @@ def apply(images: torch.Tensor, ops: torch.Tensor, level: torch.Tensor, reach: R
     return out
 
 
-def _warp(images: torch.Tensor, matrix: list[list[torch.Tensor]]) -> torch.Tensor:
-    """Nearest pixels at output coordinate -> input coordinate, `matrix` 2 x 3 in pixels from the centre; else black."""
+def _warp(images: torch.Tensor, matrix: list[list[torch.Tensor]], smooth: bool) -> torch.Tensor:
+    """The pixel at output coordinate -> input coordinate, `matrix` 2 x 3 in pixels from the centre; else black."""
     high, wide = images.shape[2:]
     (a, b, c), (d, e, f) = matrix
     # affine_grid works in units of half the image
     rows = [torch.stack([a, b * high / wide, c * 2 / wide], 1), torch.stack([d * wide / high, e, f * 2 / high], 1)]
     grid = affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+    if not smooth:
+        return grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+    inside = ((grid >= -1) & (grid < 1)).all(3)[:, None]  # no shade between the image and the black around it
+    return (grid_sample(images.float(), grid, padding_mode="border", align_corners=False) * inside).round_().byte()
 
 
 def _shear_x(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     tangent, one, zero = level * reach.shear, torch.ones_like(level), torch.zeros_like(level)
     # the upper edge stays where it is, so a row moves by its distance from there
-    return _warp(images, [[one, tangent, tangent * images.shape[2] / 2], [zero, one, zero]])
+    return _warp(images, [[one, tangent, tangent * images.shape[2] / 2], [zero, one, zero]], reach.smooth)
 
 
 def _shear_y(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     tangent, one, zero = level * reach.shear, torch.ones_like(level), torch.zeros_like(level)
-    return _warp(images, [[one, zero, zero], [tangent, one, tangent * images.shape[3] / 2]])
+    return _warp(images, [[one, zero, zero], [tangent, one, tangent * images.shape[3] / 2]], reach.smooth)
 
 
 def _translate_x(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     one, zero = torch.ones_like(level), torch.zeros_like(level)
-    return _warp(images, [[one, zero, -(level * reach.translate[0]).trunc()], [zero, one, zero]])
+    return _warp(images, [[one, zero, -(level * reach.translate[0]).trunc()], [zero, one, zero]], reach.smooth)
 
 
 def _translate_y(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     one, zero = torch.ones_like(level), torch.zeros_like(level)
-    return _warp(images, [[one, zero, zero], [zero, one, -(level * reach.translate[1]).trunc()]])
+    return _warp(images, [[one, zero, zero], [zero, one, -(level * reach.translate[1]).trunc()]], reach.smooth)
 
 
 def _rotate(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     angle, zero = torch.deg2rad(level * reach.rotate), torch.zeros_like(level)
     sine, cosine = angle.sin(), angle.cos()
-    return _warp(images, [[cosine, -sine, zero], [sine, cosine, zero]])
+    return _warp(images, [[cosine, -sine, zero], [sine, cosine, zero]], reach.smooth)
 
 
 def _enhance(degenerate: Callable[[torch.Tensor, float], torch.Tensor]) -> Callable[..., torch.Tensor]:
