@@ -164,7 +164,42 @@ def measure_lcm(folder: Path) -> None:
             print(f"{solver.__name__} {steps} steps: drawn {drawn:.3f}, edited into another class {changed:.3f}")
 
 
+def ddpm(folder: Path) -> None:
+    """nano:ddpm, an unconditional pixel denoiser of 1.1 million parameters, trained on the 700 training digits alone.
+
+    No paper. It is what the stage of `TrainedUNet(steps=8000)` makes of `Dataset("digits")`.
+    """
+    from synthaug.diffusion.denoisers import TrainedUNet
+    from synthaug.diffusion.unet import train_unet, unet_files
+    from synthaug.nano import measure_ddpm as measure
+
+    images, _ = measure.digits("train")
+    net, _ = train_unet(TrainedUNet(steps=8000), images, report=lambda entry: print(entry, file=sys.stderr))
+    for name, data in unet_files(net).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def measure_ddpm(folder: Path) -> None:
+    """The figures of nano:ddpm's model card: how near its single guess comes, and what can be read of it."""
+    import torch
+
+    from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.nano import measure
+    from synthaug.nano import measure_ddpm as figures
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    pixels, labels = figures.digits("train")
+    seen = torch.from_numpy(pixels).float() / 127.5 - 1, torch.from_numpy(labels)
+    judge = measure.fit(measure.conv_net(10), *seen, steps=600, batch=64, rate=5e-3, seed=0)
+    denoiser = UNetDenoiser.from_folder(folder)
+    for split in ("train", "test"):
+        for line in figures.by_time(denoiser, judge, *figures.digits(split)):
+            print(split, line)
+
+
 if __name__ == "__main__":
     _, name, path = sys.argv
-    commands = (sd, measure_sd, clip, measure_clip, pix2pix, measure_pix2pix, lcm, measure_lcm)
+    commands = (sd, measure_sd, clip, measure_clip, pix2pix, measure_pix2pix, lcm, measure_lcm, ddpm, measure_ddpm)
     {command.__name__: command for command in commands}[name](Path(path))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,19 @@ from shapes import NANO, Noise, OtherNoise, class_folders, tiny
 from synthaug.classify.augment import Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
 from synthaug.classify.optim import SGD, Optimizer
+from synthaug.classify.views import View
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.denoisers import DenoiserModel
 from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import ImageEvaluation, Measurement
+from synthaug.evaluate.entropy import EntropyOverTime
 from synthaug.evaluate.fidelity import Fidelity
 from synthaug.evaluate.filter import BaseProb, ClipMulti, Filter
+from synthaug.evaluate.ood import Detector, OutOfDistribution
+from synthaug.evaluate.outliers import Outliers
+from synthaug.evaluate.predict import Predictor
 from synthaug.experiment import (
     Choice,
     Domain,
@@ -59,8 +66,24 @@ def one_of_every_class() -> list[Experiment]:
     finetune = [{"method": RealGuidance(), "backbone": NANO, "finetune": kind()} for kind in subclasses(Finetune)]
     chosen = [{"method": Noise(), "filter": kind()} for kind in subclasses(Filter)]
     prompts = [{"method": RealGuidance(prompts=kind()), "backbone": NANO} for kind in subclasses(Prompts)]
-    rest = [*finetune, *chosen, *prompts]
-    return [tiny(**fields) for fields in [*method, *use, *evaluation, *optimizer, *transform, *rest]]
+    views = [{"recipe": Recipe(steps=3, views=(with_a_file(kind),))} for kind in subclasses(View)]
+    denoisers = [
+        {"denoiser": with_a_file(kind), "evaluations": (EntropyOverTime(),)} for kind in subclasses(DenoiserModel)
+    ]
+    asked = [{"evaluations": (Accuracy(predictor=kind()),)} for kind in subclasses(Predictor)]
+    far = [{"evaluations": (OutOfDistribution(far=(with_a_file(kind),)),)} for kind in subclasses(Outliers)]
+    found = [{"evaluations": (OutOfDistribution(detectors=(kind(),)),)} for kind in subclasses(Detector)]
+    rest = [*finetune, *chosen, *prompts, *views, *denoisers, *asked, *far, *found]
+    every = [*method, *use, *evaluation, *optimizer, *transform, *rest]
+    return [tiny(**{"denoiser": "nano:ddpm"} | fields) for fields in every]
+
+
+def with_a_file(kind: type) -> object:
+    """A value of a class that may have to name a file, a folder or a model."""
+    for name in ("path", "checkpoint", "model"):
+        if name in {field.name for field in dataclasses.fields(kind)}:
+            return kind(**{name: str(Path(__file__).parent)})
+    return kind()
 
 
 def test_every_class_survives_json_with_type_value_and_key() -> None:

@@ -35,7 +35,7 @@ BELOW = {
     "diffusion": {"settings", "sample", "nano", "weights", "training"},
     "methods": {"settings", "sample", "diffusion", "clip", "scorer", "suffixes"},
     "classify": {"settings", "sample", "training"},
-    "evaluate": {"settings", "sample", "classify", "clip", "scorer"},
+    "evaluate": {"settings", "sample", "classify", "clip", "scorer", "diffusion", "methods", "dataset", "glyphs"},
     "nano": {
         "settings",
         "sample",
@@ -64,7 +64,11 @@ BELOW = {
 BELOW["runtime"] = {*BELOW, "experiment"}
 BELOW["cli"] = {*BELOW, "runtime"}
 BELOW["__init__"] = {"experiment", "runtime"}
-EXCEPTIONS = {("classify/augment.py", "diffusion.sampling"), ("diffusion/backbone.py", "nano")}
+EXCEPTIONS = {
+    ("classify/views.py", "diffusion."),
+    ("classify/loop.py", "diffusion.denoiser"),
+    ("diffusion/backbone.py", "nano"),
+}
 
 
 def imports(path: Path) -> set[str]:

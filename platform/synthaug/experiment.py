@@ -16,13 +16,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.views import DiffAugView, View
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.denoisers import DenoiserModel, PretrainedUNet, TrainedUNet
 from synthaug.diffusion.personalize import Finetune
 from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.base import ImageEvaluation, Measurement
+from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter
+from synthaug.evaluate.outliers import image_files
 from synthaug.methods.base import Maker, Method
+from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.settings import (
     NotKeyed,
     OneOf,
@@ -53,9 +57,12 @@ __all__ = [
     "seed_of",
 ]
 
+SUBSET = "subset"  # the training images that were chosen
 Identify = Callable[[Dataset | Weights | Path], str]
 # versions: raise one when the output of its stage changes
-STAGES = {"finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "train": 1, "evaluate": 1}
+STAGES = {
+    "finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "denoiser": 1, "views": 1, "train": 1, "evaluate": 1,
+}  # fmt: skip
 
 
 @settings
@@ -67,6 +74,11 @@ class Resources:
 
 def _named_backbone(value: Any) -> Any:
     return Backbone(model=value) if isinstance(value, str) else value
+
+
+def _named_denoiser(value: Any) -> Any:
+    """A bare class name, or else a pretrained model by name or folder."""
+    return PretrainedUNet(model=value) if isinstance(value, str) and value not in names_of(DenoiserModel) else value
 
 
 def _several(value: Any) -> Any:
@@ -85,6 +97,7 @@ class Experiment:
     utilize: OneOf[Utilize] = Concat()
     k: Annotated[int, Field(ge=1)] = 5
     filter: OneOf[Filter] | None = None
+    denoiser: Annotated[OneOf[DenoiserModel] | None, BeforeValidator(_named_denoiser)] = None
     recipe: Recipe
     evaluations: Annotated[tuple[OneOf[Measurement], ...], Field(min_length=1)] = (Accuracy(),)
     seed: Annotated[int, Field(ge=0)] = 0
@@ -102,6 +115,47 @@ class Experiment:
             return ()
         return self.method.finetune if self.finetune is None else self.finetune
 
+    @model_validator(mode="after")
+    def _has_denoiser(self) -> Experiment:
+        wanting = [part for part in (self.method, *self.recipe.views, *self.evaluations) if needs_denoiser(part)]
+        if wanting and self.denoiser is None:
+            way = (
+                "--set denoiser=TrainedUNet trains one on your images, denoiser=nano:ddpm is the embedded one of digits"
+            )
+            raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))
+        return self
+
+    @property
+    def makings(self) -> dict[str, Making]:
+        """What is made image by image, by the names of its stages, each once."""
+        found = {}
+        if self.method is not None:
+            if self.method.before is not None:
+                found["prepare"] = Making(self.method.before, 1)
+            found["generate"] = Making(self.method, self.k)
+        looks = [making for view in self.recipe.views if (making := beforehand(view)) is not None]
+        for evaluation in self.evaluations:
+            if isinstance(evaluation, Evaluation):
+                looks += [Making(maker, maker.variants, evaluation.split) for maker in evaluation.adaptations]
+        unique = list(dict.fromkeys(looks))
+        return found | dict(zip(numbered("views", len(unique)), unique, strict=True))
+
+    @property
+    def trains_denoiser(self) -> bool:
+        """Whether a denoiser is to be trained: asked for by name, and by something that works with it."""
+        parts = (self.method, *self.recipe.views, *self.evaluations)
+        return isinstance(self.denoiser, TrainedUNet) and any(map(needs_denoiser, parts))
+
+    @property
+    def drawn(self) -> int | None:
+        """The seed that the training images depend on, if they do."""
+        return self.seed if self.dataset.shots is not None and self.dataset.subset_seed is None else None
+
+    def notes(self) -> list[str]:
+        """What people should know of these settings before anything runs."""
+        of_method = [] if self.method is None else self.method.notes()
+        return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
+
     def real_only(self) -> Experiment:
         """The same training without generated images, whose classifier a filter may ask."""
         return dataclasses.replace(self, backbone=None, method=None, finetune=None, filter=None)
@@ -114,18 +168,64 @@ class Experiment:
     def nodes(self, identify: Identify) -> dict[str, Node]:
         """The stages of this experiment by name, in the order in which they are made."""
         data = Node("data", 0, {"dataset": _content(self.dataset), "content": identify(self.dataset)})
-        nodes = {} if self.method is None else self._generation(data, identify)
-        images = list(nodes.values())[-1:]  # the generated ones, filtered if they are
-        train: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | _contents(self.recipe, identify)
+        nodes = self._denoiser(data)
+        images: list[Node] = []  # the generated ones, filtered if they are
         if self.method is not None:
-            train |= {"utilize": keyed(self.utilize), "k": self.k}
-        nodes["train"] = Node("train", STAGES["train"], train, (data, *images))
+            nodes |= self._generation(data, identify)
+            images = list(nodes.values())[-1:]
+        for name, making in self.makings.items():
+            if name.startswith("views"):
+                nodes[name] = self._looked(making, data, identify)
+        nodes["train"] = self._trained(data, images, nodes, identify)
         for name, evaluation in self.measured().items():
-            inputs = (data, *images) if isinstance(evaluation, ImageEvaluation) else (nodes["train"],)
-            asked = keyed(evaluation) | _contents(evaluation, identify)
-            asked |= {"k": self.k} if isinstance(evaluation, ImageEvaluation) else {}
-            nodes[name] = Node("evaluate", STAGES["evaluate"], asked, inputs)
+            nodes[name] = self._evaluated(evaluation, data, images, nodes, identify)
         return nodes
+
+    def _denoiser(self, data: Node) -> dict[str, Node]:
+        """The stage that trains the denoiser, if one is to be trained and anything asks for it."""
+        if not self.trains_denoiser:
+            return {}
+        assert isinstance(self.denoiser, TrainedUNet)
+        made_by = {"denoiser": keyed(self.denoiser), "version": self.denoiser.version, "seed": self.drawn}
+        return {"denoiser": Node("denoiser", STAGES["denoiser"], made_by | {"size": self.recipe.image_size}, (data,))}
+
+    def _asks(self, data: Node, identify: Identify) -> tuple[dict[str, Any], tuple[Node, ...]]:
+        """What the denoiser adds to the settings and to the inputs of a stage that uses it."""
+        if isinstance(self.denoiser, TrainedUNet):
+            return {}, tuple(self._denoiser(data).values())
+        assert self.denoiser is not None
+        return {"denoiser": keyed(self.denoiser)} | _contents({"denoiser": self.denoiser}, identify), ()
+
+    def _trained(self, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify) -> Node:
+        asked: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | _contents(self.recipe, identify)
+        inputs = (data, *images)
+        if self.method is not None:
+            asked |= {"utilize": keyed(self.utilize), "k": self.k}
+        for view in self.recipe.views:
+            if making := beforehand(view):
+                inputs += (nodes[self.stage_of(making)],)
+        if any(view.needs_denoiser and beforehand(view) is None for view in self.recipe.views):
+            more, nodes_ = self._asks(data, identify)
+            asked, inputs = asked | more, inputs + nodes_
+        return Node("train", STAGES["train"], asked, inputs)
+
+    def _evaluated(
+        self, evaluation: Measurement, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify
+    ) -> Node:  # fmt: skip
+        asked = keyed(evaluation) | _contents(evaluation, identify)
+        if isinstance(evaluation, ImageEvaluation):
+            return Node("evaluate", STAGES["evaluate"], asked | {"k": self.k}, (data, *images))
+        assert isinstance(evaluation, Evaluation)
+        made = [Making(maker, maker.variants, evaluation.split) for maker in evaluation.adaptations]
+        inputs = (nodes["train"], *(nodes[self.stage_of(making)] for making in made))
+        if evaluation.needs_denoiser and not made:
+            more, nodes_ = self._asks(data, identify)
+            asked, inputs = asked | more, inputs + nodes_
+        return Node("evaluate", STAGES["evaluate"], asked, inputs)
+
+    def stage_of(self, making: Making) -> str:
+        """The name of the stage that makes this."""
+        return next(name for name, known in self.makings.items() if known == making)
 
     def _generation(self, data: Node, identify: Identify) -> dict[str, Node]:
         """The stages that end with the images to use."""
@@ -144,6 +244,15 @@ class Experiment:
             nodes["filter"] = Node("filter", STAGES["filter"], asked, (nodes["generate"], *judge))
         return nodes
 
+    def _looked(self, making: Making, data: Node, identify: Identify) -> Node:
+        """Images made beforehand: of the training subset, which may hang on the seed, or of a split, which does not."""
+        maker = making.maker
+        made_by = {"maker": keyed(maker), "maker version": maker.version, "split": making.split}
+        made_by |= {"size": self.recipe.image_size} | _contents(maker, identify)
+        made_by |= {"seed": self.drawn} if making.split == SUBSET else {}
+        more, inputs = self._asks(data, identify) if maker.needs_denoiser else ({}, ())
+        return Node("views", STAGES["views"], made_by | more, (data, *inputs))
+
     def _tuned(self, finetune: Finetune, inputs: tuple[Node, ...], identify: Identify) -> Node:
         if self.generator is None:
             raise UserError(f"{type(self.method).__name__} has no backbone to fine-tune", ("finetune",))
@@ -158,6 +267,9 @@ class Experiment:
             made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
         if contents := _contents(maker, identify):
             made_by["contents"] = contents
+        if maker.needs_denoiser:
+            more, nodes = self._asks(inputs[0], identify)
+            made_by, inputs = made_by | more, (*inputs, *nodes)
         return Node(stage, STAGES[stage], made_by, inputs)
 
     def key(self, stage: str, identify: Identify | None = None) -> str:
@@ -166,6 +278,25 @@ class Experiment:
         if stage not in nodes:
             raise UserError(f"this experiment has no stage {stage!r}{did_you_mean(stage, list(nodes))}")
         return nodes[stage].key
+
+
+@dataclass(frozen=True)
+class Making:
+    """Something that is made of each image of a split: variants 1..k, each on its own."""
+
+    maker: Maker
+    k: int
+    split: str = SUBSET
+
+
+def beforehand(view: View) -> Making | None:
+    """What a view wants made of the training images, if it does not work in the loop."""
+    return Making(DiffuseDenoise(how=view.how), view.cached) if isinstance(view, DiffAugView) and view.cached else None
+
+
+def needs_denoiser(part: Any) -> bool:
+    """Whether a method, a view or an evaluation works with the experiment's denoiser."""
+    return part is not None and bool(getattr(part, "needs_denoiser", False))
 
 
 def numbered(stage: str, count: int) -> list[str]:
@@ -177,7 +308,7 @@ def _contents(value: Any, identify: Identify) -> dict[str, str]:
     """What the files and models that a value names hold, by the fields that name them."""
     found = {}
     for path, part in parts(value):
-        if isinstance(part, Path) and not part.is_file():
+        if isinstance(part, Path) and not part.exists():
             raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
         if isinstance(part, Path | Weights):
             found[path] = identify(part)
@@ -193,10 +324,17 @@ def identity(thing: Dataset | Weights | Path) -> str:
     """What a data set, a model or a file *is*, read from its bytes."""
     if isinstance(thing, Dataset):
         return thing.open().digest
-    if isinstance(thing, Path):
-        return sha256(thing.read_bytes()).hexdigest()
-    digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in thing.identity_files().items()]
-    return thing.commit() or hash_of(digests)
+    if isinstance(thing, Weights) and (commit := thing.commit()):
+        return commit
+    digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in files_behind(thing).items()]
+    return str(digests[0][1]) if isinstance(thing, Path) and thing.is_file() else hash_of(digests)
+
+
+def files_behind(thing: Weights | Path) -> dict[str, Path]:
+    """The files that a model, a file or a folder consists of, by name."""
+    if isinstance(thing, Weights):
+        return thing.identity_files()
+    return image_files(thing) if thing.is_dir() else {thing.name: thing}
 
 
 @dataclass(frozen=True)

@@ -193,9 +193,9 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
                 yield place, Path(inner).expanduser()
             else:
                 yield from parts(inner, place)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from parts(item, f"{path}.{number}".lstrip("."))
+    elif isinstance(value, list | tuple | dict):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from parts(item, f"{path}.{name}".lstrip("."))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from synthaug.evaluate.accuracy import Accuracy, confusion, expected_calibration_error, log_softmax, per_class, top_k
-from synthaug.evaluate.base import Evaluation
+from synthaug.evaluate.accuracy import Accuracy, confusion, expected_calibration_error, per_class, top_k
+from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.predict import log_softmax
 from synthaug.settings import from_json, to_json
 
 rng = np.random.default_rng(0)
@@ -77,7 +78,8 @@ class FirstPixels(nn.Module):
 def test_evaluation(classes, split):
     images = rng.integers(0, 256, (50, 3, 8, 8), dtype=np.uint8)
     labels = rng.integers(0, classes, 50)
-    result = Accuracy(split=split)(FirstPixels(classes), images, labels, [f"class {c}" for c in range(classes)])
+    names = [f"class {c}" for c in range(classes)]
+    result = Accuracy(split=split)(Subject(FirstPixels(classes), names, {split: (images, labels)}))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     metrics = result["metrics"]
     assert set(metrics) == {f"{split}/{n}" for n in ("top1", "ece", "loss", *(["top5"] if classes > 5 else []))}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from synthaug.classify.mixing import Utilize
-from synthaug.classify.models import build, check_size, prepared, resized
+from synthaug.classify.models import build, centre, check_size, crop_of, prepared, resized
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.views import Batch
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Entry, Report, World
+
+if TYPE_CHECKING:
+    from synthaug.diffusion.denoiser import Denoiser
 
 Images = torch.Tensor | np.ndarray
 
@@ -27,7 +32,8 @@ Images = torch.Tensor | np.ndarray
 class Data:
     """Real ++ synthetic training images (uint8 NCHW, in memory or mapped) with soft labels, and a validation set.
 
-    `source_of_synthetic[j]` is the index of the real image that image n_real + j was made from.
+    `source_of_synthetic[j]` is the index of the real image that image n_real + j was made from. `variants[v]` holds
+    what view v of the recipe wants made beforehand: K images (uint8) of each real image, N x K x C x H x W.
     """
 
     images: Images
@@ -36,6 +42,7 @@ class Data:
     source_of_synthetic: torch.Tensor
     val_images: Images
     val_labels: torch.Tensor
+    variants: Mapping[int, Images] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) == self.n_real + len(self.source_of_synthetic)
@@ -51,6 +58,7 @@ class Trained:
     steps: int
     images_seen: int
     seconds: float
+    denoiser_calls: int = 0
 
 
 @dataclass
@@ -62,6 +70,7 @@ class _Progress:
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[Entry] = field(default_factory=list)
     seconds: float = 0.0
+    calls: int = 0  # rows of the batch that went through the denoiser, in all processes
 
 
 def train(
@@ -74,33 +83,35 @@ def train(
     checkpoint: Checkpoint | None = None,
     world: World = ALONE,
     device: torch.device | None = None,
+    denoiser: Denoiser | None = None,
 ) -> Trained:
     """Train `recipe` on `data`; the same result whether or not it was interrupted between two evaluations.
 
-    `report` is called after each evaluation, in every process.
+    `report` is called after each evaluation, in every process. `denoiser` is for views that need one.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _contained(recipe.threads, device):
-        run = _Run(recipe, utilize, data, seed, world, device)
+        run = _Run(recipe, utilize, data, seed, world, device, denoiser)
         done = run.restore(checkpoint.load() if checkpoint else None)
         while done.step < run.total:
             entry = run.interval(done)
             report(entry)
             if checkpoint and done.step < run.total and checkpoint.due():
                 checkpoint.save(run.state(done))
-    return Trained(done.best, done.history, done.step, done.step * recipe.batch_size, done.seconds)
+    return Trained(done.best, done.history, done.step, done.step * recipe.batch_size, done.seconds, done.calls)
 
 
 class _Run:
     """Everything of a training run but its progress."""
 
     def __init__(
-        self, recipe: Recipe, utilize: Utilize, data: Data, seed: int, world: World, device: torch.device
-    ) -> None:
+        self, recipe: Recipe, utilize: Utilize, data: Data, seed: int, world: World, device: torch.device,
+        denoiser: Denoiser | None,
+    ) -> None:  # fmt: skip
         if recipe.batch_size < world.size:
             raise UserError(f"batch_size {recipe.batch_size} is smaller than the number of workers, {world.size}")
         self.recipe, self.utilize, self.data, self.seed, self.world = recipe, utilize, data, seed, world
-        self.device = device
+        self.device, self.denoiser = device, denoiser
         self.epoch_length = len(self.order(0))
         self.total = recipe.total_steps(self.epoch_length)
         self.ends = evaluation_steps(self.total, recipe.evaluations)
@@ -133,7 +144,7 @@ class _Run:
 
     def interval(self, done: _Progress) -> Entry:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""
-        began = time.monotonic()
+        began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
         last = next(end for end in self.ends if end > done.step)
         torch.manual_seed(seed_of(self.seed, "train", done.step))
         self.model.train()
@@ -144,12 +155,15 @@ class _Run:
         entry |= self.validate()
         self.choose(done, entry)
         done.step, done.seconds = last, done.seconds + time.monotonic() - began
+        done.calls += (getattr(self.denoiser, "rows", 0) - called) * self.world.size  # they share each batch evenly
         done.history.append(entry)
         return entry
 
     def step(self, number: int, indices: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss stays on the device, so that a GPU need not wait."""
-        images, labels = self.batch(indices)
+        parts = self.parts(number, indices)
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        images = joined([images for images, _ in parts]).contiguous(memory_format=layout)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * schedule(number, self.total, self.recipe.warmup)
 
@@ -157,8 +171,7 @@ class _Run:
             self.optimizer.zero_grad()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
                 logits = self.parallel(images)
-            smooth = self.recipe.label_smoothing
-            loss = cross_entropy(logits.float(), labels, label_smoothing=smooth, reduction="sum")
+            loss = self.loss(logits.float().split([len(rows) for rows, _ in parts]), [labels for _, labels in parts])
             # DDP averages over processes, so each one's share counts size-fold: the mean over the whole batch
             loss = loss * (self.world.size / len(indices))
             loss.backward()
@@ -166,15 +179,52 @@ class _Run:
 
         return cast(torch.Tensor, self.optimizer.step(closure)).detach()
 
-    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augmented images in [0, 1] and soft labels: every process makes the whole batch and keeps its slice."""
-        images = resized(gather(self.data.images, indices).to(self.device), self.recipe.image_size)
-        labels = self.data.labels[indices].to(self.device, torch.float32)
+    def loss(self, logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum over this process's rows: the batch's own loss, and what each view adds."""
+        smooth = self.recipe.label_smoothing
+        total = cross_entropy(logits[0], labels[0], label_smoothing=smooth, reduction="sum") * self.recipe.clean_weight
+        for view, theirs, wanted in zip(self.recipe.views, logits[1:], labels[1:], strict=True):
+            total = total + view.loss(logits[0], theirs, wanted, smooth)
+        return total
+
+    def parts(self, number: int, indices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """This process's rows, images in [0, 1] and soft labels: of the batch itself, then of each view. Every process
+        draws for the whole batch, so that their number changes nothing."""
+        stored = resized(gather(self.data.images, indices).to(self.device), self.recipe.image_size)
+        targets = self.data.labels[indices].to(self.device, torch.float32)
+        images, labels = self.transformed(stored, targets)
+        found = [(images[self.world.mine].to(torch.float32) / 255, labels[self.world.mine])]
+        for place, view in enumerate(self.recipe.views):
+            batch = Batch(
+                plain=centre(stored, images.shape[2]), plain_labels=targets, images=images, labels=labels,
+                again=partial(self.again, stored, targets, number), mine=self.world.mine, denoiser=self.denoiser,
+                variant=partial(self.variant, place, indices),
+            )  # fmt: skip
+            generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, "view", number, place))
+            found.append(view.rows(batch, generator))
+        return found
+
+    def transformed(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for transform in self.recipe.transforms:
             images, labels = transform(images, labels)
-        mine = self.world.mine
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
-        return images[mine].to(torch.float32, memory_format=layout) / 255, labels[mine]
+        return images, labels
+
+    def again(self, images: torch.Tensor, labels: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The transforms once more, with random numbers that the batch itself does not miss."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed_of(self.seed, "again", number))
+            return self.transformed(images, labels)
+
+    def variant(
+        self, place: int, indices: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One of the variants that were made beforehand of each image, or of the source of a generated one."""
+        made, n = self.data.variants[place], self.data.n_real
+        sources = torch.cat([torch.arange(n), self.data.source_of_synthetic])[indices]
+        drawn = torch.randint(made.shape[1], (len(indices),), generator=generator, device=self.device).cpu()
+        flat = made.reshape(-1, *made.shape[2:])
+        images = resized(gather(flat, sources * made.shape[1] + drawn).to(self.device), self.recipe.image_size)
+        return centre(images, crop_of(self.recipe)), self.data.labels[sources].to(self.device, torch.float32)
 
     def mean_loss(self, losses: list[torch.Tensor], first: int) -> float:
         """The mean loss of the interval that began at step `first`, over all processes."""
@@ -227,6 +277,11 @@ def stream(order: Callable[[int], torch.Tensor], size: int, first: int) -> Itera
             rest = torch.cat([rest, order(epoch)])
         yield rest[:size]
         rest = rest[size:]
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows after one another; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def gather(images: Images, indices: torch.Tensor) -> torch.Tensor:

@@ -52,17 +52,18 @@ class Prepared(nn.Module):
 
 def prepared(recipe: Recipe, classifier: nn.Module) -> nn.Module:
     """`classifier` for evaluation: squash to `image_size`, then cut the centre where training cut at random."""
-    return Prepared(classifier, recipe.image_size, _crop(recipe)).eval()
+    return Prepared(classifier, recipe.image_size, crop_of(recipe)).eval()
 
 
-def _crop(recipe: Recipe) -> int | None:
+def crop_of(recipe: Recipe) -> int | None:
+    """The size that training crops to, if it crops."""
     crops = [transform.size for transform in recipe.transforms if isinstance(transform, RandomCrop)]
     return crops[-1] if crops else None
 
 
 def check_size(net: nn.Module, recipe: Recipe, stored: int) -> None:
     """Refuse images that a vision transformer has no positions for."""
-    size = _crop(recipe) or recipe.image_size or stored
+    size = crop_of(recipe) or recipe.image_size or stored
     if recipe.model.startswith("vit_") and net.image_size != size:
         raise UserError(f"{recipe.model} takes {net.image_size} px images, not {size}; set image_size={net.image_size}")
 

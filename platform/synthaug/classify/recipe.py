@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from synthaug.classify.augment import Transform
 from synthaug.classify.optim import AdamW, Optimizer
+from synthaug.classify.views import View
 from synthaug.settings import ContentOf, OneOf, UserError, settings
 
 Count = Annotated[int, Field(ge=1)]
@@ -17,7 +18,8 @@ Count = Annotated[int, Field(ge=1)]
 class Recipe:
     """Model, optimiser, length, schedule (linear warm-up, then cosine to 0) and transforms of a training run.
 
-    Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. `weights` is a
+    Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. Each of `views` adds
+    its rows to the batch and its term to the loss, in which the batch itself counts `clean_weight`. `weights` is a
     file with a state dict. Exactly one of `epochs` and `steps` is given.
     """
 
@@ -30,6 +32,8 @@ class Recipe:
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     transforms: tuple[OneOf[Transform], ...] = ()
+    views: tuple[OneOf[View], ...] = ()
+    clean_weight: Annotated[float, Field(ge=0)] = 1.0
     image_size: Count | None = None
     evaluations: Annotated[int, Field(ge=1, le=20)] = 10
     precision: Literal["fp32", "bf16"] = "fp32"

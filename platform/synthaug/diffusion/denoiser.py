@@ -6,6 +6,7 @@ with sigma = sqrt((1 - abar) / abar).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -13,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkabl
 import numpy as np
 import torch
 from torch import Tensor
+
+from synthaug.settings import UserError
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Sigma = float | np.ndarray | Tensor
@@ -39,20 +42,34 @@ def per_row(sigma: Sigma, x: Tensor) -> Tensor:
     return sigma_B.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def parts_of(folder: Path) -> tuple[Path, Path]:
+    """Where the unet and the schedule of a pixel model are: in unet/ and scheduler/, or both in the folder itself."""
+    unet, scheduler = (folder / part if (folder / "unet").is_dir() else folder for part in ("unet", "scheduler"))
+    config = unet / "config.json"
+    known = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if known != "UNet2DModel" or not (scheduler / "scheduler_config.json").is_file():
+        needs = "config.json of a UNet2DModel and scheduler_config.json, there or in its unet/ and scheduler/"
+        raise UserError(f"{str(folder)!r} holds no pixel model of diffusers; it needs {needs}")
+    return unet, scheduler
+
+
 class UNetDenoiser:
-    """A diffusers UNet2DModel, class-conditional or not, trained on a variance-preserving schedule."""
+    """A diffusers UNet2DModel, class-conditional or not, trained on a variance-preserving schedule. `rows` counts what
+    has gone through it."""
 
     def __init__(self, net: Any, alphas_cumprod: Tensor, prediction: Prediction = "epsilon") -> None:
         self.net, self.prediction = net, prediction
+        self.alphas_cumprod, self.rows = torch.as_tensor(alphas_cumprod), 0
         self.log_sigmas = sigmas_of(alphas_cumprod).log().numpy()
 
     @classmethod
-    def from_folder(cls, folder: Path, device: str = "cpu") -> UNetDenoiser:
+    def from_folder(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNetDenoiser:
         """The unet and the schedule of a DDPMPipeline's folder."""
         from diffusers import DDPMScheduler, UNet2DModel
 
-        schedule: Any = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-        net: Any = UNet2DModel.from_pretrained(folder, subfolder="unet")
+        unet, scheduler = parts_of(folder)
+        schedule: Any = DDPMScheduler.from_pretrained(scheduler)
+        net: Any = UNet2DModel.from_pretrained(unet, torch_dtype=dtype)
         return cls(net.to(device).eval(), schedule.alphas_cumprod, schedule.config.prediction_type)
 
     def timestep(self, sigma: Sigma) -> Tensor:
@@ -68,7 +85,9 @@ class UNetDenoiser:
         a = (1 + s.square()).rsqrt()  # sqrt(abar); s * a is the standard deviation of the noise in x_t
         t = self.timestep(s.flatten()).to(x.device)
         named = {} if cond is None else {"class_labels": cond}
+        self.rows += len(x)
         out = self.net((a * x).to(self.net.dtype), t, return_dict=False, **named)[0]
+        out = out[:, : x.shape[1]]  # others would tell the variance
         if self.prediction == "epsilon":
             x0 = x - s * out
         elif self.prediction == "v_prediction":

@@ -4,7 +4,8 @@ interrupted goes on as if it had not been."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,33 +27,53 @@ class Fitted:
 def fit(
     parameters: Mapping[str, Tensor], loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float,
     clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
-    reports: int = REPORTS,
+    reports: int = REPORTS, average: Mapping[str, Tensor] | None = None,
 ) -> Fitted:  # fmt: skip
-    """Train `parameters` in place. `loss(step)` is this process's part of the batch's mean: the parts add up."""
+    """Train `parameters` in place. `loss(step)` is this process's part of the batch's mean: the parts add up.
+    `average` holds copies of them, which become their average over about the last tenth of training; the rate then
+    rises over 100 steps and falls like the root of the step's number after 1,000."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
-    done = _restore(parameters, optimizer, checkpoint.load() if checkpoint else None)
+    kept = {"parameters": parameters} | ({} if average is None else {"average": average})
+    done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
     every = -(-steps // reports)
+
+    def advance(step: int) -> Tensor:
+        if average is None:
+            return _step(optimizer, loss(step), clip, world)
+        optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 100, 1, (1000 / (step + 1)) ** 0.5)
+        found = _step(optimizer, loss(step), clip, world)
+        with torch.no_grad():
+            live = [parameters[name].detach() for name in average]
+            torch._foreach_lerp_(list(average.values()), live, newest_share(step + 1))
+        return found
+
     while done.step < steps:
         began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
-        losses = [_step(optimizer, loss(step), clip, world) for step in range(done.step, last)]
+        losses = [advance(step) for step in range(done.step, last)]
         entry = {"step": float(last), "train/loss": _mean(losses, done.step, world)}
         done.step, done.seconds = last, done.seconds + time.monotonic() - began
         done.history.append(entry)
         report(entry)
         if checkpoint and last < steps and checkpoint.due():
-            kept = {name: value.detach() for name, value in parameters.items()}
-            checkpoint.save({"parameters": kept, "optimizer": optimizer.state_dict(), "done": asdict(done)})
+            state = {part: {name: value.detach() for name, value in held.items()} for part, held in kept.items()}
+            checkpoint.save(state | {"optimizer": optimizer.state_dict(), "done": asdict(done)})
     return done
 
 
+def newest_share(step: int, gamma: float = 6.94) -> float:
+    """What the parameters of step 1, 2, ... count in their power-function average (EDM2, equation 127)."""
+    return 1.0 - float((1 - 1 / step) ** (gamma + 1))
+
+
 def _restore(
-    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any] | None
+    kept: Mapping[str, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, state: dict[str, Any] | None
 ) -> Fitted:
     if state is None:
         return Fitted()
     with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(state["parameters"][name])
+        for part, held in kept.items():
+            for name, value in held.items():
+                value.copy_(state[part][name])
     optimizer.load_state_dict(state["optimizer"])
     return Fitted(**state["done"])
 
@@ -80,3 +101,15 @@ def _mean(losses: list[Tensor], first: int, world: World) -> float:
         step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
         raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
     return float(values.double().mean())
+
+
+@contextmanager
+def contained(threads: int, device: torch.device) -> Iterator[None]:
+    """Leave the process's random state and thread count as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if device.type == "cuda" else threads)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from synthaug.diffusion.backbone import Backbone, add_tokens, check
 from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.codec import load_pipe, token_ids
-from synthaug.diffusion.fit import Fitted, fit
+from synthaug.diffusion.fit import Fitted, contained, fit
 from synthaug.diffusion.personalize import TEMPLATES, Adapter, Finetune, LoRA, TextualInversion
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
@@ -60,7 +59,7 @@ def tune(
     if finetune.batch_size < world.size:
         raise UserError(f"batch_size {finetune.batch_size} is smaller than the number of workers, {world.size}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _contained(backbone.threads, device):
+    with contained(backbone.threads, device):
         pipe = load_pipe(backbone.folder(), torch.float32)
         for before, file in adapters:
             before.attach(pipe, load(file.read_bytes()))
@@ -252,15 +251,3 @@ class Lesson:
             out = self.pipe.unet(noisy[mine], t[mine], encoder_hidden_states=self.student.embed(texts[mine])).sample
         error: Tensor = (out.float() - target[mine]).square().flatten(1).mean(1)
         return error.sum() / size
-
-
-@contextmanager
-def _contained(threads: int, device: torch.device) -> Iterator[None]:
-    """Leave the process's random state and thread count as they were."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if device.type == "cuda" else threads)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from synthaug.evaluate.base import Evaluation
-from synthaug.settings import settings
-
-if TYPE_CHECKING:
-    from torch import nn
+from synthaug.evaluate.adapt import Adaptation
+from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.predict import Predictor, Single, ask
+from synthaug.settings import OneOf, settings
 
 
 @settings
 class Accuracy(Evaluation):
     """Top-1, top-5 (with more than five classes), expected calibration error, loss, per-class accuracy, confusion."""
 
-    def __call__(
-        self, model: nn.Module, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
-    ) -> dict[str, Any]:
-        from synthaug.classify.loop import predict
+    predictor: OneOf[Predictor] = Single()
 
-        log_p = log_softmax(predict(model, images).double().numpy())
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        return self.predictor.adaptations(None)
+
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        (_, labels), classes = subject.sets[self.split], subject.classes
+        log_p, calls = ask(self.predictor, subject, self.split)
         found = {"top1": top_k(log_p, labels, 1)}
         if len(classes) > 5:
             found["top5"] = top_k(log_p, labels, 5)
         found["ece"] = expected_calibration_error(np.exp(log_p), labels)
         found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
+        found |= {"calls": calls} if self.adaptations else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
+        under = "/".join(filter(None, (self.split, self.predictor.name)))
         return {
-            "metrics": {f"{self.split}/{name}": value for name, value in found.items()},
+            "metrics": {f"{under}/{name}": value for name, value in found.items()},
             "per_class": dict(zip(classes, per_class(counts), strict=True)),
             "confusion": counts.tolist(),
         }
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities of N x C logits."""
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))  # type: ignore[no-any-return]
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from synthaug.settings import settings
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from synthaug.diffusion.denoiser import Denoiser
+    from synthaug.evaluate.adapt import Adaptation
 
 
 @settings
@@ -25,6 +29,24 @@ class Measurement(ABC):
         training images that were chosen)."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What an evaluation may look at.
+
+    `model` takes images as they are stored (uint8 NCHW) or scaled to [0, 1] and returns logits over `classes`. `sets`
+    are images (uint8 NCHW) and class indices of the splits that the evaluation needs, `ids` the names of the images.
+    `copies` gives what one of its `adaptations` made of some images of a split, uint8 N x K x C x H x W. `denoiser`
+    works on [-1, 1] and is there if the evaluation needs one without adaptations.
+    """
+
+    model: nn.Module
+    classes: Sequence[str]
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    copies: Callable[[Adaptation, str, Sequence[int]], np.ndarray] | None = None
+    denoiser: Denoiser | None = None
+
+
 @settings
 class Evaluation(Measurement):
     """One kind of measurement of a trained classifier on the images of one split."""
@@ -35,19 +57,49 @@ class Evaluation(Measurement):
     def needs(self) -> tuple[str, ...]:
         return (self.split,)
 
-    @abstractmethod
-    def __call__(
-        self, model: nn.Module, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
-    ) -> dict[str, Any]:
-        """Results as plain JSON values, NaN nowhere.
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        """What must be made of each image of the split first."""
+        return ()
 
-        `model` takes images as they are stored (uint8 NCHW) or scaled to [0, 1] and returns logits; `labels` are class
-        indices into `classes`. The keys of the result:
+    @property
+    def needs_denoiser(self) -> bool:
+        """Whether the experiment must name a denoiser."""
+        return any(adaptation.needs_denoiser for adaptation in self.adaptations)
+
+    @abstractmethod
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        """Results as plain JSON values, NaN nowhere. The keys of the result:
 
         - "metrics" (always): flat name -> float, each name beginning with "{split}/"
         - "per_class": class name -> float in [0, 1], or None for a class without images
         - "confusion": counts, one row for each true class, one column for each predicted class
+        - "about": how it was measured
+        - "pictures": name -> a PNG in base64
+        - "curves": name -> {"x": [...], "y": [...] or {name: [...]}, "label": [name of x, of y]}, drawn as a figure
         """
+
+
+@settings
+class MappedEvaluation(Evaluation):
+    """An evaluation that costs much for each image: done shard by shard, on many devices if there are."""
+
+    SHARD: ClassVar[int] = 16  # images
+
+    def chosen(self, count: int) -> Sequence[int]:
+        """Which of the split's images are looked at."""
+        return range(count)
+
+    @abstractmethod
+    def rows(self, subject: Subject, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """What is found of some images of the split, as JSON, each independent of the others."""
+
+    @abstractmethod
+    def result(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The result, as of `__call__`, from the rows of all chosen images in their order."""
+
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        return self.result(self.rows(subject, self.chosen(len(subject.sets[self.split][1]))))
 
 
 @settings

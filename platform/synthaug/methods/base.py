@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.denoisers import PlacedDenoiser
 from synthaug.diffusion.personalize import Adapter, Finetune
 from synthaug.sample import Label, Sample, encode_image
 from synthaug.settings import seed_of, settings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from synthaug.clip import Clip
     from synthaug.diffusion.backbone import Pipeline
+    from synthaug.diffusion.denoiser import UNetDenoiser
     from synthaug.scorer import Scorer
 
 STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -49,8 +51,10 @@ class Models:
     """The models of a process, loaded when a method first asks. `names` are the classes' words; `earlier` gives what
     the method's stage before made of a source."""
 
-    def __init__(self, backbone: Backbone | None, adapters: Sequence[Adapter] = ()) -> None:
-        self.backbone, self.adapters = backbone, tuple(adapters)
+    def __init__(
+        self, backbone: Backbone | None, adapters: Sequence[Adapter] = (), denoiser: PlacedDenoiser | None = None
+    ) -> None:
+        self.backbone, self.adapters, self.placed = backbone, tuple(adapters), denoiser
         self.names: tuple[str, ...] = ()
         self.earlier: Callable[[str], np.ndarray] | None = None
         self._scorers: dict[Clip, Scorer] = {}
@@ -59,6 +63,13 @@ class Models:
     def pipeline(self) -> Pipeline:
         assert self.backbone is not None, "this method names no backbone"
         return self.backbone.load(adapters=self.adapters)
+
+    @cached_property
+    def denoiser(self) -> UNetDenoiser:
+        """The experiment's denoiser of images in [-1, 1]."""
+        assert self.placed is not None, "this experiment names no denoiser"
+        model, folder = self.placed
+        return model.load(folder)
 
     def scorer(self, clip: Clip) -> Scorer:
         """A CLIP model on the pipeline's device."""
@@ -69,7 +80,8 @@ class Models:
     @property
     def counters(self) -> dict[str, int]:
         """What the loaded models have done so far."""
-        return dict(self.pipeline.counters) if "pipeline" in vars(self) else {}
+        counted = {"unet_calls": self.denoiser.rows} if "denoiser" in vars(self) else {}
+        return counted | (dict(self.pipeline.counters) if "pipeline" in vars(self) else {})
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,7 @@ class Maker(ABC):
     """Makes something of each source image, row by row; its hyper-parameters are its fields."""
 
     version: ClassVar[int] = 1
+    needs_denoiser: ClassVar[bool] = False
 
     @property
     def together(self) -> int:
@@ -113,6 +126,10 @@ class Maker(ABC):
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         """The images (uint8 HWC) and soft labels of the rows, made from their source images."""
+
+    def calls(self) -> int:
+        """Denoiser evaluations an image costs, for the estimate of `show`."""
+        return 0
 
     def encode(self, made: np.ndarray) -> bytes:
         """What is stored of one result."""
@@ -134,10 +151,6 @@ class Method(Maker):
     def before(self) -> Maker | None:
         """What must be made of every source first (a stage of its own, shared by whoever asks for the same)."""
         return None
-
-    def calls(self) -> int:
-        """Denoiser evaluations an image costs, for the estimate of `show`."""
-        return 0
 
     def notes(self) -> list[str]:
         """What people should know of these settings before anything runs."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthaug import glyphs
+from synthaug.diffusion.fit import newest_share
 from synthaug.nano import captions
 from synthaug.settings import seed_of
 
@@ -139,17 +140,16 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 class Average(Generic[M]):
-    """The power-function average of parameters (EDM2, equation 127): always over about the last tenth of training."""
+    """The power-function average of parameters: always over about the last tenth of training."""
 
-    def __init__(self, modules: M, gamma: float = 6.94) -> None:
-        self.live, self.gamma = modules, gamma
+    def __init__(self, modules: M) -> None:
+        self.live = modules
         self.shadow: M = copy.deepcopy(modules).requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, step: int) -> None:
         """Move towards the live parameters; `step` counts from 1."""
-        share = 1 - (1 - 1 / step) ** (self.gamma + 1)
-        torch._foreach_lerp_(list(self.shadow.parameters()), list(self.live.parameters()), share)
+        torch._foreach_lerp_(list(self.shadow.parameters()), list(self.live.parameters()), newest_share(step))
 
 
 def train_text_to_image(

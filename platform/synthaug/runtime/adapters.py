@@ -1,4 +1,4 @@
-"""Fine-tuning as a stage: the adapters of an experiment's backbone, learned from its training subset."""
+"""Diffusion training as stages: the adapters of a backbone, and a denoiser, learned from the training subset."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 from synthaug import suffixes
 from synthaug.dataset import subset
+from synthaug.diffusion.denoisers import FOLDER as DENOISER
+from synthaug.diffusion.denoisers import PlacedDenoiser, TrainedUNet
 from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
-from synthaug.experiment import Experiment, numbered
+from synthaug.experiment import SUBSET, Experiment, numbered
+from synthaug.runtime.images import real_images
 from synthaug.runtime.store import Store, write_bytes
 from synthaug.sample import decode_image
 from synthaug.settings import canonical
@@ -21,12 +24,46 @@ def stages_of(experiment: Experiment) -> list[str]:
     return numbered("finetune", len(experiment.tuning))
 
 
+def diffusion_stages(experiment: Experiment) -> list[str]:
+    """The names of all stages that train something for diffusion, in their order."""
+    return ["denoiser"] * experiment.trains_denoiser + stages_of(experiment)
+
+
 def reports_of(experiment: Experiment, stage: str) -> int:
     """How often a stage that trains will report."""
     if stage == "train":
         return experiment.recipe.evaluations
-    steps = experiment.tuning[stages_of(experiment).index(stage)].steps
+    if stage == "denoiser":
+        assert isinstance(experiment.denoiser, TrainedUNet)
+        steps = experiment.denoiser.steps
+    else:
+        steps = experiment.tuning[stages_of(experiment).index(stage)].steps
     return -(-steps // -(-steps // REPORTS))
+
+
+def denoiser_of(store: Store, experiment: Experiment) -> PlacedDenoiser | None:
+    """The denoiser that an experiment works with, and where its stage left it."""
+    if not isinstance(experiment.denoiser, TrainedUNet):
+        return None if experiment.denoiser is None else (experiment.denoiser, None)
+    node = experiment.nodes(store.identify).get("denoiser")
+    return None if node is None else (experiment.denoiser, store.folder(node))
+
+
+def fit_denoiser(
+    store: Store, experiment: Experiment, folder: Path, report: Report, checkpoint: Checkpoint, world: World
+) -> None:
+    """Train the denoiser on exactly the images that the classifier may see, and leave it in the folder."""
+    from synthaug.diffusion.unet import train_unet, unet_files
+
+    assert isinstance(experiment.denoiser, TrainedUNet)
+    images = real_images(store, experiment, SUBSET)
+    experiment.denoiser.check(images.shape[2])
+    net, done = train_unet(experiment.denoiser, images, report=report, checkpoint=checkpoint, world=world)
+    if world.rank == 0:
+        for name, data in unet_files(net).items():
+            write_bytes(folder / DENOISER / name, data)
+        notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
+        write_bytes(folder / "trained.json", canonical(notes | {"images": done.step * experiment.denoiser.batch_size}))
 
 
 def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:

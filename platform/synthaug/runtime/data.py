@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthaug.dataset import Dataset, subset
-from synthaug.experiment import Experiment
-from synthaug.listing import Entry
-from synthaug.runtime.generate import open_job, read_images
+from synthaug.classify.views import FolderView
+from synthaug.dataset import subset
+from synthaug.experiment import Experiment, beforehand
+from synthaug.runtime.generate import Job, open_job, read_images, samples_of
+from synthaug.runtime.images import decode_all, image_size, split_arrays
 from synthaug.runtime.store import Store
-from synthaug.sample import Sample, decode_image, label_matrix, resize_image
+from synthaug.sample import Sample, label_matrix
 from synthaug.settings import UserError
 
 if TYPE_CHECKING:
     from synthaug.classify.loop import Data
 
-Arrays = tuple[np.ndarray, np.ndarray]
 SCORES = "scores.json"  # what a filter leaves
 
 
@@ -60,41 +57,43 @@ def training_data(store: Store, experiment: Experiment) -> Data:
         source_of_synthetic=torch.tensor([place[s.source] for s in made], dtype=torch.long),
         val_images=torch.from_numpy(val_images),
         val_labels=torch.from_numpy(val_labels),
+        variants=variants_of(store, experiment),
     )
 
 
-def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
-    """Encoded images as one uint8 N x 3 x size x size array, so that no epoch decodes again."""
-    out = np.empty((len(images), 3, size, size), np.uint8)
-    with ThreadPoolExecutor() as threads:
-        for number, pixels in enumerate(threads.map(lambda data: resize_image(decode_image(data), size), images)):
-            out[number] = pixels.transpose(2, 0, 1)
-    return out
+def variants_of(store: Store, experiment: Experiment) -> dict[int, np.ndarray]:
+    """What the views of a recipe want made of each real image, by their places: N x K x C x H x W."""
+    found = {}
+    for place, view in enumerate(experiment.recipe.views):
+        if making := beforehand(view):
+            found[place] = made_of(store, experiment, experiment.stage_of(making))
+        elif isinstance(view, FolderView):
+            found[place] = _twins(store, experiment, Path(view.path).expanduser())
+    return found
 
 
-@lru_cache(maxsize=4)
-def split_arrays(home: Path, dataset: Dataset, split: str, size: int) -> Arrays:
-    """Images and class indices of a held-out split; a process that runs many trials decodes them once."""
-    listing = Store(home).open(dataset)
-    entries: Sequence[Entry] = listing.splits[split]
-    images = decode_all([listing.read(entry.id) for entry in entries], size)
-    return images, np.array([entry.label for entry in entries])
+def made_of(store: Store, experiment: Experiment, stage: str, numbers: Sequence[int] | None = None) -> np.ndarray:
+    """Variants 1..k of the sources of a stage (of those with some numbers), source by source: N x K x C x H x W."""
+    job = open_job(store, experiment, stage)
+    chosen = job.sources if numbers is None else [job.sources[number] for number in numbers]
+    place = {entry.id: number for number, entry in enumerate(chosen)}
+    assert job.size is not None
+    made = np.empty((len(chosen), job.k, 3, job.size, job.size), np.uint8)
+    for number in job.shards(range(1, job.k + 1)):
+        wanted = [s for s in samples_of(store, job, number) if s.source in place] if _holds(job, number, place) else []
+        for sample, pixels in zip(wanted, decode_all([s.image for s in wanted], job.size), strict=True):
+            made[place[sample.source], sample.variant - 1] = pixels
+    return made
 
 
-def image_size(store: Store, experiment: Experiment) -> int:
-    """The recipe's image size, or that of the images when all are squares of one size."""
-    if experiment.recipe.image_size is not None:
-        return experiment.recipe.image_size
-    return _common_size(store.home, experiment.dataset)
+def _holds(job: Job, number: int, place: Mapping[str, int]) -> bool:
+    return any(entry.id in place for entry in job.entries(number))
 
 
-@lru_cache(maxsize=4)
-def _common_size(home: Path, dataset: Dataset) -> int:
-    from PIL import Image
-
-    listing = Store(home).open(dataset)
-    entries = listing.splits["train"][:64]
-    sizes = {Image.open(io.BytesIO(listing.read(entry.id))).size for entry in entries}
-    if len(sizes) > 1 or len(set(*sizes)) > 1:
-        raise UserError("the images differ in size or are no squares; --set recipe.image_size=224 squashes them")
-    return sizes.pop()[0]
+def _twins(store: Store, experiment: Experiment, folder: Path) -> np.ndarray:
+    """The images of the same names in another folder."""
+    entries = subset(store.open(experiment.dataset), experiment.dataset, experiment.seed)
+    files = [folder / entry.id for entry in entries]
+    if missing := [file for file in files if not file.is_file()]:
+        raise UserError(f"{len(missing)} training images have no twin, the first is {str(missing[0])!r}")
+    return decode_all([file.read_bytes() for file in files], image_size(store, experiment))[:, None]

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug.dataset import subset
-from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
+from synthaug.evaluate.adapt import Adaptation
+from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
 from synthaug.evaluate.filter import Candidates
-from synthaug.experiment import Experiment
-from synthaug.runtime.data import SCORES, decode_all, image_size, split_arrays, used_images
+from synthaug.experiment import Experiment, Making, load
+from synthaug.runtime.adapters import denoiser_of
+from synthaug.runtime.data import SCORES, made_of, used_images
 from synthaug.runtime.generate import open_job, samples_of
-from synthaug.runtime.store import Artefact, Say, Store, write_bytes
-from synthaug.settings import UserError, canonical, did_you_mean
+from synthaug.runtime.images import decode_all, image_size, real_images, split_arrays
+from synthaug.runtime.progress import Progress
+from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
+from synthaug.settings import UserError, canonical, did_you_mean, to_json
 
 if TYPE_CHECKING:
     import torch
 
 
-def evaluate_stages(store: Store, experiment: Experiment, say: Say) -> dict[str, Artefact]:
+def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int = 0) -> dict[str, Artefact]:
     """The numbers of an experiment, each evaluation a stage of its own."""
     nodes = experiment.nodes(store.identify)
     found = {}
     for name, evaluation in experiment.measured().items():
 
-        def make(folder: Path, evaluation: Measurement = evaluation) -> dict[str, Any]:
+        def make(folder: Path, name: str = name, evaluation: Measurement = evaluation) -> dict[str, Any]:
             started = time.monotonic()
-            result = _measure(store, experiment, evaluation)
-            return {"result": result, "seconds": time.monotonic() - started}
+            if isinstance(evaluation, MappedEvaluation):
+                result, spent = _mapped(store, experiment, name, evaluation, folder, workers)
+                return {"result": result, "seconds": spent}
+            return {"result": _measure(store, experiment, evaluation), "seconds": time.monotonic() - started}
 
         found[name] = store.stage(nodes[name], make, say)
     return found
@@ -51,20 +59,113 @@ def _measure(store: Store, experiment: Experiment, evaluation: Measurement) -> d
     if isinstance(evaluation, ImageEvaluation):
         made = used_images(store, experiment)
         images, targets = decode_all([s.image for s in made], size), np.array([s.target for s in made])
-        real = {name: _real_images(store, experiment, name, size) for name in evaluation.needs}
+        real = {name: real_images(store, experiment, name) for name in evaluation.needs}
         return evaluation.measure(images, targets, real, classes)
     assert isinstance(evaluation, Evaluation), evaluation
-    images, labels = split_arrays(store.home, experiment.dataset, evaluation.split, size)
-    return evaluation(load_model(store, experiment), images, labels, classes)
+    return evaluation(subject_of(store, experiment, evaluation))
 
 
-def _real_images(store: Store, experiment: Experiment, name: str, size: int) -> np.ndarray:
-    """What generated images are held against: a split, or (`subset`) what they were made from."""
-    if name != "subset":
-        return split_arrays(store.home, experiment.dataset, name, size)[0]
-    listing = store.open(experiment.dataset)
-    entries = subset(listing, experiment.dataset, experiment.seed)
-    return decode_all([listing.read(entry.id) for entry in entries], size)
+def subject_of(store: Store, experiment: Experiment, evaluation: Evaluation) -> Subject:
+    """What an evaluation may look at."""
+    listing, size = store.open(experiment.dataset), image_size(store, experiment)
+    sets = {name: split_arrays(store.home, experiment.dataset, name, size) for name in evaluation.needs}
+    ids = {name: [entry.id for entry in listing.splits[name]] for name in evaluation.needs}
+    placed = denoiser_of(store, experiment) if evaluation.needs_denoiser and not evaluation.adaptations else None
+
+    def copies(maker: Adaptation, split: str, numbers: Sequence[int]) -> np.ndarray:
+        return made_of(store, experiment, experiment.stage_of(Making(maker, maker.variants, split)), numbers)
+
+    denoiser = placed[0].load(placed[1]) if placed else None
+    return Subject(load_model(store, experiment), listing.classes, sets, ids, copies, denoiser)
+
+
+# --- shard by shard -------------------------------------------------------------------------------------------------
+
+
+def _mapped(
+    store: Store, experiment: Experiment, stage: str, evaluation: MappedEvaluation, folder: Path, workers: int
+) -> tuple[dict[str, Any], float]:
+    """The result of an evaluation that goes image by image, and the seconds on devices that it took. Each finished
+    shard is a file, so that an interrupted run goes on."""
+    count = len(store.open(experiment.dataset).splits[evaluation.split])
+    shards = _shards(evaluation, count)
+    files = [folder / f"rows-{number:05d}.json" for number in range(len(shards))]
+    pending = [number for number, file in enumerate(files) if read_json(file) is None]
+    if pending:
+        with Progress(f"evaluate {evaluation.split}", "images", sum(len(shards[number]) for number in pending)) as line:
+            made = _by_ray(store, experiment, stage, pending, workers) if workers else None
+            for number, done in made or _here(store, experiment, evaluation, pending):
+                write_json(files[number], done)
+                line.add(len(done["rows"]))
+    parts = [read_json(file) for file in files]
+    return evaluation.result([row for part in parts for row in part["rows"]]), sum(part["seconds"] for part in parts)
+
+
+def _shards(evaluation: MappedEvaluation, count: int) -> list[Sequence[int]]:
+    chosen = evaluation.chosen(count)
+    return [chosen[first : first + evaluation.SHARD] for first in range(0, len(chosen), evaluation.SHARD)]
+
+
+def _here(
+    store: Store, experiment: Experiment, evaluation: MappedEvaluation, numbers: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    subject = subject_of(store, experiment, evaluation)
+    for number in numbers:
+        yield number, rows_of(evaluation, subject, number)
+
+
+def rows_of(evaluation: MappedEvaluation, subject: Subject, number: int) -> dict[str, Any]:
+    """One shard, wherever it is made."""
+    started = time.monotonic()
+    numbers = _shards(evaluation, len(subject.sets[evaluation.split][1]))[number]
+    return {"rows": evaluation.rows(subject, numbers), "seconds": time.monotonic() - started}
+
+
+class EvaluateActor:
+    """A process that holds a classifier and judges one shard a call; errors are returned, as GenerateActor does."""
+
+    def __init__(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> None:
+        sys.path += [path for path in paths if path not in sys.path]
+        store, subject = Store(home), load(experiment)
+        assert isinstance(subject, Experiment)
+        evaluation = subject.measured()[stage]
+        assert isinstance(evaluation, MappedEvaluation)
+        self.evaluation, self.subject = evaluation, subject_of(store, subject, evaluation)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        (number,) = batch["shard"]
+        try:
+            done = json.dumps(rows_of(self.evaluation, self.subject, int(number)))
+            return {"shard": [number], "rows": [done], "error": [""]}
+        except (UserError, RuntimeError, OSError) as error:
+            return {"shard": [number], "rows": [""], "error": [f"{type(error).__name__}: {error}"]}
+
+
+def _by_ray(
+    store: Store, experiment: Experiment, stage: str, numbers: Sequence[int], workers: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Shards as they come from a pool of actors."""
+    import ray
+
+    from synthaug.runtime.cluster import actor_resources, quiet_data_context, start, worker_paths
+
+    start(actors=workers)
+    quiet_data_context()
+    place = {"home": str(store.home), "paths": worker_paths(), "stage": stage}
+    place["experiment"] = json.dumps(to_json(experiment))
+    made = ray.data.from_items([{"shard": n} for n in numbers], override_num_blocks=len(numbers)).map_batches(
+        EvaluateActor, fn_constructor_kwargs=place, batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(numbers)), max_tasks_in_flight_per_actor=2),
+        **actor_resources(),
+    )  # fmt: skip
+    for row in made.iter_rows():
+        if row["error"]:
+            kind, _, text = row["error"].partition(": ")
+            raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
+        yield int(row["shard"]), json.loads(row["rows"])
+
+
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def load_model(store: Store, experiment: Experiment) -> torch.nn.Module:

@@ -80,6 +80,19 @@ def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: s
     return _svg(figure)
 
 
+def plot(curve: Mapping[str, Any]) -> str:
+    """What an evaluation found along an axis; as an SVG. `y` is one line of numbers, or several by name."""
+    figure, axes = _figure(4.8, 3.2)
+    lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
+    for name, values in lines.items():
+        axes.plot(curve["x"], values, label=name, linewidth=1.5)
+    axes.set_xlabel(curve["label"][0])
+    axes.set_ylabel(curve["label"][1])
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -95,6 +108,11 @@ def _svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def decoded(picture: str) -> np.ndarray:
+    """An image that came as base64 text."""
+    return decode_image(base64.b64decode(picture))
 
 
 def png_uri(pixels: np.ndarray) -> str:

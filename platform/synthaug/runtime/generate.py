@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug.dataset import subset
+from synthaug.diffusion.denoisers import PlacedDenoiser
 from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
-from synthaug.experiment import Experiment, Node, load
+from synthaug.experiment import SUBSET, Experiment, Node, load
 from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Maker, Models, Row
-from synthaug.runtime.adapters import adapters_of
+from synthaug.runtime.adapters import adapters_of, denoiser_of
+from synthaug.runtime.images import image_size
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
-from synthaug.sample import Sample, decode_image, from_parquet, to_parquet
+from synthaug.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.settings import UserError, to_json
 
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ class Job:
     listing: Listing
     sources: tuple[Entry, ...]
     adapters: tuple[Adapter, ...]
+    denoiser: PlacedDenoiser | None
+    size: int | None = None  # what the sources are squashed to first
+
+    @property
+    def models(self) -> Models:
+        """The models of this process for this job; it keeps one set."""
+        pictures = self.experiment.generator if self.node.stage != "views" else None
+        return models_of(pictures, self.adapters, self.denoiser if self.maker.needs_denoiser else None)
 
     @property
     def blocks(self) -> int:
@@ -100,13 +110,15 @@ class Job:
 
 
 def open_job(store: Store, experiment: Experiment, stage: str = "generate") -> Job:
-    """The images of an experiment, or (`prepare`) what its method must have made of each source first."""
-    listing, method = store.open(experiment.dataset), experiment.method
-    maker = method.before if method is not None and stage == "prepare" else method
-    assert maker is not None
+    """What an experiment makes image by image: its images, what its method must have made of each source first
+    (`prepare`), and what its training and its evaluations look at (`views`)."""
+    listing, making = store.open(experiment.dataset), experiment.makings[stage]
+    node, looks = experiment.nodes(store.identify)[stage], stage.startswith("views")
+    chosen = subset(listing, experiment.dataset, experiment.seed) if making.split == SUBSET else None
     return Job(
-        experiment, stage, experiment.nodes(store.identify)[stage], maker, experiment.k if stage == "generate" else 1,
-        listing, subset(listing, experiment.dataset, experiment.seed), adapters_of(store, experiment),
+        experiment, stage, node, making.maker, making.k, listing, chosen or listing.splits[making.split],
+        () if looks else adapters_of(store, experiment), denoiser_of(store, experiment),
+        image_size(store, experiment) if looks else None,
     )  # fmt: skip
 
 
@@ -117,7 +129,7 @@ def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[
     rows = list(job.plan(job.entries(number), job.variants(number)))
     with ThreadPoolExecutor() as threads:
         samples = job.listing.samples(job.entries(number))
-        sources = list(threads.map(lambda s: decode_image(s.image), samples)) * job.maker.together
+        sources = list(threads.map(lambda s: _source(s, job.size), samples)) * job.maker.together
         images, labels = job.maker.generate(rows, sources, models)
         encoded = list(threads.map(job.maker.encode, images))
     made = [
@@ -132,10 +144,15 @@ def generate_shard(store: Store, job: Job, models: Models, number: int) -> dict[
     return store.write_part(store.folder(job.node), number, to_parquet(made), receipt)
 
 
+def _source(sample: Sample, size: int | None) -> np.ndarray:
+    image = decode_image(sample.image)
+    return image if size is None else resize_image(image, size)
+
+
 @lru_cache(maxsize=2)
 def _earlier(home: Path, experiment: Experiment, stage: str) -> Callable[[str], np.ndarray] | None:
     """How to get what the stage before made of a source; a few shards of it are kept."""
-    if stage == "prepare" or experiment.method is None or experiment.method.before is None:
+    if stage != "generate" or experiment.method is None or experiment.method.before is None:
         return None
     store = Store(home)
     job = open_job(store, experiment, "prepare")
@@ -149,20 +166,24 @@ def _earlier(home: Path, experiment: Experiment, stage: str) -> Callable[[str], 
 
 
 @lru_cache(maxsize=1)
-def models_of(backbone: Backbone | None, adapters: tuple[Adapter, ...]) -> Models:
+def models_of(
+    backbone: Backbone | None, adapters: tuple[Adapter, ...] = (), denoiser: PlacedDenoiser | None = None
+) -> Models:
     """The models of this process; it keeps one set."""
-    return Models(backbone, adapters)
+    return Models(backbone, adapters, denoiser)
 
 
 def make_images(
     store: Store, experiments: Sequence[Experiment], workers: int, say: Say, *, read: bool = True
 ) -> dict[str, Artefact]:
-    """The generated images of experiments by key, what is missing made once each, with `workers` actors or here.
+    """All that experiments make image by image, by key, what is missing made once each, with `workers` actors or here.
     `read` hashes what is there already, which is worth it when it will be used."""
-    ordered = sorted(experiments, key=lambda e: e.k)
-    before = [open_job(store, e, "prepare") for e in ordered if e.method is not None and e.method.before is not None]
-    prepared = _make(store, before, workers, say, read)
-    return prepared | _make(store, [open_job(store, experiment) for experiment in ordered], workers, say, read)
+    found: dict[str, Artefact] = {}
+    for kind in ("prepare", "generate", "views"):  # each may need the ones before
+        wanted = [(e.makings[stage].k, e, stage) for e in experiments for stage in e.makings if stage.startswith(kind)]
+        wanted.sort(key=lambda job: job[0])
+        found |= _make(store, [open_job(store, e, stage) for _, e, stage in wanted], workers, say, read)
+    return found
 
 
 def _make(store: Store, wanted: Sequence[Job], workers: int, say: Say, read: bool) -> dict[str, Artefact]:
@@ -187,7 +208,7 @@ def _fill(store: Store, jobs: Sequence[Job], workers: int) -> None:
     pending = [(job, number) for job in jobs for number in job.missing(store, read=True)]
     if not pending:
         return
-    (stage,) = {job.stage for job in jobs}
+    (stage,) = {job.node.stage for job in jobs}
     with Progress(stage, "images", sum(job.rows_of(number) for job, number in pending)) as progress:
         for receipt in _by_ray(store, pending, workers) if workers else _here(store, pending):
             halved = receipt["counters"].get("halvings", 0)
@@ -206,7 +227,7 @@ def check_prompts(store: Store, experiment: Experiment) -> None:
 
 def _here(store: Store, pending: Sequence[tuple[Job, int]]) -> Iterator[dict[str, Any]]:
     for job, number in pending:
-        yield generate_shard(store, job, models_of(job.experiment.generator, job.adapters), number)
+        yield generate_shard(store, job, job.models, number)
 
 
 def _notes(store: Store, job: Job) -> dict[str, Any]:
@@ -259,8 +280,7 @@ class GenerateActor:
             if order not in self.jobs:
                 self.jobs[order] = self.open(**json.loads(order))
             store, job = self.jobs[order]
-            models = models_of(job.experiment.generator, job.adapters)
-            return {"receipt": [json.dumps(generate_shard(store, job, models, int(number)))], "error": [""]}
+            return {"receipt": [json.dumps(generate_shard(store, job, job.models, int(number)))], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
 

@@ -28,12 +28,11 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
         except UserError as error:
             notes.append(f"no key without the model: {error}")
             continue
+        notes += experiment.notes()
         for name, node in nodes.items():
             stage = {"key": node.key, "path": str(store.folder(node)), "cached": store.manifest(node) is not None}
-            if name == "generate":
-                stage |= _images(store, experiment)
-                assert experiment.method is not None
-                notes += experiment.method.notes()
+            if name in experiment.makings:
+                stage |= _images(store, experiment, name)
             stages[f"{name}/{node.key[:8]}" if isinstance(subject, Sweep) else name] = stage
     missing = {name: sum(s.get(name, 0) for s in stages.values()) for name in ("images", "calls", "bytes")}
     return {
@@ -44,21 +43,20 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     }
 
 
-def _images(store: Store, experiment: Experiment) -> dict[str, Any]:
+def _images(store: Store, experiment: Experiment, stage: str) -> dict[str, Any]:
     """Images of variants 1..k that are not there, and what making them takes."""
-    job = open_job(store, experiment)
-    assert experiment.method is not None
+    job = open_job(store, experiment, stage)
     missing = job.missing(store)
-    images = sum(len(job.entries(number)) for number in missing)
+    images = sum(job.rows_of(number) for number in missing)
     known = store.manifest(job.node) or {}
     size = known["bytes"] / known["rows"] if known.get("rows") else _bytes_each(store)
-    done = {"cached": not missing, "images": images, "calls": images * experiment.method.calls()}
+    done = {"cached": not missing, "images": images, "calls": images * job.maker.calls()}
     return done | {"bytes": round(images * size)}
 
 
 def _past(store: Store) -> list[dict[str, Any]]:
     """The receipts of this home."""
-    paths = list((store.root / "generate").glob("*/part-*.json"))[-200:]
+    paths = [path for stage in ("views", "generate") for path in (store.root / stage).glob("*/part-*.json")][-200:]
     return [json.loads(path.read_bytes()) for path in paths]
 
 

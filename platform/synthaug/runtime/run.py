@@ -11,7 +11,7 @@ from typing import Any
 from synthaug.dataset import subset
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.runtime import cluster
-from synthaug.runtime.adapters import reports_of, stages_of
+from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import check_splits, evaluate_stages, filter_stage
 from synthaug.runtime.generate import check_prompts, make_images, open_job
 from synthaug.runtime.progress import Progress, say
@@ -103,7 +103,7 @@ def tell(store: Store, experiments: Sequence[Experiment]) -> None:
     for listing in {e.dataset: store.open(e.dataset) for e in experiments}.values():
         for number, (path, reason) in enumerate(listing.quarantined[:3]):
             say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
-    for note in dict.fromkeys(note for e in experiments if e.method is not None for note in e.method.notes()):
+    for note in dict.fromkeys(note for e in experiments for note in e.notes()):
         say(f"note: {note}")
     if any(map(is_nano, experiments)):
         say(f"note: {NANO_NOTE}")
@@ -117,22 +117,22 @@ def is_nano(experiment: Experiment) -> bool:
 
 def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> dict[str, Artefact]:
     """Every stage of one experiment."""
-    found: dict[str, Artefact] = {}
-    if experiment.method is not None:
-        found = images_stages(store, experiment, run, workers)
+    found = images_stages(store, experiment, run, workers)
     found["train"] = _train(store, experiment, "train", run, workers)
-    return found | evaluate_stages(store, experiment, say)
+    return found | evaluate_stages(store, experiment, say, workers)
 
 
 def images_stages(store: Store, experiment: Experiment, run: Run | None, workers: int) -> dict[str, Artefact]:
-    """The stages that end with the images to train on."""
+    """The stages before training: what makes images, and the images to train and to evaluate on."""
     nodes = experiment.nodes(store.identify)
-    found = {stage: _train(store, experiment, stage, run, workers) for stage in stages_of(experiment)}
+    found = {stage: _train(store, experiment, stage, run, workers) for stage in diffusion_stages(experiment)}
     made = make_images(store, [experiment], workers, say, read=store.manifest(nodes["train"]) is None)
-    found |= {stage: made[nodes[stage].key] for stage in ("prepare", "generate") if stage in nodes}
+    found |= {stage: made[nodes[stage].key] for stage in experiment.makings}
     if experiment.filter is not None:
         if experiment.filter.needs_classifier:
-            _train(store, experiment.real_only(), "train", None, workers)
+            judge = experiment.real_only()
+            images_stages(store, judge, None, workers)
+            _train(store, judge, "train", None, workers)
         found["filter"] = filter_stage(store, experiment, say)
     return found
 
@@ -161,7 +161,7 @@ def is_cached(store: Store, experiment: Experiment) -> bool:
     nodes = experiment.nodes(store.identify)
     if any(store.manifest(node) is None for node in nodes.values()):
         return False
-    return experiment.method is None or not open_job(store, experiment).missing(store)
+    return not any(open_job(store, experiment, stage).missing(store) for stage in experiment.makings)
 
 
 def found_artefacts(store: Store, experiment: Experiment) -> dict[str, Artefact]:
@@ -192,18 +192,20 @@ def metrics_of(store: Store, experiment: Experiment, found: dict[str, Artefact])
     tuning = sum(found[stage].manifest["seconds"] for stage in stages_of(experiment))
     cost = {"cost/train_s": found["train"].manifest["seconds"]}
     cost |= {"cost/finetune_s": tuning} if experiment.tuning else {}
+    cost |= {"cost/denoiser_s": found["denoiser"].manifest["seconds"]} if "denoiser" in found else {}
     cost["cost/evaluate_s"] = sum(artefact.manifest["seconds"] for artefact in evaluated)
-    generation = {"images": 0.0, "seconds": 0.0, "unet_calls": 0.0}
-    if experiment.method is not None:
-        stages = ["prepare", "generate"] if experiment.method.before is not None else ["generate"]
-        costs = [open_job(store, experiment, stage).cost(store) for stage in stages]
-        generation = costs[-1] | {name: sum(c[name] for c in costs) for name in ("seconds", "unet_calls")}
-    cost |= {"cost/generate_s": generation["seconds"], "cost/denoiser_calls": generation["unet_calls"]}
+    costs = {stage: open_job(store, experiment, stage).cost(store) for stage in experiment.makings}
+    looks = [costs.pop(stage) for stage in list(costs) if stage.startswith("views")]
+    cost |= {"cost/views_s": sum(c["seconds"] for c in looks)} if looks else {}
+    cost["cost/generate_s"] = sum(c["seconds"] for c in costs.values())
+    calls = sum(c["unet_calls"] for c in (*costs.values(), *looks))
+    cost["cost/denoiser_calls"] = calls + found["train"].manifest.get("denoiser_calls", 0)
     if experiment.filter is not None:
         cost["cost/filter_s"] = found["filter"].manifest["seconds"]
     cost["cost/device_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))
     cached = float("generate" in found and found["generate"].cached)
-    return metrics | cost | {"gen/images": generation["images"], "gen/cached": cached}
+    images = costs["generate"]["images"] if "generate" in costs else 0.0
+    return metrics | cost | {"gen/images": images, "gen/cached": cached}
 
 
 def params_of(experiment: Experiment) -> dict[str, Any]:
@@ -238,6 +240,10 @@ def log_finished(
             run.image("confusion.png", figures.confusion(result["confusion"]))
         if "about" in result:
             run.json(f"{stage}.json", result)
+        for name, picture in result.get("pictures", {}).items():
+            run.image(f"{stage}/{name}.png", figures.decoded(picture))
+        for name, curve in result.get("curves", {}).items():
+            run.text(f"{stage}/{name}.svg", figures.plot(curve))
     if experiment.method is not None:
         run.image("gallery.png", figures.gallery(store, open_job(store, experiment), experiment.k))
     run.end()

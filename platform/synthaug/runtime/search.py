@@ -11,7 +11,7 @@ from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, Trial, load
 from synthaug.runtime import cluster
-from synthaug.runtime.adapters import reports_of, stages_of
+from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import evaluate_stages, filter_stage
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.progress import Progress, say
@@ -85,14 +85,16 @@ def _make(store: Store, todo: Sequence[Trial], address: str | None) -> list[str]
     """What the trials need first, with the whole cluster and each thing once, so that no trial waits with a device in
     its hand; then the trials, of which some may fail."""
     cluster.start(address=address)
-    made = [trial.experiment for trial in todo if trial.experiment.method is not None]
-    for level in range(max((len(e.tuning) for e in made), default=0)):
-        if errors := _tune(store, [(e, stages_of(e)[level]) for e in made if len(e.tuning) > level]):
+    experiments = [trial.experiment for trial in todo]
+    filtered = [e for e in experiments if e.filter is not None]
+    judges = [e.real_only() for e in filtered if e.filter and e.filter.needs_classifier]
+    if errors := _tune(store, [(e, "denoiser") for e in (*experiments, *judges) if e.trains_denoiser]):
+        return errors
+    for level in range(max(len(e.tuning) for e in experiments)):
+        if errors := _tune(store, [(e, stages_of(e)[level]) for e in experiments if len(e.tuning) > level]):
             return errors
-    if made:
-        make_images(store, made, cluster.width(), say)
-    filtered = [e for e in made if e.filter is not None]
-    if errors := _tune(store, [(e.real_only(), "train") for e in filtered if e.filter and e.filter.needs_classifier]):
+    make_images(store, [*experiments, *judges], cluster.width(), say)
+    if errors := _tune(store, [(judge, "train") for judge in judges]):
         return errors
     for experiment in filtered:
         filter_stage(store, experiment, say)
@@ -111,7 +113,7 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
     from synthaug.runtime.watch import Watcher
 
     texts = [canonical({"experiment": to_json(e), "stage": stage}).decode() for e, stage in jobs.values()]
-    title = "train" if any(stage == "train" for _, stage in jobs.values()) else "finetune"
+    title = next(iter(jobs.values()))[1].partition(".")[0]
     total = sum(reports_of(experiment, stage) for experiment, stage in jobs.values())
     with Progress(title, "evaluations" if title == "train" else "reports", total) as progress:
         tuner = tune.Tuner(
@@ -169,7 +171,7 @@ def _log(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial]) -
         elif not run.finished:
             found = found_artefacts(store, trial.experiment)
             run.params({"arm": trial.arm})
-            for stage in (*stages_of(trial.experiment), "train"):
+            for stage in (*diffusion_stages(trial.experiment), "train"):
                 history = found[stage].manifest["history"]
                 run.metrics([(int(entry["step"]), under(stage, entry)) for entry in history])
             log_finished(run, store, trial.experiment, found, metrics_of(store, trial.experiment, found))

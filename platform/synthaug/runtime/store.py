@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.dataset import Dataset
-from synthaug.experiment import STAGES, Node, identity
+from synthaug.experiment import STAGES, Node, files_behind, identity
 from synthaug.folder import Facts
 from synthaug.listing import Listing
 from synthaug.settings import UserError, hash_of
@@ -177,8 +177,10 @@ class Store:
         if isinstance(thing, Dataset):
             return self.open(thing).digest
         if thing not in self._known:
-            files = list(thing.identity_files().values()) if isinstance(thing, Weights) else [thing]
-            stats = [(str(f), (stat := f.stat()).st_size, stat.st_mtime_ns) for f in files]
+            stats = [
+                (name, str(file), (stat := file.stat()).st_size, stat.st_mtime_ns)
+                for name, file in files_behind(thing).items()
+            ]
             place = self.root / "index" / f"model-{hash_of(stats)}.json"
             known = read_json(place) or {"identity": identity(thing)}
             if not place.exists():

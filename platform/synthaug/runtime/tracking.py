@@ -114,6 +114,9 @@ class Run:
     def json(self, name: str, data: Any) -> None:
         self.client.log_dict(self.id, data, name)
 
+    def text(self, name: str, text: str) -> None:
+        self.client.log_text(self.id, text, name)
+
     def image(self, name: str, pixels: np.ndarray) -> None:
         self.client.log_image(self.id, pixels, artifact_file=name)
 

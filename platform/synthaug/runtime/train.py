@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from synthaug.experiment import Experiment, load
-from synthaug.runtime.adapters import fit_adapter
-from synthaug.runtime.data import image_size, training_data
+from synthaug.experiment import Experiment, beforehand, load
+from synthaug.runtime.adapters import denoiser_of, fit_adapter, fit_denoiser
+from synthaug.runtime.data import training_data
+from synthaug.runtime.images import image_size
 from synthaug.runtime.store import Artefact, Say, Store, write_bytes
 from synthaug.settings import canonical, to_json
 from synthaug.training import ALONE, Checkpoint, Report, World
@@ -62,6 +63,8 @@ def _train_here(store: Store, experiment: Experiment, stage: str, folder: Path, 
     checkpoint = FileCheckpoint(folder, experiment.resources.checkpoint_s, writes=world.rank == 0)
     if stage == "train":
         fit_classifier(store, experiment, folder, report, checkpoint, world)
+    elif stage == "denoiser":
+        fit_denoiser(store, experiment, folder, report, checkpoint, world)
     else:
         fit_adapter(store, experiment, stage, folder, report, checkpoint, world)
     if world.rank == 0:
@@ -76,13 +79,16 @@ def fit_classifier(
 
     from synthaug.classify import loop
 
+    looping = [view for view in experiment.recipe.views if view.needs_denoiser and beforehand(view) is None]
+    placed = denoiser_of(store, experiment) if looping else None
     trained = loop.train(
         experiment.recipe, experiment.utilize, training_data(store, experiment), seed=experiment.seed, report=report,
-        checkpoint=checkpoint, world=world,
+        checkpoint=checkpoint, world=world, denoiser=placed[0].load(placed[1]) if placed else None,
     )  # fmt: skip
     if world.rank == 0:
         write_bytes(folder / "model.safetensors", save({k: v.contiguous() for k, v in trained.model.items()}))
         notes = {"history": trained.history, "steps": trained.steps, "images": trained.images_seen}
+        notes |= {"denoiser_calls": trained.denoiser_calls} if looping else {}
         write_bytes(folder / "trained.json", canonical(notes | {"seconds": trained.seconds}))
 
 

@@ -1,0 +1,111 @@
+"""DiffAug on handwritten digits: does denoising help beyond a second look and beyond noise? All 700 training digits,
+the embedded denoiser that was trained on exactly those, five paired seeds, the same optimiser steps for every arm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synthaug.classify.augment import RandomCrop
+from synthaug.classify.views import AugMixView, DiffAugView, PlainView, SecondView
+from synthaug.dataset import Dataset
+from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
+from synthaug.diffusion.diffaug import Diffusion
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.certify import Certified
+from synthaug.evaluate.entropy import EntropyOverTime
+from synthaug.evaluate.gradients import Gradients
+from synthaug.evaluate.ood import OutOfDistribution
+from synthaug.evaluate.outliers import Letters, Noise, Textures
+from synthaug.evaluate.predict import DDA, Ensemble
+from synthaug.evaluate.robustness import Robustness
+from synthaug.experiment import Experiment, Recipe, Sweep
+
+STEPS = 600
+DDPM = PretrainedUNet("nano:ddpm")
+TWIN = DiffAugView(cached=8)  # eight guesses at each image, made once for all trials
+NOISED = DiffAugView(how=Diffusion(denoise=False))
+VIEWS: dict[str, dict[str, Any]] = {
+    "plain": {"recipe.views": []},
+    "second look": {"recipe.views": (SecondView(),)},
+    "uncropped look": {"recipe.views": (PlainView(),)},
+    "noise": {"recipe.views": (NOISED,)},
+    "DiffAug": {"recipe.views": (TWIN,)},
+    "AugMix": {"recipe.views": (AugMixView(),)},
+    "AugMix + second look": {"recipe.views": (AugMixView(), SecondView())},
+    "AugMix + DiffAug": {"recipe.views": (AugMixView(), TWIN)},
+}
+ADAPTIVE = Ensemble(margin=0.9)
+OUTLIERS: dict[str, Any] = {"near": (Letters(),), "far": (Noise(), Textures())}
+
+
+def plain() -> Experiment:
+    """The real digits with random crops, measured on digits and on corrupted digits."""
+    return Experiment(
+        dataset=Dataset("digits"),
+        denoiser=DDPM,
+        recipe=Recipe(steps=STEPS, batch_size=64, transforms=(RandomCrop(padding=2),)),
+        evaluations=(Accuracy(), Robustness()),
+    )
+
+
+def diffaug() -> Experiment:
+    """One arm by itself: plain digits and their DiffAug twins."""
+    return Experiment(
+        dataset=plain().dataset, denoiser=DDPM, recipe=Recipe(**_fields(plain().recipe) | {"views": (TWIN,)}),
+        evaluations=plain().evaluations,
+    )  # fmt: skip
+
+
+def training() -> Sweep:
+    """What each way to train gives on clean and corrupted digits, each with the control that costs the same."""
+    return Sweep(base=plain(), arms=VIEWS, baseline="second look")
+
+
+def test_time() -> Sweep:
+    """Plain, AugMix, DiffAug and both, asked once, by DE, adaptive DE, DDA and DDA-SE; corruptions at severity 5."""
+    ways = (Ensemble(), ADAPTIVE, DDA(), DDA(self_ensemble=True))
+    clean = tuple(Accuracy(predictor=way) for way in ways)
+    corrupted = tuple(Robustness(severities=(5,), predictor=way) for way in ways)
+    looks = (Accuracy(), Robustness(severities=(5,)), *clean, *corrupted)
+    arms = {name: VIEWS[name] for name in ("second look", "noise", "DiffAug", "AugMix", "AugMix + DiffAug")}
+    return Sweep(base=_with(looks), arms=arms, baseline="second look")
+
+
+def detection() -> Sweep:
+    """Near (letters) and far (noise, textures) outliers, and entropy over diffusion time."""
+    looks = (OutOfDistribution(**OUTLIERS, val=(Letters(), Noise(), Textures())), EntropyOverTime(), Gradients())
+    return Sweep(base=_with((Accuracy(), *looks)), arms=VIEWS, baseline="second look")
+
+
+def certified() -> Sweep:
+    """Certified accuracy of 40 digits behind the denoiser, n = 1,000."""
+    looks = (Accuracy(), Certified(sigma=(0.25, 0.5, 1.0), n=1000, every=20))
+    arms = {name: VIEWS[name] for name in ("second look", "noise", "DiffAug")}
+    return Sweep(base=_with(looks), arms=arms, baseline="second look")
+
+
+def cached_or_not() -> Sweep:
+    """Eight guesses an image made once, against a new one in every step."""
+    online = {"recipe.views": (DiffAugView(),)}
+    half = {"recipe.views": (DiffAugView(p=0.5),)}
+    arms = {"in the loop": online, "cached": VIEWS["DiffAug"], "in the loop, half of them": half}
+    return Sweep(base=plain(), arms=arms, baseline="in the loop")
+
+
+def few() -> Sweep:
+    """Five digits a class, and a denoiser that has seen no more than those."""
+    base = Experiment(
+        dataset=Dataset("digits", shots=5), denoiser=TrainedUNet(steps=1500), evaluations=plain().evaluations,
+        recipe=Recipe(steps=300, batch_size=64, transforms=(RandomCrop(padding=2),)),
+    )  # fmt: skip
+    arms = {name: VIEWS[name] for name in ("plain", "second look", "noise", "DiffAug", "AugMix")}
+    return Sweep(base=base, arms=arms, baseline="second look")
+
+
+def _with(looks: tuple[Any, ...]) -> Experiment:
+    base = plain()
+    return Experiment(dataset=base.dataset, denoiser=DDPM, recipe=base.recipe, evaluations=looks)
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    return {"steps": recipe.steps, "batch_size": recipe.batch_size, "transforms": recipe.transforms}

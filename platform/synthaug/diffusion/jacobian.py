@@ -1,0 +1,54 @@
+"""The derivative of a denoiser, which is a posterior covariance: J = Cov[x0 | x] / sigma^2, symmetric and positive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from synthaug.diffusion.denoiser import Denoiser
+
+
+def jvp(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
+    """J v, row by row, by forward differentiation."""
+    found: Tensor = torch.func.jvp(lambda y: denoiser(y, sigma), (x,), (v,))[1]
+    return found
+
+
+def vjp(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
+    """J^T v, row by row."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(denoiser(x, sigma), x, v)[0]
+
+
+def asymmetry(denoiser: Denoiser, x: Tensor, sigma: float, u: Tensor, v: Tensor) -> Tensor:
+    """|<u, J v> - <v, J u>| as a share of |J u| |v|, for each row: 0 for the posterior mean of any data."""
+    ju, jv = vjp(denoiser, x, sigma, u), vjp(denoiser, x, sigma, v)
+    gap = (ju * v).flatten(1).sum(1) - (jv * u).flatten(1).sum(1)  # J^T u . v - J^T v . u
+    size: Tensor = ju.flatten(1).norm(dim=1) * v.flatten(1).norm(dim=1)
+    return gap.abs() / size.clamp_min(1e-30)
+
+
+def curvature(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
+    """<v, J v> / <v, v> for each row: the posterior variance along v over sigma^2, never negative for a true one."""
+    jv = vjp(denoiser, x, sigma, v)
+    return (v * jv).flatten(1).sum(1) / v.flatten(1).square().sum(1)
+
+
+def class_gradient(
+    log_p: Callable[[Tensor], Tensor], denoiser: Denoiser, x: Tensor, sigma: float, *, total: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The gradient at noisy x of `log_p` (a number for each row) of what the denoiser makes of it, and its guess.
+
+    `total` goes through the denoiser, which multiplies by its derivative: a projection onto what images look like.
+    Without it the guess is taken for the variable itself.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        x0 = denoiser(x, sigma)
+        if not total:
+            x0 = x0.detach().requires_grad_()
+        slope = torch.autograd.grad(log_p(x0).sum(), x if total else x0)[0]
+    return slope, x0.detach()

@@ -1,0 +1,56 @@
+"""How unsure a classifier becomes as images drown in noise: its entropy over diffusion time."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from synthaug.diffusion.diffaug import Diffusion, Share
+from synthaug.evaluate.adapt import Adaptation, AtTimes
+from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.predict import CHUNK
+from synthaug.settings import settings
+
+GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
+
+
+@settings
+class EntropyOverTime(Evaluation):
+    """The mean entropy (nats) of the classifier's answer to each image denoised from `times`, and its accuracy there.
+    A net that was trained with DiffAug should end at log C, where nothing is left to see."""
+
+    times: Annotated[tuple[Share, ...], Field(min_length=2)] = GRID
+    how: Diffusion = Diffusion()
+
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        return (AtTimes(times=self.times, how=self.how),)
+
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        from synthaug.classify.loop import predict
+
+        assert subject.copies is not None
+        _, labels = subject.sets[self.split]
+        unsure, right = np.zeros(len(self.times)), np.zeros(len(self.times))
+        for first in range(0, len(labels), CHUNK):
+            numbers = range(first, min(first + CHUNK, len(labels)))
+            copies = subject.copies(self.adaptations[0], self.split, numbers)
+            for place in range(len(self.times)):
+                p = predict(subject.model, copies[:, place]).double().softmax(1).numpy()
+                unsure[place] += entropies(p).sum()
+                right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()
+        unsure, right = unsure / len(labels), right / len(labels)
+        metrics = {f"{self.split}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
+        limit = math.log(len(subject.classes))
+        lines = {"entropy": unsure.tolist(), "log C": [limit] * len(unsure)}
+        curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}
+        top1 = {f"{time:g}": float(share) for time, share in zip(self.times, right, strict=True)}
+        return {"metrics": metrics, "curves": {"entropy": curve}, "about": {"top1": top1, "log C": limit}}
+
+
+def entropies(p: np.ndarray) -> np.ndarray:
+    """The entropy of each row, in nats."""
+    return np.asarray(-np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(1))

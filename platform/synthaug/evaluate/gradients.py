@@ -1,0 +1,91 @@
+"""Perceptually aligned gradients: what a classifier would change in an image, seen through the denoiser."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from synthaug.diffusion.diffaug import Share
+from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.settings import seed_of, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@settings
+class Gradients(Evaluation):
+    """A gallery of the first `images` of each split at `time`: the image, the denoiser's guess, the gradient of its
+    class's log probability through the denoiser, and the same without it. What the denoiser's derivative should be, a
+    covariance, is measured beside it: its asymmetry is 0 and its curvature is not negative where the denoiser is
+    exact."""
+
+    time: Share = 0.3
+    images: Annotated[int, Field(ge=1)] = 10
+
+    @property
+    def needs_denoiser(self) -> bool:
+        return True
+
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        import torch
+
+        from synthaug.diffusion.diffaug import sigma_at
+        from synthaug.diffusion.jacobian import asymmetry, class_gradient, curvature
+        from synthaug.diffusion.sampling import standard_noise
+
+        assert subject.denoiser is not None
+        images, labels = (array[: self.images] for array in subject.sets[self.split])
+        device = next(subject.model.parameters()).device
+        x0 = torch.from_numpy(images).to(device).float() / 127.5 - 1
+        wanted = torch.as_tensor(labels, device=device)
+        sigma = float(sigma_at(torch.tensor(self.time)))
+        names = subject.ids.get(self.split, [str(number) for number in range(len(labels))])
+        draws = [torch.Generator().manual_seed(seed_of("gradient", names[number])) for number in range(len(labels))]
+        x = x0 + sigma * standard_noise(x0, draws)
+
+        def log_p(guess: Tensor) -> Tensor:
+            logits: Tensor = subject.model((guess + 1) / 2)
+            return logits.log_softmax(1).gather(1, wanted[:, None])[:, 0]
+
+        total, guess = class_gradient(log_p, subject.denoiser, x, sigma)
+        partial, _ = class_gradient(log_p, subject.denoiser, x, sigma, total=False)
+        u, v = standard_noise(x0, draws), standard_noise(x0, draws)
+        metrics = {
+            "asymmetry": float(asymmetry(subject.denoiser, x, sigma, u, v).mean()),
+            "curvature": float(curvature(subject.denoiser, x, sigma, v).mean()),
+            "roughness": roughness(total),
+            "roughness-detached": roughness(partial),
+        }
+        columns = [x0, guess.clamp(-1, 1), *(spread(slope) for slope in (total, partial))]
+        pictures = {"gradients": png(torch.cat(columns, 3))}
+        named = {f"{self.split}/gradient/{name}": value for name, value in metrics.items()}
+        return {"metrics": named, "pictures": pictures, "about": {"time": self.time, "sigma": sigma}}
+
+
+def spread(slope: Tensor) -> Tensor:
+    """Each row from its least value to its largest as [-1, 1]."""
+    flat = slope.flatten(1)
+    low, high = flat.min(1).values, flat.max(1).values
+    scale = (high - low).clamp_min(1e-30)
+    return ((slope - low[:, None, None, None]) / scale[:, None, None, None]) * 2 - 1
+
+
+def roughness(slope: Tensor) -> float:
+    """How much neighbouring pixels differ, as a share of what they would in white noise: 1 is noise, 0 a flat image."""
+    gaps = (slope[..., 1:] - slope[..., :-1]).square().mean() + (slope[..., 1:, :] - slope[..., :-1, :]).square().mean()
+    return float(gaps / (4 * slope.square().mean()).clamp_min(1e-30))
+
+
+def png(rows: Tensor) -> str:
+    """Images in [-1, 1] below one another, as a PNG in base64."""
+    from PIL import Image
+
+    pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    out = io.BytesIO()
+    Image.fromarray(np.concatenate(list(pixels))).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()

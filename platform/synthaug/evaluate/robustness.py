@@ -1,0 +1,64 @@
+"""Accuracy on corrupted images: the families of ImageNet-C at several severities, on any data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from synthaug.evaluate.accuracy import top_k
+from synthaug.evaluate.adapt import Adaptation
+from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.corruptions import FAMILIES
+from synthaug.evaluate.predict import Predictor, Single, ask
+from synthaug.settings import OneOf, UserError, did_you_mean, settings
+
+Severity = Annotated[int, Field(ge=1, le=5)]
+FIFTEEN = tuple(name for family, names in FAMILIES.items() if family != "extra" for name in names)
+
+
+@settings
+class Robustness(Evaluation):
+    """Top-1 under each corruption and severity; means over all, over each family and over each severity."""
+
+    corruptions: Annotated[tuple[str, ...], Field(min_length=1)] = FIFTEEN
+    severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    predictor: OneOf[Predictor] = Single()
+
+    @field_validator("corruptions")
+    @classmethod
+    def _known(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        known = [name for names in FAMILIES.values() for name in names]
+        for name in given:
+            if name not in known:
+                raise UserError(f"no corruption is called {name!r}{did_you_mean(name, known)}")
+        return given
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        return [(name, severity) for name in self.corruptions for severity in self.severities]
+
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        return tuple(made for cell in self.cells for made in self.predictor.adaptations(cell))
+
+    def __call__(self, subject: Subject) -> dict[str, Any]:
+        _, labels = subject.sets[self.split]
+        found: dict[tuple[str, int], float] = {}
+        calls = []
+        for cell in self.cells:
+            log_p, each = ask(self.predictor, subject, self.split, cell)
+            found[cell] = top_k(log_p, labels, 1)
+            calls.append(each)
+        under = "/".join(filter(None, (f"{self.split}-c", self.predictor.name)))
+        metrics = {f"{under}/top1": float(np.mean(list(found.values())))}
+        for family, names in FAMILIES.items():
+            if mine := [value for (name, _), value in found.items() if name in names]:
+                metrics[f"{under}/{family}/top1"] = float(np.mean(mine))
+        for severity in self.severities:
+            mine = [value for (_, other), value in found.items() if other == severity]
+            metrics[f"{under}/severity-{severity}/top1"] = float(np.mean(mine))
+        metrics |= {f"{under}/calls": float(np.mean(calls))} if self.adaptations else {}
+        table = {name: [found[name, severity] for severity in self.severities] for name in self.corruptions}
+        return {"metrics": metrics, "about": {"severities": list(self.severities), "top1": table}}

@@ -1,0 +1,74 @@
+"""DiffAug's images as files: each variant of a source has been at another time, noised and denoised in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.diffaug import Diffusion
+from synthaug.methods.base import Context, Method, Models, Row
+from synthaug.sample import Label, Sample
+from synthaug.settings import seed_of, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GOLDEN = (5**0.5 - 1) / 2
+ROWS = 256  # that go through the denoiser together
+
+
+@settings
+class DiffuseDenoise(Method):
+    """The times of an image's variants are spread evenly however many are made: each is a golden section further on
+    than the one before, from a start of the image's own. A seed of the experiment has no part in it, so that runs of
+    many seeds can share the images."""
+
+    backbone: ClassVar[Backbone | None] = None
+    needs_denoiser: ClassVar[bool] = True
+
+    how: Diffusion = Diffusion()
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        seed = seed_of("diffuse", sample.id, variant)
+        start = seed_of("diffuse", sample.id) / 2**63
+        time = self.how.low + (self.how.high - self.how.low) * ((start + variant * GOLDEN) % 1)
+        return Row(sample.id, sample.target, sample.target, variant, "", time, seed)
+
+    def generate(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        made = diffused(self.how, images, [row.strength for row in rows], [row.seed for row in rows], models)
+        return made, [((row.target, 1.0),) for row in rows]
+
+    def calls(self) -> int:
+        return 1
+
+
+def diffused(
+    how: Diffusion, images: Sequence[np.ndarray], times: Sequence[float], seeds: Sequence[int], models: Models
+) -> list[np.ndarray]:
+    """Images (uint8 HWC of one size) after each has been at its own time, under noise from its own seed."""
+    import torch
+
+    denoiser = models.denoiser if how.denoise else None
+    device = models.denoiser.net.device if how.denoise else torch.device("cpu")
+    made: list[np.ndarray] = []
+    for first in range(0, len(images), ROWS):
+        piece = slice(first, first + ROWS)
+        x = torch.from_numpy(np.stack(images[piece])).permute(0, 3, 1, 2).float().to(device) / 255
+        with torch.inference_mode():
+            out = how(x, torch.tensor(times[piece]), denoiser, noise_of(seeds[piece], x))
+        made += list((out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+    return made
+
+
+def noise_of(seeds: Sequence[int], x: Tensor) -> Tensor:
+    """Unit noise like x, each row from its own seed."""
+    import torch
+
+    from synthaug.diffusion.sampling import standard_noise
+
+    return standard_noise(x, [torch.Generator().manual_seed(seed) for seed in seeds])

@@ -1,0 +1,309 @@
+"""Ways to ask: the ensemble against its definition, the adaptive one, DDA against a slow reading, entropy over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from synthaug.diffusion.diffaug import Diffusion, sigma_at
+from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.adapt import AtTimes, DDAImages, respaced
+from synthaug.evaluate.base import Subject
+from synthaug.evaluate.entropy import EntropyOverTime, entropies
+from synthaug.evaluate.predict import DDA, TIMES, Ensemble, Single, ensemble
+from synthaug.methods.base import Context
+from synthaug.methods.diffuse_denoise import noise_of
+from synthaug.sample import Sample
+from synthaug.settings import UserError, seed_of
+
+SIZE, CLASSES = 8, 4
+D = 3 * SIZE * SIZE
+
+
+class Linear(nn.Module):
+    """A classifier that is a fixed linear map of the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.w = nn.Parameter(torch.randn(CLASSES, D, generator=generator) * 0.6)
+        self.asked = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images if images.is_floating_point() else images.float() / 255
+        self.asked += len(images)
+        return (pixels - 0.5).flatten(1) @ self.w.T
+
+
+class Net:
+    device = torch.device("cpu")
+
+
+class Oracle:
+    """A closed-form denoiser that counts, as a UNet's does."""
+
+    net = Net()
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        means = torch.randn(5, D, generator=generator) * 0.5
+        self.oracle, self.rows = MixtureDenoiser([0.2] * 5, means, torch.eye(D).expand(5, D, D) * 0.05), 0
+
+    def __call__(self, x: Tensor, sigma: Any, cond: Any = None) -> Tensor:
+        self.rows += len(x)
+        with torch.set_grad_enabled(x.requires_grad):
+            return self.oracle(x, sigma)
+
+
+class Placed:
+    """Models with that denoiser."""
+
+    def __init__(self) -> None:
+        self.denoiser = Oracle()
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8)
+
+
+def copies(maker: Any, pictures: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """What a maker makes of some images, as the store would give it."""
+    context = Context(0, (), "", "")
+    rows = [
+        maker.plan(Sample(f"i{n}", b"", ((0, 1.0),), f"i{n}", 0), v, context)
+        for n in numbers
+        for v in range(1, maker.variants + 1)
+    ]
+    sources = [pictures[n].transpose(1, 2, 0) for n in numbers for _ in range(maker.variants)]
+    made, _ = maker.generate(rows, sources, Placed())
+    return np.stack(made).transpose(0, 3, 1, 2).reshape(len(numbers), maker.variants, 3, SIZE, SIZE)
+
+
+def subject(model: nn.Module, pictures: np.ndarray, labels: np.ndarray) -> Subject:
+    def held(maker: Any, split: str, numbers: Sequence[int]) -> np.ndarray:
+        return copies(maker, pictures, numbers)
+
+    ids = {"test": [f"i{n}" for n in range(len(pictures))]}
+    return Subject(model, [str(c) for c in range(CLASSES)], {"test": (pictures, labels)}, ids, held)
+
+
+def test_at_time_0_alone_it_is_the_classifier() -> None:
+    model, pictures = Linear(), images(7)
+    alone, calls = Ensemble(times=(0.0,))(model, pictures, None)
+    single, _ = Single()(model, pictures, None)
+    assert np.allclose(alone, single) and calls == 0 and Ensemble(times=(0.0,)).adaptations(None) == ()
+
+
+@pytest.mark.parametrize("average", ["probability", "logit"])
+def test_the_ensemble_is_the_mean_over_times(average: Any) -> None:
+    model, pictures = Linear(), images(5)
+    de = Ensemble(average=average)
+    (maker,) = de.adaptations(None)
+    assert isinstance(maker, AtTimes) and maker.times == TIMES[1:] and len(TIMES) == 10
+    made = copies(maker, pictures, range(5))
+    log_p, calls = de(model, pictures, made)
+    assert calls == 9 and model.asked == 50
+    for n in range(5):
+        looks = torch.from_numpy(np.concatenate([pictures[n : n + 1], made[n]]))
+        logits = model(looks).double()
+        p = logits.softmax(1).mean(0) if average == "probability" else logits.mean(0).softmax(0)
+        assert np.allclose(np.exp(log_p[n]), p.detach().numpy())
+    other = de(model, pictures, made[:, ::-1])[0]
+    assert np.allclose(other, log_p), "the order of the times does not matter"
+
+
+def test_the_mean_of_probabilities_is_not_that_of_logits() -> None:
+    """Two votes of 0.7 against one of 0.001: the means of probability and of logit disagree on the class."""
+    p = np.array([0.7, 0.7, 0.001])
+
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.ones(1))
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            first = torch.tensor(p)[pictures[:, 0, 0, 0].long()] * self.one
+            return torch.stack([first, 1 - first], 1).log()
+
+    marked = np.zeros((3, 3, 2, 2), np.uint8) + np.arange(3, dtype=np.uint8)[:, None, None, None]
+    answers = {}
+    for average in ("probability", "logit"):
+        de = Ensemble(times=(0.0, 0.1, 0.2), average=average)  # type: ignore[arg-type]
+        answers[average] = np.exp(de(Told(), marked[:1], marked[None, 1:])[0][0, 0])
+    odds = (0.7 / 0.3) ** (2 / 3) * (0.001 / 0.999) ** (1 / 3)
+    assert answers["probability"] == pytest.approx(p.mean(), abs=1e-6)
+    assert answers["logit"] == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert answers["logit"] < 0.2 < 0.4 < answers["probability"]
+
+
+def test_one_batched_pass_equals_the_loop() -> None:
+    model, denoiser = Linear(), Oracle()
+    x = torch.from_numpy(images(6)).float() / 255
+    seeds = list(range(6))
+    batched = ensemble(model, x, denoiser, TIMES, seeds)  # type: ignore[arg-type]
+    assert denoiser.rows == 9 * 6
+    slow = torch.zeros_like(batched)
+    for row, seed in enumerate(seeds):
+        one = x[row : row + 1]
+        looks = [one] + [
+            Diffusion()(one, torch.tensor([time]), denoiser, noise_of([seed_of(seed, time)], one)) for time in TIMES[1:]
+        ]
+        slow[row] = sum(model(look).softmax(1)[0] for look in looks) / 10
+    assert float((batched - slow).abs().max()) < 1e-6
+
+
+def test_the_adaptive_one_stops_when_sure_and_counts_what_it_asked() -> None:
+    model, pictures = Linear(), images(200)
+    (maker,) = Ensemble().adaptations(None)
+    made = copies(maker, pictures, range(200))
+    whole, _ = Ensemble()(model, pictures, made)
+    never, all_calls = Ensemble(margin=1.0)(model, pictures, made)
+    assert np.allclose(never, whole) and all_calls == 9
+    model.asked = 0
+    some, calls = Ensemble(margin=0.5)(model, pictures, made)
+    assert 0 < calls < 6 and model.asked == pytest.approx(200 * (calls + 1)), "one look is free"
+    for n in range(20):  # the definition, image by image
+        total, asked = np.zeros(CLASSES), 0
+        for look in np.concatenate([pictures[n : n + 1], made[n]]):
+            total += model(torch.from_numpy(look[None])).double().softmax(1)[0].detach().numpy()
+            asked += 1
+            first, second = sorted(total / asked)[::-1][:2]
+            if first - second >= 0.5:
+                break
+        assert np.allclose(np.exp(some[n]), total / asked)
+
+
+def test_copies_do_not_know_of_one_another() -> None:
+    pictures = images(6)
+    for maker in (AtTimes(times=(0.1, 0.5)), DDAImages(steps=20, start=6)):
+        whole = copies(maker, pictures, range(6))
+        assert np.abs(copies(maker, pictures, [4]).astype(int) - whole[4]).max() <= 1
+        assert np.abs(copies(maker, pictures, [5, 2]).astype(int) - whole[[5, 2]]).max() <= 1
+        assert np.array_equal(copies(maker, pictures, range(6)), whole)
+
+
+def slow_dda(how: DDAImages, x: Tensor, denoiser: Any, seed: int) -> Tensor:
+    """One image, step by step, as Ho et al. (2020, equations 6 and 7) write the posterior of the step before."""
+    generator = torch.Generator().manual_seed(seed)
+    abar = respaced(how.steps)
+    x_t = abar[how.start].sqrt() * x + (1 - abar[how.start]).sqrt() * torch.randn(x.shape, generator=generator)
+    for i in reversed(range(how.start)):
+        before = abar[i - 1] if i else torch.tensor(1.0)
+        alpha = abar[i] / before
+        leaf = x_t.clone().requires_grad_()
+        x0 = denoiser(leaf / abar[i].sqrt(), ((1 - abar[i]) / abar[i]).sqrt().item()).clamp(-1, 1)
+        distance = torch.sqrt(((how.low_pass(x) - how.low_pass(x0)) ** 2).sum())
+        (slope,) = torch.autograd.grad(distance, leaf)
+        mean = (before.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - before) * leaf) / (1 - abar[i])
+        spread = torch.sqrt((1 - before) / (1 - abar[i]) * (1 - alpha))
+        x_t = (
+            mean + spread * torch.randn(x.shape, generator=generator) - how.scale * (192 / 150528) ** 0.5 * slope
+        ).detach()
+    return x_t
+
+
+@pytest.mark.parametrize("scale", [0.0, 6.0])
+def test_dda_is_its_definition(scale: float) -> None:
+    how, denoiser = DDAImages(steps=20, start=5, scale=scale), Oracle()
+    x = torch.from_numpy(images(3)).double() / 127.5 - 1
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = how.sample(x, denoiser, [7, 8, 9])
+        for row in range(3):
+            slow = slow_dda(how, x[row : row + 1], denoiser, 7 + row)
+            assert torch.allclose(found[row : row + 1], slow, atol=1e-9)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_dda_is_led_by_low_frequencies() -> None:
+    """Without a lead the data are drawn anew; with one the image's coarse shape stays."""
+    x = torch.from_numpy(images(8)).float() / 127.5 - 1
+    loose, led = (DDAImages(steps=20, start=12, scale=scale) for scale in (0.0, 6.0))
+
+    def away(how: DDAImages) -> float:
+        return float((how.low_pass(how.sample(x, Oracle(), range(8))) - how.low_pass(x)).square().mean())
+
+    assert away(led) < 0.8 * away(loose)
+
+
+def test_respacing_keeps_the_ends() -> None:
+    abar = respaced(100)
+    betas = np.linspace(1e-4, 0.02, 1000)
+    full = np.cumprod(1 - betas)
+    assert abar[0] == pytest.approx(full[0]) and abar[-1] == pytest.approx(full[-1])
+    assert abar[50] == pytest.approx(full[round(50 * 999 / 99)]) and len(abar) == 100
+    with pytest.raises(UserError, match="beyond the last"):
+        DDA(steps=50, start=50)
+
+
+def test_dda_se_is_half_the_images_own_voice() -> None:
+    model, pictures = Linear(), images(4)
+    made = copies(DDA(steps=20, start=5).adaptations(None)[0], pictures, range(4))
+    adapted = np.exp(DDA()(model, pictures, made)[0])
+    both = np.exp(DDA(self_ensemble=True)(model, pictures, made)[0])
+    own = np.exp(Single()(model, pictures, None)[0])
+    assert np.allclose(both, (adapted + own) / 2) and not np.allclose(adapted, own)
+
+
+def test_accuracy_says_how_it_asked_and_what_it_took() -> None:
+    model, pictures = Linear(), images(300)
+    labels = Single()(model, pictures, None)[0].argmax(1)
+    found = subject(model, pictures, labels)
+    plain = Accuracy()(found)["metrics"]
+    assert plain["test/top1"] == 1.0 and not any("calls" in name for name in plain)
+    metrics = Accuracy(predictor=Ensemble(margin=0.5))(found)["metrics"]
+    assert {"test/adaptive DE/top1", "test/adaptive DE/calls", "test/adaptive DE/ece"} <= set(metrics)
+    assert 0 < metrics["test/adaptive DE/calls"] < 9
+    assert Accuracy(predictor=DDA(steps=20, start=5))(found)["metrics"]["test/DDA/calls"] == 5
+
+
+def test_entropy_over_time_of_the_bayes_classifier() -> None:
+    """Two classes at -1 and 1, standard deviation 0.5, in one dimension: Gauss-Hermite quadrature of the entropy."""
+    table = {
+        0: (0.060482, 0.977228), 100: (0.125904, 0.950567), 200: (0.296780, 0.872223), 300: (0.472973, 0.772726),
+        400: (0.591194, 0.682915), 500: (0.653459, 0.613109), 600: (0.680281, 0.564132), 700: (0.689707, 0.533110),
+        999: (0.693127, 0.502534),
+    }  # fmt: skip
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    oracle = MixtureDenoiser([0.5, 0.5], [[-1.0], [1.0]], [[[0.25]], [[0.25]]])
+    for t, (entropy, accuracy) in table.items():
+        sigma = float(sigma_at(torch.tensor([t / 1000], dtype=torch.float64)))
+        x = 1 + np.sqrt(0.25 + sigma**2) * nodes  # x_t / a, given class 1
+        p = 1 / (1 + np.exp(-2 * x / (0.25 + sigma**2)))
+        h = entropies(np.stack([p, 1 - p], 1))
+        assert (weights * h).sum() / weights.sum() == pytest.approx(entropy, abs=1e-5)
+        guess = np.asarray(oracle(x[:, None], sigma))[:, 0]
+        assert (np.diff(guess) > 0).all(), "what the classifier sees after denoising tells no more and no less"
+        right = 0.5 * (1 + math.erf(1 / math.sqrt(2 * (0.25 + sigma**2))))
+        assert right == pytest.approx(accuracy, abs=1e-5)
+
+
+def test_entropy_over_time_as_an_evaluation() -> None:
+    model, pictures = Linear(), images(40)
+    labels = Single()(model, pictures, None)[0].argmax(1)
+    evaluation = EntropyOverTime(times=(0.0, 0.3, 0.999))
+    result = evaluation(subject(model, pictures, labels))
+    metrics = result["metrics"]
+    assert list(metrics) == ["test/entropy/0", "test/entropy/0.3", "test/entropy/0.999"]
+    assert all(0 <= value <= math.log(CLASSES) for value in metrics.values())
+    made = copies(evaluation.adaptations[0], pictures, range(40))
+    p = model(torch.from_numpy(made[:, 1])).double().softmax(1)
+    assert metrics["test/entropy/0.3"] == pytest.approx(float(-(p * p.log()).sum(1).mean()))
+    assert result["about"]["log C"] == pytest.approx(math.log(4)) and result["about"]["top1"]["0"] > 0.9
+    assert entropies(np.array([[1.0, 0.0], [0.5, 0.5]])).tolist() == pytest.approx([0, math.log(2)])
+
+
+def test_gaussian_denoising_pulls_to_the_mean() -> None:
+    """What is left of an image at time 0.999 is the mean of the data, so a classifier has nothing to see."""
+    oracle = GaussianDenoiser(np.zeros(D), np.eye(D) * 0.1)
+    x = torch.from_numpy(images(3)).float() / 255
+    out = Diffusion()(x, torch.tensor([0.999] * 3), oracle, torch.randn(x.shape, generator=torch.Generator()))
+    assert float((out - 0.5).abs().max()) < 0.01

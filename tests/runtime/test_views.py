@@ -1,0 +1,304 @@
+"""The stages of DiffAug: the denoiser, and what views and evaluations want made of each image beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import synthaug
+from shapes import tiny
+from synthaug.classify.augment import RandomCrop
+from synthaug.classify.recipe import Recipe
+from synthaug.classify.views import DiffAugView, FolderView, PlainView
+from synthaug.dataset import Dataset, subset
+from synthaug.diffusion import unet
+from synthaug.diffusion.denoiser import UNetDenoiser
+from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
+from synthaug.diffusion.diffaug import Diffusion
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.base import MappedEvaluation, Subject
+from synthaug.evaluate.predict import Ensemble
+from synthaug.experiment import Experiment, identity, replace
+from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
+from synthaug.runtime.adapters import denoiser_of
+from synthaug.runtime.data import made_of, training_data
+from synthaug.runtime.generate import make_images, open_job
+from synthaug.runtime.plan import plan
+from synthaug.runtime.store import Store
+from synthaug.runtime.train import train_stage
+from synthaug.sample import decode_image
+from synthaug.settings import UserError, seed_of, settings
+
+UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
+DE = Ensemble(times=(0.0, 0.1, 0.3))
+
+
+def quiet(_: object) -> None: ...
+
+
+def experiment(*views: Any, shots: int | None = 1, **fields: Any) -> Experiment:
+    recipe = Recipe(steps=4, batch_size=8, views=views, evaluations=1)
+    known = {"dataset": Dataset("digits", shots=shots), "recipe": recipe, "denoiser": UNET}
+    return Experiment(**known | fields)
+
+
+def pixels(store: Store, subject: Experiment, split: str = "subset") -> np.ndarray:
+    listing = store.open(subject.dataset)
+    chosen = subset(listing, subject.dataset, subject.seed) if split == "subset" else listing.splits[split]
+    return np.stack([decode_image(listing.read(e.id)).transpose(2, 0, 1) for e in chosen])
+
+
+def trained(home: Path, subject: Experiment) -> Store:
+    store = Store(home).prepare()
+    train_stage(store, subject, quiet, quiet, stage="denoiser")
+    return store
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("here")
+
+
+def test_a_denoiser_sees_exactly_the_chosen_images(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    real = unet.train_unet
+
+    def spied(model: TrainedUNet, images: np.ndarray, **more: Any) -> Any:
+        seen.append(images)
+        return real(model, images, **more)
+
+    monkeypatch.setattr(unet, "train_unet", spied)
+    subject = experiment(DiffAugView(), shots=2, seed=3)
+    store = trained(here, subject)
+    assert len(seen) == 1 and np.array_equal(seen[0], pixels(store, subject)) and len(seen[0]) == 20
+    trained(here, subject)
+    assert len(seen) == 1, "once"
+
+
+def test_what_the_seed_does_not_change_is_shared_by_all_seeds() -> None:
+    looks = (Accuracy(), Accuracy(predictor=DE))
+    for shots, shared in ((None, True), (5, False)):
+        one, other = (
+            experiment(DiffAugView(cached=3), shots=shots, evaluations=looks, seed=s).nodes(identity) for s in (0, 1)
+        )
+        assert {"denoiser", "views", "views.2", "train", "evaluate", "evaluate.2"} == set(one)
+        assert (one["denoiser"].key == other["denoiser"].key) is shared
+        assert (one["views"].key == other["views"].key) is shared, "the training images depend on the shots"
+        assert one["train"].key != other["train"].key
+    pretrained = experiment(DiffAugView(), evaluations=looks, denoiser=str(folder_of_a_unet()))
+    keys = [replace(pretrained, {"seed": s}).nodes(identity)["views"].key for s in (0, 1)]
+    assert keys[0] == keys[1], "a test image does not depend on the shots, nor does this denoiser"
+
+
+_FOLDER: list[Path] = []
+
+
+def folder_of_a_unet() -> Path:
+    """A diffusers folder with a tiny pixel model."""
+    import tempfile
+
+    if not _FOLDER:
+        place = Path(tempfile.mkdtemp())
+        for name, data in unet.unet_files(unet.new_unet(UNET, 32)).items():
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(data)
+        _FOLDER.append(place)
+    return _FOLDER[0]
+
+
+def test_keys_hold_what_matters() -> None:
+    base = experiment(DiffAugView(cached=3), shots=None)
+    nodes = base.nodes(identity)
+
+    def changed(**fields: Any) -> set[str]:
+        other = replace(base, {name.replace("__", "."): value for name, value in fields.items()}).nodes(identity)
+        return {name for name in nodes if other[name].key != nodes[name].key}
+
+    assert changed(denoiser__steps=5) == {"denoiser", "views", "train", "evaluate"}
+    assert changed(recipe__views__0__cached=4) == {"train", "evaluate"}, "more variants add shards, no key"
+    assert changed(recipe__views__0__how__high=0.5) == {"views", "train", "evaluate"}
+    assert changed(recipe__views__0__weight=0.5) == {"train", "evaluate"}
+    assert changed(recipe__steps=5) == {"train", "evaluate"}
+    assert changed(recipe__image_size=16) == {"denoiser", "views", "train", "evaluate"}
+    online = experiment(DiffAugView(), shots=None).nodes(identity)
+    assert "views" not in online and online["denoiser"].key == nodes["denoiser"].key
+    assert online["denoiser"] in online["train"].inputs and online["train"].key != nodes["train"].key
+    unused = experiment(PlainView(), shots=None).nodes(identity)
+    assert "denoiser" not in unused, "nobody asks for it, so nobody trains it"
+
+
+def test_cached_variants_are_those_of_the_formula(here: Path) -> None:
+    subject = experiment(DiffAugView(cached=3))
+    store = trained(here, subject)
+    make_images(store, [subject], 0, quiet)
+    made = training_data(store, subject).variants[0]
+    assert made.shape == (10, 3, 3, 32, 32)
+    placed = denoiser_of(store, subject)
+    assert placed is not None
+    denoiser = placed[0].load(placed[1])
+    job = open_job(store, subject, "views")
+    for number, entry in enumerate(job.sources[:3]):
+        x = torch.from_numpy(pixels(store, subject)[number : number + 1]).float() / 255
+        for variant in (1, 2, 3):
+            time = (seed_of("diffuse", entry.id) / 2**63 + variant * (5**0.5 - 1) / 2) % 1
+            noise = noise_of([seed_of("diffuse", entry.id, variant)], x)
+            with torch.no_grad():
+                slow = Diffusion()(x, torch.tensor([time]), denoiser, noise)[0] * 255
+            assert np.abs(made[number, variant - 1] - slow.numpy()).max() <= 0.51 + 1e-3
+
+
+def test_times_are_spread_evenly_however_many() -> None:
+    maker = DiffuseDenoise(how=Diffusion(low=0.2, high=0.6))
+    from synthaug.methods.base import Context
+    from synthaug.sample import Sample
+
+    for id in ("a", "b", "c"):
+        sample = Sample(id, b"", ((0, 1.0),), id, 0)
+        times = [maker.plan(sample, v, Context(0, (), "", "")).strength for v in range(1, 14)]
+        assert times == [maker.plan(sample, v, Context(9, (), "", "")).strength for v in range(1, 14)]
+        for count in (5, 8, 13):
+            found = np.sort(times[:count])
+            gaps = np.diff([*found, found[0] + 0.4]) / 0.4
+            assert gaps.max() < 2 / count and gaps.min() > 0.4 / count, "no stretch of time is left out"
+    starts = [maker.plan(Sample(str(i), b"", (), str(i), 0), 1, Context(0, (), "", "")).strength for i in range(400)]
+    assert 0.38 < np.mean(starts) < 0.42 and min(starts) < 0.21 and max(starts) > 0.59
+
+
+def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, cluster: None) -> None:
+    subject = experiment(DiffAugView(cached=4), evaluations=(Accuracy(predictor=DE),))
+    found = []
+    for home, workers in ((here, 0), (tmp_path, 2)):
+        store = trained(home, subject)
+        make_images(store, [subject], workers, quiet)
+        nodes = subject.nodes(store.identify)
+        folders = [store.folder(nodes[stage]) for stage in ("views", "views.2")]
+        found.append([{p.name: p.read_bytes() for p in sorted(f.glob("part-*.parquet"))} for f in folders])
+    assert found[0] == found[1] and [len(parts) for parts in found[0]] == [4, 8]
+
+
+def test_the_whole_line_and_again(tmp_path: Path) -> None:
+    looks = (Accuracy(), Accuracy(predictor=DE))
+    subject = experiment(DiffAugView(p=0.5), PlainView(), evaluations=looks)
+    before = plan(subject, tmp_path)
+    assert before["stages"]["views"]["images"] == before["missing"]["calls"] == 2 * 797
+    answer = synthaug.run(subject, home=tmp_path)
+    assert list(answer["stages"]) == ["denoiser", "views", "train", "evaluate", "evaluate.2"]
+    metrics = answer["metrics"]
+    assert metrics["test/DE/calls"] == 2 and metrics["cost/denoiser_s"] > 0 and metrics["cost/views_s"] > 0
+    assert metrics["cost/denoiser_calls"] > 2 * 797, "those in the loop count as well"
+    again = synthaug.run(subject, home=tmp_path)
+    assert all(stage["cached"] for stage in again["stages"].values()) and again["metrics"] == metrics | {
+        "gen/cached": again["metrics"]["gen/cached"]
+    }
+    assert plan(subject, tmp_path)["missing"]["images"] == 0
+
+
+def test_test_images_reach_the_ensemble_in_their_order(here: Path) -> None:
+    subject = experiment(PlainView(), evaluations=(Accuracy(predictor=DE),))
+    store = trained(here, subject)
+    make_images(store, [subject], 0, quiet)
+    made = made_of(store, subject, "views", range(250, 270))
+    assert made.shape == (20, 2, 3, 32, 32)
+    near = np.abs(made[:, 0].astype(float) - pixels(store, subject, "test")[250:270]).mean((1, 2, 3))
+    other = np.abs(made[:, 0].astype(float) - pixels(store, subject, "test")[251:271]).mean((1, 2, 3))
+    assert (near < other).mean() > 0.5
+    names = [s.id for s in open_job(store, subject, "views").sources[250:270]]
+    whole = made_of(store, subject, "views")
+    assert np.array_equal(whole[250:270], made) and len(whole) == 797 and len(names) == 20
+
+
+def test_twins_come_from_a_folder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in "ab":
+            for number in range(6):
+                for root, shade in (("data", 0), ("twins", 100)):
+                    file = tmp_path / root / split / label / f"{number}.png"
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(rng.integers(0, 50, (16, 16, 3), dtype=np.uint8) + shade).save(file)
+    view = FolderView(path=str(tmp_path / "twins"))
+    recipe = Recipe(steps=2, batch_size=4, views=(view,), transforms=(RandomCrop(1),), evaluations=1)
+    subject = Experiment(dataset=Dataset("folder", path=str(tmp_path / "data")), recipe=recipe)
+    store = Store(tmp_path / "home").prepare()
+    data = training_data(store, subject)
+    assert data.variants[0].shape == (data.n_real, 1, 3, 16, 16) and data.variants[0].min() >= 100
+    assert data.images.max() < 50
+    key = subject.key("train")
+    assert synthaug.run(subject, home=tmp_path / "home")["metrics"]["test/top1"] >= 0
+    (tmp_path / "twins" / "train" / "a" / "0.png").write_bytes(
+        (tmp_path / "twins" / "train" / "b" / "0.png").read_bytes()
+    )
+    assert subject.key("train") != key, "what the folder holds is part of the key"
+    for file in (tmp_path / "twins" / "train" / "a").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="have no twin, the first is"):
+        training_data(Store(tmp_path / "home"), subject)
+
+
+def test_what_needs_a_denoiser_says_so_at_once() -> None:
+    for views, looks in (((DiffAugView(),), (Accuracy(),)), ((), (Accuracy(predictor=DE),))):
+        with pytest.raises(UserError, match="needs a denoiser; --set denoiser=TrainedUNet"):
+            experiment(*views, evaluations=looks, denoiser=None)
+    experiment(DiffAugView(how=Diffusion(denoise=False)), denoiser=None)
+    with pytest.raises(UserError, match="no embedded model"):
+        experiment(DiffAugView(), denoiser="nano:nothing").nodes(identity)
+    with pytest.raises(UserError, match="is not on this machine"):
+        experiment(DiffAugView(), denoiser="no/such-model").nodes(identity)
+    assert isinstance(experiment(denoiser="nano:ddpm").denoiser, PretrainedUNet)
+    assert isinstance(experiment(denoiser="TrainedUNet").denoiser, TrainedUNet)
+    notes = experiment(DiffAugView(), denoiser=str(folder_of_a_unet()), shots=5).notes()
+    assert "has seen more images than the 5 a class" in notes[0]
+    assert not experiment(DiffAugView(), denoiser=str(folder_of_a_unet()), shots=None).notes()
+
+
+@settings
+class Brightness(MappedEvaluation):
+    """The mean of each image, found shard by shard."""
+
+    def rows(self, subject: Subject, numbers: Any) -> list[dict[str, Any]]:
+        images, _ = subject.sets[self.split]
+        return [{"mean": float(images[number].mean()), "number": int(number)} for number in numbers]
+
+    def result(self, rows: Any) -> dict[str, Any]:
+        assert [row["number"] for row in rows] == list(range(len(rows)))
+        return {"metrics": {f"{self.split}/brightness": float(np.mean([row["mean"] for row in rows]))}}
+
+
+def test_mapped_evaluations_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny(evaluations=(Brightness(split="val"),), method=None)
+    done: list[int] = []
+    real = Brightness.rows
+
+    def dying(self: Any, seen: Subject, numbers: Any) -> Any:
+        done.append(numbers[0])
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return real(self, seen, numbers)
+
+    monkeypatch.setattr(Brightness, "rows", dying)
+    with pytest.raises(KeyboardInterrupt):
+        synthaug.run(subject, home=tmp_path)
+    answer = synthaug.run(subject, home=tmp_path)
+    store = Store(tmp_path)
+    assert done[2] == done[3] == 32 and len(set(done)) == -(-300 // 16) == len(done) - 1, "two shards were kept"
+    assert answer["metrics"]["val/brightness"] == pytest.approx(pixels(store, subject, "val").mean(), rel=1e-6)
+
+
+def test_mapped_evaluations_are_spread_over_actors(tmp_path: Path, cluster: None) -> None:
+    subject = tiny(evaluations=(Brightness(split="val"),), method=None)
+    here = synthaug.run(subject, home=tmp_path / "here")
+    there = synthaug.run(subject, home=tmp_path / "there", workers=2)
+    assert here["metrics"]["val/brightness"] == there["metrics"]["val/brightness"]
+
+
+def test_a_loaded_denoiser_counts_its_rows() -> None:
+    denoiser = PretrainedUNet(str(folder_of_a_unet())).load(None)
+    assert isinstance(denoiser, UNetDenoiser) and denoiser.rows == 0
+    denoiser(torch.zeros(3, 3, 32, 32), 1.0)
+    assert denoiser.rows == 3 and not any(p.requires_grad for p in denoiser.net.parameters())
