@@ -136,7 +136,7 @@ class Experiment:
         looks = [making for view in self.recipe.views if (making := beforehand(view)) is not None]
         for evaluation in self.evaluations:
             if isinstance(evaluation, Evaluation):
-                looks += [Making(maker, maker.variants, evaluation.split) for maker in evaluation.adaptations]
+                looks += of_evaluation(evaluation)
         unique = list(dict.fromkeys(looks))
         return found | dict(zip(numbered("views", len(unique)), unique, strict=True))
 
@@ -216,7 +216,7 @@ class Experiment:
         if isinstance(evaluation, ImageEvaluation):
             return Node("evaluate", STAGES["evaluate"], asked | {"k": self.k}, (data, *images))
         assert isinstance(evaluation, Evaluation)
-        made = [Making(maker, maker.variants, evaluation.split) for maker in evaluation.adaptations]
+        made = of_evaluation(evaluation)
         inputs = (nodes["train"], *(nodes[self.stage_of(making)] for making in made))
         if evaluation.needs_denoiser and not made:
             more, nodes_ = self._asks(data, identify)
@@ -246,12 +246,14 @@ class Experiment:
 
     def _looked(self, making: Making, data: Node, identify: Identify) -> Node:
         """Images made beforehand: of the training subset, which may hang on the seed, or of a split, which does not."""
-        maker = making.maker
+        maker, source = making.maker, data
+        if making.dataset is not None:
+            source = Node("data", 0, {"dataset": _content(making.dataset), "content": identify(making.dataset)})
         made_by = {"maker": keyed(maker), "maker version": maker.version, "split": making.split}
         made_by |= {"size": self.recipe.image_size} | _contents(maker, identify)
         made_by |= {"seed": self.drawn} if making.split == SUBSET else {}
         more, inputs = self._asks(data, identify) if maker.needs_denoiser else ({}, ())
-        return Node("views", STAGES["views"], made_by | more, (data, *inputs))
+        return Node("views", STAGES["views"], made_by | more, (source, *inputs))
 
     def _tuned(self, finetune: Finetune, inputs: tuple[Node, ...], identify: Identify) -> Node:
         if self.generator is None:
@@ -287,6 +289,14 @@ class Making:
     maker: Maker
     k: int
     split: str = SUBSET
+    dataset: Dataset | None = None  # None: the experiment's own
+
+
+def of_evaluation(evaluation: Evaluation) -> list[Making]:
+    """What must be made of the images that an evaluation looks at."""
+    return [
+        Making(maker, maker.variants, split, evaluation.dataset) for split, maker in evaluation.copied()
+    ]  # fmt: skip
 
 
 def beforehand(view: View) -> Making | None:
@@ -310,7 +320,7 @@ def _contents(value: Any, identify: Identify) -> dict[str, str]:
     for path, part in parts(value):
         if isinstance(part, Path) and not part.exists():
             raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
-        if isinstance(part, Path | Weights):
+        if isinstance(part, Path | Weights | Dataset):
             found[path] = identify(part)
     return found
 

@@ -32,7 +32,7 @@ class Accuracy(Evaluation):
         found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
         found |= {"calls": calls} if self.adaptations else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
-        under = "/".join(filter(None, (self.split, self.predictor.name)))
+        under = "/".join(filter(None, (self.title, self.predictor.name)))
         return {
             "metrics": {f"{under}/{name}": value for name, value in found.items()},
             "per_class": dict(zip(classes, per_class(counts), strict=True)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from synthaug.dataset import Dataset
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
@@ -49,9 +50,11 @@ class Subject:
 
 @settings
 class Evaluation(Measurement):
-    """One kind of measurement of a trained classifier on the images of one split."""
+    """One kind of measurement of a trained classifier on the images of one split: of the experiment's data set, or of
+    another, whose classes are found among the trained ones by their names."""
 
     split: str = "test"
+    dataset: Dataset | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -63,15 +66,24 @@ class Evaluation(Measurement):
         return ()
 
     @property
+    def title(self) -> str:
+        """What the names of its numbers begin with."""
+        return self.split if self.dataset is None else f"{self.dataset.name}/{self.split}"
+
+    def copied(self) -> list[tuple[str, Adaptation]]:
+        """What must be made of which split."""
+        return [(self.split, adaptation) for adaptation in self.adaptations]
+
+    @property
     def needs_denoiser(self) -> bool:
         """Whether the experiment must name a denoiser."""
-        return any(adaptation.needs_denoiser for adaptation in self.adaptations)
+        return any(adaptation.needs_denoiser for _, adaptation in self.copied())
 
     @abstractmethod
     def __call__(self, subject: Subject) -> dict[str, Any]:
         """Results as plain JSON values, NaN nowhere. The keys of the result:
 
-        - "metrics" (always): flat name -> float, each name beginning with "{split}/"
+        - "metrics" (always): flat name -> float, each name beginning with "{title}/"
         - "per_class": class name -> float in [0, 1], or None for a class without images
         - "confusion": counts, one row for each true class, one column for each predicted class
         - "about": how it was measured

@@ -188,7 +188,7 @@ class Certified(MappedEvaluation):
         x = np.linspace(0, max_radius(self.n, self.alpha, max(self.sigma)), 101).tolist()
         y = {name: values.tolist() for name, values in self._accuracies(rows, x).items()}
         curve = {"x": x, "y": y, "label": ["l2 radius in [0, 1] pixels", "certified accuracy"]}
-        named = {f"{self.split}/certified/{name}": value for name, value in metrics.items()}
+        named = {f"{self.title}/certified/{name}": value for name, value in metrics.items()}
         return {"metrics": named, "curves": {"certified": curve}, "about": self._about(rows)}
 
     def _accuracies(self, rows: Sequence[dict[str, Any]], at: Sequence[float]) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ class EntropyOverTime(Evaluation):
                 unsure[place] += entropies(p).sum()
                 right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()
         unsure, right = unsure / len(labels), right / len(labels)
-        metrics = {f"{self.split}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
+        metrics = {f"{self.title}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
         limit = math.log(len(subject.classes))
         lines = {"entropy": unsure.tolist(), "log C": [limit] * len(unsure)}
         curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}

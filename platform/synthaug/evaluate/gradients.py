@@ -63,7 +63,7 @@ class Gradients(Evaluation):
         }
         columns = [x0, guess.clamp(-1, 1), *(spread(slope) for slope in (total, partial))]
         pictures = {"gradients": png(torch.cat(columns, 3))}
-        named = {f"{self.split}/gradient/{name}": value for name, value in metrics.items()}
+        named = {f"{self.title}/gradient/{name}": value for name, value in metrics.items()}
         return {"metrics": named, "pictures": pictures, "about": {"time": self.time, "sigma": sigma}}
 
 

@@ -257,7 +257,7 @@ class OutOfDistribution(Evaluation):
         for detector in self.detectors:
             best = choose(detector, layer, [seen[name] for name in choosing])
             found = rated(best, layer, seen[self.split], {name: seen[name] for name in reported})
-            metrics |= {f"{self.split}/ood/{best.name}/{name}": value for name, value in found.items()}
+            metrics |= {f"{self.title}/ood/{best.name}/{name}": value for name, value in found.items()}
             chosen[best.name] = best.about()
         return {"metrics": metrics, "about": {"chosen": chosen, "images": {n: len(made) for n, made in sets.items()}}}
 

@@ -186,6 +186,26 @@ def _lead(p: np.ndarray) -> np.ndarray:
     return np.asarray(best[:, 1] - best[:, 0])
 
 
+def among(model: nn.Module, places: Sequence[int], classes: int) -> nn.Module:
+    """The model with only some of its classes to choose from, as ImageNet-A and -R are measured."""
+    import torch
+    from torch import nn
+
+    class Among(nn.Module):
+        closed: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.register_buffer("closed", torch.full((classes,), -1e4).index_fill(0, torch.tensor(places), 0.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.model(images)
+            return logits + self.closed
+
+    return Among().to(next(model.parameters()).device).eval()
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log probabilities of N x C logits."""
     shifted = logits - logits.max(1, keepdims=True)

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from synthaug.evaluate.accuracy import top_k
-from synthaug.evaluate.adapt import Adaptation
+from synthaug.evaluate.adapt import Adaptation, Corruption
 from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.evaluate.corruptions import FAMILIES
 from synthaug.evaluate.predict import Predictor, Single, ask
@@ -20,7 +20,10 @@ FIFTEEN = tuple(name for family, names in FAMILIES.items() if family != "extra" 
 
 @settings
 class Robustness(Evaluation):
-    """Top-1 under each corruption and severity; means over all, over each family and over each severity."""
+    """Top-1 under each corruption and severity; means over all, over each family and over each severity.
+
+    The images of `split` are corrupted here, unless `dataset` is one that comes corrupted, as `imagenet-c` does.
+    """
 
     corruptions: Annotated[tuple[str, ...], Field(min_length=1)] = FIFTEEN
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
@@ -40,18 +43,31 @@ class Robustness(Evaluation):
         return [(name, severity) for name in self.corruptions for severity in self.severities]
 
     @property
-    def adaptations(self) -> tuple[Adaptation, ...]:
-        return tuple(made for cell in self.cells for made in self.predictor.adaptations(cell))
+    def title(self) -> str:
+        return f"{self.split}-c" if self.dataset is None else self.dataset.name
+
+    @property
+    def shown(self) -> list[tuple[str, Corruption | None]]:
+        """For each cell the split to look at, and how to corrupt it."""
+        if self.dataset is None:
+            return [(self.split, cell) for cell in self.cells]
+        return [(f"{name}/{severity}", None) for name, severity in self.cells]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(split for split, _ in self.shown))
+
+    def copied(self) -> list[tuple[str, Adaptation]]:
+        return [(split, made) for split, cell in self.shown for made in self.predictor.adaptations(cell)]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
-        _, labels = subject.sets[self.split]
         found: dict[tuple[str, int], float] = {}
         calls = []
-        for cell in self.cells:
-            log_p, each = ask(self.predictor, subject, self.split, cell)
-            found[cell] = top_k(log_p, labels, 1)
+        for cell, (split, corruption) in zip(self.cells, self.shown, strict=True):
+            log_p, each = ask(self.predictor, subject, split, corruption)
+            found[cell] = top_k(log_p, subject.sets[split][1], 1)
             calls.append(each)
-        under = "/".join(filter(None, (f"{self.split}-c", self.predictor.name)))
+        under = "/".join(filter(None, (self.title, self.predictor.name)))
         metrics = {f"{under}/top1": float(np.mean(list(found.values())))}
         for family, names in FAMILIES.items():
             if mine := [value for (name, _), value in found.items() if name in names]:
@@ -59,6 +75,6 @@ class Robustness(Evaluation):
         for severity in self.severities:
             mine = [value for (_, other), value in found.items() if other == severity]
             metrics[f"{under}/severity-{severity}/top1"] = float(np.mean(mine))
-        metrics |= {f"{under}/calls": float(np.mean(calls))} if self.adaptations else {}
+        metrics |= {f"{under}/calls": float(np.mean(calls))} if self.copied() else {}
         table = {name: [found[name, severity] for severity in self.severities] for name in self.corruptions}
         return {"metrics": metrics, "about": {"severities": list(self.severities), "top1": table}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ import numpy as np
 from synthaug.evaluate.adapt import Adaptation
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
 from synthaug.evaluate.filter import Candidates
-from synthaug.experiment import Experiment, Making, load
+from synthaug.evaluate.predict import among
+from synthaug.experiment import SUBSET, Experiment, Making, load
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import SCORES, made_of, used_images
 from synthaug.runtime.generate import open_job, samples_of
-from synthaug.runtime.images import decode_all, image_size, real_images, split_arrays
+from synthaug.runtime.images import Arrays, decode_all, image_size, real_images, split_arrays
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
 from synthaug.settings import UserError, canonical, did_you_mean, to_json
@@ -45,12 +46,24 @@ def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int
 
 
 def check_splits(store: Store, experiment: Experiment) -> None:
-    """Refuse to measure on a split that the data set does not have."""
-    splits = store.open(experiment.dataset).splits
+    """Refuse to measure on a split that the data set does not have, or on classes that were not learned."""
     for evaluation in experiment.measured().values():
-        for split in set(evaluation.needs) - {"subset", *splits}:
-            hint = did_you_mean(split, sorted(splits))
-            raise UserError(f"{experiment.dataset.name} has no split {split!r}{hint}", ("evaluations",))
+        other = evaluation.dataset if isinstance(evaluation, Evaluation) else None
+        listing = store.open(other or experiment.dataset)
+        for split in sorted(set(evaluation.needs) - {SUBSET, *listing.splits}):
+            name, hint = (other or experiment.dataset).name, did_you_mean(split, sorted(listing.splits))
+            raise UserError(f"{name} has no split {split!r}{hint}", ("evaluations",))
+        if other is not None:
+            _places(listing.classes, store.open(experiment.dataset).classes, other.name)
+
+
+def _places(theirs: Sequence[str], ours: Sequence[str], name: str) -> list[int]:
+    """Where the classes of another data set are among those that were learned."""
+    place = {cls: number for number, cls in enumerate(ours)}
+    if strange := [cls for cls in theirs if cls not in place]:
+        said = f"{len(strange)} classes of {name} were not learned, the first is {strange[0]!r}"
+        raise UserError(f"{said}{did_you_mean(strange[0], list(ours))}", ("evaluations",))
+    return [place[cls] for cls in theirs]
 
 
 def _measure(store: Store, experiment: Experiment, evaluation: Measurement) -> dict[str, Any]:
@@ -66,17 +79,43 @@ def _measure(store: Store, experiment: Experiment, evaluation: Measurement) -> d
 
 
 def subject_of(store: Store, experiment: Experiment, evaluation: Evaluation) -> Subject:
-    """What an evaluation may look at."""
-    listing, size = store.open(experiment.dataset), image_size(store, experiment)
-    sets = {name: split_arrays(store.home, experiment.dataset, name, size) for name in evaluation.needs}
-    ids = {name: [entry.id for entry in listing.splits[name]] for name in evaluation.needs}
-    placed = denoiser_of(store, experiment) if evaluation.needs_denoiser and not evaluation.adaptations else None
+    """What an evaluation may look at. On a data set with some of the classes only those can be answered."""
+    own, size = store.open(experiment.dataset), image_size(store, experiment)
+    listing = store.open(evaluation.dataset or experiment.dataset)
+    placed = denoiser_of(store, experiment) if evaluation.needs_denoiser and not evaluation.copied() else None
+    places = _places(listing.classes, own.classes, "it")
+    model = load_model(store, experiment)
+
+    def images(split: str) -> Arrays:
+        found, labels = split_arrays(store.home, evaluation.dataset or experiment.dataset, split, size)
+        return found, np.array(places)[labels]
 
     def copies(maker: Adaptation, split: str, numbers: Sequence[int]) -> np.ndarray:
-        return made_of(store, experiment, experiment.stage_of(Making(maker, maker.variants, split)), numbers)
+        making = Making(maker, maker.variants, split, evaluation.dataset)
+        return made_of(store, experiment, experiment.stage_of(making), numbers)
 
-    denoiser = placed[0].load(placed[1]) if placed else None
-    return Subject(load_model(store, experiment), listing.classes, sets, ids, copies, denoiser)
+    return Subject(
+        model=model if len(places) == len(own.classes) else among(model, places, len(own.classes)),
+        classes=own.classes, sets=Sets(evaluation.needs, images), copies=copies,
+        ids={split: [entry.id for entry in listing.splits[split]] for split in evaluation.needs},
+        denoiser=placed[0].load(placed[1]) if placed else None,
+    )  # fmt: skip
+
+
+class Sets(Mapping[str, Arrays]):
+    """Images and labels by split, read when they are asked for."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Arrays]) -> None:
+        self.names, self.read = tuple(names), read
+
+    def __getitem__(self, name: str) -> Arrays:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 # --- shard by shard -------------------------------------------------------------------------------------------------
@@ -87,7 +126,7 @@ def _mapped(
 ) -> tuple[dict[str, Any], float]:
     """The result of an evaluation that goes image by image, and the seconds on devices that it took. Each finished
     shard is a file, so that an interrupted run goes on."""
-    count = len(store.open(experiment.dataset).splits[evaluation.split])
+    count = len(store.open(evaluation.dataset or experiment.dataset).splits[evaluation.split])
     shards = _shards(evaluation, count)
     files = [folder / f"rows-{number:05d}.json" for number in range(len(shards))]
     pending = [number for number, file in enumerate(files) if read_json(file) is None]

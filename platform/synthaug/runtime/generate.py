@@ -112,7 +112,8 @@ class Job:
 def open_job(store: Store, experiment: Experiment, stage: str = "generate") -> Job:
     """What an experiment makes image by image: its images, what its method must have made of each source first
     (`prepare`), and what its training and its evaluations look at (`views`)."""
-    listing, making = store.open(experiment.dataset), experiment.makings[stage]
+    making = experiment.makings[stage]
+    listing = store.open(making.dataset or experiment.dataset)
     node, looks = experiment.nodes(store.identify)[stage], stage.startswith("views")
     chosen = subset(listing, experiment.dataset, experiment.seed) if making.split == SUBSET else None
     return Job(

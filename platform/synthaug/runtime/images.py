@@ -12,7 +12,7 @@ import numpy as np
 
 from synthaug.dataset import Dataset, subset
 from synthaug.experiment import SUBSET, Experiment
-from synthaug.listing import Entry
+from synthaug.listing import Entry, Listing
 from synthaug.runtime.store import Store
 from synthaug.sample import decode_image, resize_image
 from synthaug.settings import UserError
@@ -29,10 +29,16 @@ def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
     return out
 
 
+@lru_cache(maxsize=2)
+def _opened(home: Path, dataset: Dataset) -> Listing:
+    """A data set may have many splits, and a million files to list."""
+    return Store(home).open(dataset)
+
+
 @lru_cache(maxsize=4)
 def split_arrays(home: Path, dataset: Dataset, split: str, size: int) -> Arrays:
     """Images and class indices of a held-out split; a process that runs many trials decodes them once."""
-    listing = Store(home).open(dataset)
+    listing = _opened(home, dataset)
     entries: Sequence[Entry] = listing.splits[split]
     images = decode_all([listing.read(entry.id) for entry in entries], size)
     return images, np.array([entry.label for entry in entries])
