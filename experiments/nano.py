@@ -167,7 +167,9 @@ def measure_lcm(folder: Path) -> None:
 def ddpm(folder: Path) -> None:
     """nano:ddpm, an unconditional pixel denoiser of 1.1 million parameters, trained on the 700 training digits alone.
 
-    No paper. It is what the stage of `TrainedUNet(steps=8000)` makes of `Dataset("digits")`.
+    No paper. It is what the stage of `TrainedUNet(steps=8000)` makes of `Dataset("digits")`. Measured: its guess at an
+    unseen digit from time 0.3 is 0.095 off (root mean square; the nearest training images 0.213), and read as the digit
+    that it was in 97.8 %. Cost: an hour of one core.
     """
     from synthaug.diffusion.denoisers import TrainedUNet
     from synthaug.diffusion.unet import train_unet, unet_files

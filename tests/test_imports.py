@@ -48,7 +48,9 @@ BELOW = {
         "clip",
         "scorer",
     },
+    "stages": {"settings", "dataset", "methods", "classify", "evaluate", "weights"},
     "experiment": {
+        "stages",
         "settings",
         "space",
         "sample",

@@ -5,64 +5,71 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
-from synthaug.classify.views import DiffAugView, View
 from synthaug.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.denoisers import DenoiserModel, PretrainedUNet, TrainedUNet
+from synthaug.diffusion.guides import Guide
 from synthaug.diffusion.personalize import Finetune
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter
-from synthaug.evaluate.outliers import image_files
 from synthaug.methods.base import Maker, Method
-from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.settings import (
     NotKeyed,
     OneOf,
     UserError,
     did_you_mean,
     from_json,
-    hash_of,
     keyed,
-    parts,
     seed_of,
     settings,
     to_json,
 )
 from synthaug.settings import names as names_of
 from synthaug.space import Choice, Domain, Grid, RandomSearch, Searcher, Uniform
-from synthaug.weights import Weights
+from synthaug.stages import (
+    STAGES,
+    SUBSET,
+    Identify,
+    Making,
+    Node,
+    beforehand,
+    content,
+    contents,
+    files_behind,
+    identity,
+    numbered,
+    of_evaluation,
+)  # fmt: skip
 
 __all__ = [
+    "STAGES",
+    "SUBSET",
     "Choice",
     "Experiment",
     "Grid",
+    "Making",
+    "Node",
     "RandomSearch",
     "Recipe",
     "Resources",
     "Sweep",
     "Uniform",
+    "beforehand",
+    "files_behind",
+    "identity",
+    "numbered",
     "replace",
     "seed_of",
 ]
-
-SUBSET = "subset"  # the training images that were chosen
-Identify = Callable[[Dataset | Weights | Path], str]
-# versions: raise one when the output of its stage changes
-STAGES = {
-    "finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "denoiser": 1, "views": 1, "train": 1, "evaluate": 1,
-}  # fmt: skip
 
 
 @settings
@@ -147,6 +154,11 @@ class Experiment:
         return isinstance(self.denoiser, TrainedUNet) and any(map(needs_denoiser, parts))
 
     @property
+    def guide(self) -> Guide | None:
+        """The noisy classifier that is to be trained, if the method has one."""
+        return None if self.method is None else self.method.guided_by
+
+    @property
     def drawn(self) -> int | None:
         """The seed that the training images depend on, if they do."""
         return self.seed if self.dataset.shots is not None and self.dataset.subset_seed is None else None
@@ -157,8 +169,17 @@ class Experiment:
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
 
     def real_only(self) -> Experiment:
-        """The same training without generated images, whose classifier a filter may ask."""
+        """The same training without generated images, whose classifier a filter or a measurement may ask."""
         return dataclasses.replace(self, backbone=None, method=None, finetune=None, filter=None)
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether the generated images are shown to the classifier of the real ones."""
+        looks = [self.filter, *(e for e in self.measured().values() if isinstance(e, ImageEvaluation))]
+        return self.method is not None and any(look is not None and look.needs_classifier for look in looks)
+
+    def _judge(self, identify: Identify) -> Node:
+        return self.real_only().nodes(identify)["train"]
 
     def measured(self) -> dict[str, Measurement]:
         """The evaluations by the names of their stages; those of generated images only where there are any."""
@@ -167,8 +188,8 @@ class Experiment:
 
     def nodes(self, identify: Identify) -> dict[str, Node]:
         """The stages of this experiment by name, in the order in which they are made."""
-        data = Node("data", 0, {"dataset": _content(self.dataset), "content": identify(self.dataset)})
-        nodes = self._denoiser(data)
+        data = Node("data", 0, {"dataset": content(self.dataset), "content": identify(self.dataset)})
+        nodes = self._denoiser(data) | self._guide(data, identify)
         images: list[Node] = []  # the generated ones, filtered if they are
         if self.method is not None:
             nodes |= self._generation(data, identify)
@@ -189,15 +210,23 @@ class Experiment:
         made_by = {"denoiser": keyed(self.denoiser), "version": self.denoiser.version, "seed": self.drawn}
         return {"denoiser": Node("denoiser", STAGES["denoiser"], made_by | {"size": self.recipe.image_size}, (data,))}
 
+    def _guide(self, data: Node, identify: Identify) -> dict[str, Node]:
+        """The stage that trains the noisy classifier of a method, if it has one."""
+        if (guide := self.guide) is None:
+            return {}
+        made_by = {"guide": keyed(guide), "version": guide.version, "seed": self.drawn, "size": self.recipe.image_size}
+        more, nodes = self._asks(data, identify) if guide.needs_denoiser else ({}, ())
+        return {"guide": Node("guide", STAGES["guide"], made_by | more, (data, *nodes))}
+
     def _asks(self, data: Node, identify: Identify) -> tuple[dict[str, Any], tuple[Node, ...]]:
         """What the denoiser adds to the settings and to the inputs of a stage that uses it."""
         if isinstance(self.denoiser, TrainedUNet):
             return {}, tuple(self._denoiser(data).values())
         assert self.denoiser is not None
-        return {"denoiser": keyed(self.denoiser)} | _contents({"denoiser": self.denoiser}, identify), ()
+        return {"denoiser": keyed(self.denoiser)} | contents({"denoiser": self.denoiser}, identify), ()
 
     def _trained(self, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify) -> Node:
-        asked: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | _contents(self.recipe, identify)
+        asked: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | contents(self.recipe, identify)
         inputs = (data, *images)
         if self.method is not None:
             asked |= {"utilize": keyed(self.utilize), "k": self.k}
@@ -212,9 +241,10 @@ class Experiment:
     def _evaluated(
         self, evaluation: Measurement, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify
     ) -> Node:  # fmt: skip
-        asked = keyed(evaluation) | _contents(evaluation, identify)
+        asked = keyed(evaluation) | contents(evaluation, identify)
         if isinstance(evaluation, ImageEvaluation):
-            return Node("evaluate", STAGES["evaluate"], asked | {"k": self.k}, (data, *images))
+            judge = [self._judge(identify)] if evaluation.needs_classifier else []
+            return Node("evaluate", STAGES["evaluate"], asked | {"k": self.k}, (data, *images, *judge))
         assert isinstance(evaluation, Evaluation)
         made = of_evaluation(evaluation)
         inputs = (nodes["train"], *(nodes[self.stage_of(making)] for making in made))
@@ -239,8 +269,8 @@ class Experiment:
             inputs = (*inputs, nodes["prepare"])
         nodes["generate"] = self._made("generate", self.method, inputs, identify)
         if self.filter is not None:
-            asked = {"filter": keyed(self.filter), "k": self.k} | _contents(self.filter, identify)
-            judge = [self.real_only().nodes(identify)["train"]] if self.filter.needs_classifier else []
+            asked = {"filter": keyed(self.filter), "k": self.k} | contents(self.filter, identify)
+            judge = [self._judge(identify)] if self.filter.needs_classifier else []
             nodes["filter"] = Node("filter", STAGES["filter"], asked, (nodes["generate"], *judge))
         return nodes
 
@@ -248,9 +278,9 @@ class Experiment:
         """Images made beforehand: of the training subset, which may hang on the seed, or of a split, which does not."""
         maker, source = making.maker, data
         if making.dataset is not None:
-            source = Node("data", 0, {"dataset": _content(making.dataset), "content": identify(making.dataset)})
+            source = Node("data", 0, {"dataset": content(making.dataset), "content": identify(making.dataset)})
         made_by = {"maker": keyed(maker), "maker version": maker.version, "split": making.split}
-        made_by |= {"size": self.recipe.image_size} | _contents(maker, identify)
+        made_by |= {"size": self.recipe.image_size} | contents(maker, identify)
         made_by |= {"seed": self.drawn} if making.split == SUBSET else {}
         more, inputs = self._asks(data, identify) if maker.needs_denoiser else ({}, ())
         return Node("views", STAGES["views"], made_by | more, (source, *inputs))
@@ -260,18 +290,20 @@ class Experiment:
             raise UserError(f"{type(self.method).__name__} has no backbone to fine-tune", ("finetune",))
         base = self.generator.for_tuning()
         made_by = {"finetune": keyed(finetune), "version": finetune.version, "seed": self.seed}
-        made_by |= {"backbone": keyed(base), "weights": identify(base)} | _contents(finetune, identify)
+        made_by |= {"backbone": keyed(base), "weights": identify(base)} | contents(finetune, identify)
         return Node("finetune", STAGES["finetune"], made_by, inputs)
 
     def _made(self, stage: str, maker: Maker, inputs: tuple[Node, ...], identify: Identify) -> Node:
         made_by = {"method": keyed(maker), "method version": maker.version, "seed": self.seed}
         if self.generator is not None:
             made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
-        if contents := _contents(maker, identify):
-            made_by["contents"] = contents
+        if named := contents(maker, identify):
+            made_by["contents"] = named
         if maker.needs_denoiser:
             more, nodes = self._asks(inputs[0], identify)
             made_by, inputs = made_by | more, (*inputs, *nodes)
+        if stage == "generate":
+            inputs += tuple(self._guide(inputs[0], identify).values())
         return Node(stage, STAGES[stage], made_by, inputs)
 
     def key(self, stage: str, identify: Identify | None = None) -> str:
@@ -282,83 +314,9 @@ class Experiment:
         return nodes[stage].key
 
 
-@dataclass(frozen=True)
-class Making:
-    """Something that is made of each image of a split: variants 1..k, each on its own."""
-
-    maker: Maker
-    k: int
-    split: str = SUBSET
-    dataset: Dataset | None = None  # None: the experiment's own
-
-
-def of_evaluation(evaluation: Evaluation) -> list[Making]:
-    """What must be made of the images that an evaluation looks at."""
-    return [
-        Making(maker, maker.variants, split, evaluation.dataset) for split, maker in evaluation.copied()
-    ]  # fmt: skip
-
-
-def beforehand(view: View) -> Making | None:
-    """What a view wants made of the training images, if it does not work in the loop."""
-    return Making(DiffuseDenoise(how=view.how), view.cached) if isinstance(view, DiffAugView) and view.cached else None
-
-
 def needs_denoiser(part: Any) -> bool:
     """Whether a method, a view or an evaluation works with the experiment's denoiser."""
     return part is not None and bool(getattr(part, "needs_denoiser", False))
-
-
-def numbered(stage: str, count: int) -> list[str]:
-    """The names of several stages of one kind."""
-    return [stage if number == 1 else f"{stage}.{number}" for number in range(1, count + 1)]
-
-
-def _contents(value: Any, identify: Identify) -> dict[str, str]:
-    """What the files and models that a value names hold, by the fields that name them."""
-    found = {}
-    for path, part in parts(value):
-        if isinstance(part, Path) and not part.exists():
-            raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
-        if isinstance(part, Path | Weights | Dataset):
-            found[path] = identify(part)
-    return found
-
-
-def _content(dataset: Dataset) -> Any:
-    """A data set by what it holds: its name and place are left to the content digest."""
-    return {name: value for name, value in keyed(dataset).items() if name != "name"}
-
-
-def identity(thing: Dataset | Weights | Path) -> str:
-    """What a data set, a model or a file *is*, read from its bytes."""
-    if isinstance(thing, Dataset):
-        return thing.open().digest
-    if isinstance(thing, Weights) and (commit := thing.commit()):
-        return commit
-    digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in files_behind(thing).items()]
-    return str(digests[0][1]) if isinstance(thing, Path) and thing.is_file() else hash_of(digests)
-
-
-def files_behind(thing: Weights | Path) -> dict[str, Path]:
-    """The files that a model, a file or a folder consists of, by name."""
-    if isinstance(thing, Weights):
-        return thing.identity_files()
-    return image_files(thing) if thing.is_dir() else {thing.name: thing}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A stage with all that decides its output; the key is the hash of that."""
-
-    stage: str
-    version: int
-    settings: Any
-    inputs: tuple[Node, ...] = ()
-
-    @cached_property
-    def key(self) -> str:
-        return hash_of([self.stage, self.version, self.settings, [node.key for node in self.inputs]])
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------

@@ -183,6 +183,7 @@ def test_divergence_has_its_limits():
     assert abs(float(jensen_shannon([same, same + 4, same - 1]))) < 1e-5  # logits count up to a constant
     sure = torch.eye(3) * 1000
     assert float(jensen_shannon([sure, sure.roll(1, 1), sure.roll(2, 1)])) == pytest.approx(3 * math.log(3), rel=1e-6)
+    assert float(jensen_shannon([sure, sure, sure])) == 0  # classes that no one believes in count nothing
     one, other = logits(2)
     assert float(jensen_shannon([one, other, one])) == pytest.approx(float(jensen_shannon([one, one, other])))
 
@@ -191,5 +192,5 @@ def test_divergence_can_be_learnt_from():
     given = [each.requires_grad_() for each in logits()]
     assert torch.autograd.gradcheck(lambda *each: jensen_shannon(each), given)
     sure = [(torch.eye(3) * 1000).roll(shift, 1).requires_grad_() for shift in range(3)]
-    jensen_shannon(sure).backward()
+    (jensen_shannon(sure) + jensen_shannon(sure[:1])).backward()
     assert all(bool(each.grad.isfinite().all()) for each in sure)

@@ -53,6 +53,13 @@ def parts_of(folder: Path) -> tuple[Path, Path]:
     return unet, scheduler
 
 
+def schedule_of(folder: Path) -> Any:
+    """The schedule that a pixel model was trained on."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_pretrained(folder)
+
+
 class UNetDenoiser:
     """A diffusers UNet2DModel, class-conditional or not, trained on a variance-preserving schedule. `rows` counts what
     has gone through it."""
@@ -65,10 +72,10 @@ class UNetDenoiser:
     @classmethod
     def from_folder(cls, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNetDenoiser:
         """The unet and the schedule of a DDPMPipeline's folder."""
-        from diffusers import DDPMScheduler, UNet2DModel
+        from diffusers import UNet2DModel
 
         unet, scheduler = parts_of(folder)
-        schedule: Any = DDPMScheduler.from_pretrained(scheduler)
+        schedule = schedule_of(scheduler)
         net: Any = UNet2DModel.from_pretrained(unet, torch_dtype=dtype)
         return cls(net.to(device).eval(), schedule.alphas_cumprod, schedule.config.prediction_type)
 

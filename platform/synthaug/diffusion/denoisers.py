@@ -12,6 +12,8 @@ from synthaug.settings import ContentOf, UserError, settings
 from synthaug.weights import Weights, files_of, locate
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from synthaug.diffusion.denoiser import UNetDenoiser
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,6 +29,10 @@ class DenoiserModel(ABC):
     @abstractmethod
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         """The denoiser in memory; `folder` is where its stage left it, if it has one."""
+
+    @abstractmethod
+    def alphas_cumprod(self) -> Tensor:
+        """Its schedule."""
 
     def notes(self, shots: int | None) -> list[str]:
         """What people should know of it before anything runs."""
@@ -60,6 +66,12 @@ class PretrainedUNet(DenoiserModel, Weights):
 
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         return _load(self.folder(), device, self.precision)
+
+    def alphas_cumprod(self) -> Tensor:
+        from synthaug.diffusion.denoiser import parts_of, schedule_of
+
+        found: Tensor = schedule_of(parts_of(self.folder())[1]).alphas_cumprod
+        return found
 
     def notes(self, shots: int | None) -> list[str]:
         if shots is None:
@@ -95,6 +107,11 @@ class GuidedDiffusion(DenoiserModel):
         found.net.requires_grad_(False)
         return found
 
+    def alphas_cumprod(self) -> Tensor:
+        from synthaug.diffusion import adm
+
+        return adm.alphas_cumprod(self.schedule, self.timesteps)
+
 
 @settings
 class TrainedUNet(DenoiserModel):
@@ -116,6 +133,12 @@ class TrainedUNet(DenoiserModel):
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         assert folder is not None
         return _load(folder / FOLDER, device, "fp32")
+
+    def alphas_cumprod(self) -> Tensor:
+        from synthaug.diffusion.unet import new_scheduler
+
+        found: Tensor = new_scheduler().alphas_cumprod
+        return found
 
     def check(self, size: int) -> None:
         """Refuse images that cannot be halved as often as the UNet does."""

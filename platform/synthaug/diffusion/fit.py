@@ -27,11 +27,11 @@ class Fitted:
 def fit(
     parameters: Mapping[str, Tensor], loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float,
     clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
-    reports: int = REPORTS, average: Mapping[str, Tensor] | None = None,
+    reports: int = REPORTS, average: Mapping[str, Tensor] | None = None, also: Callable[[], Entry] | None = None,
 ) -> Fitted:  # fmt: skip
     """Train `parameters` in place. `loss(step)` is this process's part of the batch's mean: the parts add up.
     `average` holds copies of them, which become their average over about the last tenth of training; the rate then
-    rises over 100 steps and falls like the root of the step's number after 1,000."""
+    rises over 100 steps and falls like the root of the step's number after 1,000. `also` is what else to report."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
     kept = {"parameters": parameters} | ({} if average is None else {"average": average})
     done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
@@ -51,6 +51,7 @@ def fit(
         began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
         losses = [advance(step) for step in range(done.step, last)]
         entry = {"step": float(last), "train/loss": _mean(losses, done.step, world)}
+        entry |= also() if also else {}
         done.step, done.seconds = last, done.seconds + time.monotonic() - began
         done.history.append(entry)
         report(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from synthaug.diffusion.denoiser import Array, Denoiser, Sigma, per_row
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+LogP = Callable[[Tensor, float | Tensor, Tensor, Any], Tensor]  # x, sigma, the guess x0, cond: a number for each row
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -65,6 +66,27 @@ def guided(denoiser: Denoiser, weight: float, negative: Any = None) -> Denoiser:
         return uncond + weight * (x0 - uncond)
 
     return guide
+
+
+def steered(denoiser: Denoiser, log_p: LogP, scale: float, *, total: bool = True) -> Denoiser:
+    """Classifier guidance: x0 + sigma^2 scale d log p / dx, the guess under a score that leans towards `cond`, which
+    only log_p is told.
+
+    `total` differentiates through the guess as well, which pulls the classifier's wish onto what images look like;
+    without it the guess counts as given.
+    """
+
+    def steer(x: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor:
+        s = per_row(sigma, x)
+        with torch.enable_grad():
+            x_ = x.detach().requires_grad_()
+            with torch.set_grad_enabled(total):
+                x0 = denoiser(x_, sigma)
+            slope = torch.autograd.grad(log_p(x_, sigma, x0, cond).sum(), x_)[0]
+        leaning = x0.detach() + s.square() * scale * slope
+        return torch.where(s == 0, x, leaning).to(x.dtype)
+
+    return steer
 
 
 def standard_noise(x: Tensor, generator: Generators = None) -> Tensor:

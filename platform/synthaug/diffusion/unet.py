@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from synthaug.diffusion.denoisers import TrainedUNet
@@ -77,10 +77,9 @@ class Lesson:
 
 
 def unet_files(net: UNet2DModel) -> dict[str, bytes]:
-    """What `UNetDenoiser.from_folder` reads, by file name; the weights in float16."""
+    """A DDPMPipeline by file name, which `UNetDenoiser.from_folder` reads; the weights in float16."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        copy.deepcopy(net).half().save_pretrained(place / "unet", safe_serialization=True)
-        new_scheduler().save_pretrained(place / "scheduler")
+        DDPMPipeline(copy.deepcopy(net).half(), new_scheduler()).save_pretrained(place, safe_serialization=True)
         files = [file for file in sorted(place.rglob("*")) if file.is_file()]
         return {file.relative_to(place).as_posix(): file.read_bytes() for file in files}

@@ -13,7 +13,7 @@ from synthaug.dataset import Dataset
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from synthaug.diffusion.denoiser import Denoiser
     from synthaug.evaluate.adapt import Adaptation
@@ -79,6 +79,9 @@ class Evaluation(Measurement):
         """Whether the experiment must name a denoiser."""
         return any(adaptation.needs_denoiser for _, adaptation in self.copied())
 
+    def check(self, alphas_cumprod: Tensor) -> None:
+        """Refuse what the schedule of the experiment's denoiser does not allow, before anything runs."""
+
     @abstractmethod
     def __call__(self, subject: Subject) -> dict[str, Any]:
         """Results as plain JSON values, NaN nowhere. The keys of the result:
@@ -116,7 +119,13 @@ class MappedEvaluation(Evaluation):
 
 @settings
 class ImageEvaluation(Measurement):
-    """One kind of measurement of generated images beside real ones; no classifier takes part."""
+    """One kind of measurement of generated images beside real ones; the classifier in training takes no part.
+
+    With `needs_classifier`, `measure` is given one more argument, `judge`: the classifier that was trained on the real
+    images alone.
+    """
+
+    needs_classifier: ClassVar[bool] = False
 
     @abstractmethod
     def measure(

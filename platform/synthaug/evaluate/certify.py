@@ -138,6 +138,10 @@ class Certified(MappedEvaluation):
     def needs_denoiser(self) -> bool:
         return True
 
+    def check(self, alphas_cumprod: torch.Tensor) -> None:
+        for sigma in self.sigma:
+            timestep_for(sigma, alphas_cumprod)
+
     def chosen(self, count: int) -> Sequence[int]:
         return range(0, count, self.every)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.denoisers import PlacedDenoiser
+from synthaug.diffusion.guides import Guide, PlacedGuide
 from synthaug.diffusion.personalize import Adapter, Finetune
 from synthaug.sample import Label, Sample, encode_image
 from synthaug.settings import seed_of, settings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from synthaug.clip import Clip
     from synthaug.diffusion.backbone import Pipeline
     from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.diffusion.guide import GuideNet
     from synthaug.scorer import Scorer
 
 STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -52,9 +54,10 @@ class Models:
     the method's stage before made of a source."""
 
     def __init__(
-        self, backbone: Backbone | None, adapters: Sequence[Adapter] = (), denoiser: PlacedDenoiser | None = None
-    ) -> None:
-        self.backbone, self.adapters, self.placed = backbone, tuple(adapters), denoiser
+        self, backbone: Backbone | None, adapters: Sequence[Adapter] = (), denoiser: PlacedDenoiser | None = None,
+        guide: PlacedGuide | None = None,
+    ) -> None:  # fmt: skip
+        self.backbone, self.adapters, self.placed, self.placed_guide = backbone, tuple(adapters), denoiser, guide
         self.names: tuple[str, ...] = ()
         self.earlier: Callable[[str], np.ndarray] | None = None
         self._scorers: dict[Clip, Scorer] = {}
@@ -70,6 +73,13 @@ class Models:
         assert self.placed is not None, "this experiment names no denoiser"
         model, folder = self.placed
         return model.load(folder)
+
+    @cached_property
+    def guide(self) -> GuideNet:
+        """The method's noisy classifier, on the denoiser's device."""
+        assert self.placed_guide is not None, "this method names no guide"
+        guide, folder = self.placed_guide
+        return guide.load(folder, str(self.denoiser.net.device))
 
     def scorer(self, clip: Clip) -> Scorer:
         """A CLIP model on the pipeline's device."""
@@ -150,6 +160,11 @@ class Method(Maker):
     @property
     def before(self) -> Maker | None:
         """What must be made of every source first (a stage of its own, shared by whoever asks for the same)."""
+        return None
+
+    @property
+    def guided_by(self) -> Guide | None:
+        """The classifier of noisy images that must be trained first (a stage of its own)."""
         return None
 
     def notes(self) -> list[str]:

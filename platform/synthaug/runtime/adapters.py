@@ -1,16 +1,21 @@
-"""Diffusion training as stages: the adapters of a backbone, and a denoiser, learned from the training subset."""
+"""Diffusion training as stages: the adapters of a backbone, a denoiser and a noisy classifier, learned from the
+training subset."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from synthaug import suffixes
 from synthaug.dataset import subset
 from synthaug.diffusion.denoisers import FOLDER as DENOISER
 from synthaug.diffusion.denoisers import PlacedDenoiser, TrainedUNet
+from synthaug.diffusion.guides import FILE as GUIDE
+from synthaug.diffusion.guides import PlacedGuide
 from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
 from synthaug.experiment import SUBSET, Experiment, numbered
-from synthaug.runtime.images import real_images
+from synthaug.runtime.images import image_size, real_images, split_arrays
 from synthaug.runtime.store import Store, write_bytes
 from synthaug.sample import decode_image
 from synthaug.settings import canonical
@@ -26,7 +31,8 @@ def stages_of(experiment: Experiment) -> list[str]:
 
 def diffusion_stages(experiment: Experiment) -> list[str]:
     """The names of all stages that train something for diffusion, in their order."""
-    return ["denoiser"] * experiment.trains_denoiser + stages_of(experiment)
+    first = ["denoiser"] * experiment.trains_denoiser + ["guide"] * (experiment.guide is not None)
+    return first + stages_of(experiment)
 
 
 def reports_of(experiment: Experiment, stage: str) -> int:
@@ -36,6 +42,9 @@ def reports_of(experiment: Experiment, stage: str) -> int:
     if stage == "denoiser":
         assert isinstance(experiment.denoiser, TrainedUNet)
         steps = experiment.denoiser.steps
+    elif stage == "guide":
+        assert experiment.guide is not None
+        steps = experiment.guide.steps
     else:
         steps = experiment.tuning[stages_of(experiment).index(stage)].steps
     return -(-steps // -(-steps // REPORTS))
@@ -64,6 +73,38 @@ def fit_denoiser(
             write_bytes(folder / DENOISER / name, data)
         notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
         write_bytes(folder / "trained.json", canonical(notes | {"images": done.step * experiment.denoiser.batch_size}))
+
+
+def guide_of(store: Store, experiment: Experiment) -> PlacedGuide | None:
+    """The noisy classifier that an experiment's method works with, and where its stage left it."""
+    guide = experiment.guide
+    return None if guide is None else (guide, store.folder(experiment.nodes(store.identify)["guide"]))
+
+
+def fit_guide(
+    store: Store, experiment: Experiment, folder: Path, report: Report, checkpoint: Checkpoint, world: World
+) -> None:
+    """Train the noisy classifier on exactly the images that the classifier may see, and leave it in the folder."""
+    from safetensors.torch import save
+
+    from synthaug.diffusion.guide import train_guide
+
+    guide, dataset, listing = experiment.guide, experiment.dataset, store.open(experiment.dataset)
+    assert guide is not None
+    labels = np.array([entry.label for entry in subset(listing, dataset, experiment.seed)])
+    train = real_images(store, experiment, SUBSET), labels
+    val = split_arrays(store.home, dataset, "val", image_size(store, experiment))
+    placed = denoiser_of(store, experiment) if guide.needs_denoiser else None
+    net, done = train_guide(
+        guide, train, val, len(listing.classes), placed[0].load(placed[1]) if placed else None,
+        report=report, checkpoint=checkpoint, world=world,
+    )  # fmt: skip
+    if world.rank == 0:
+        write_bytes(folder / GUIDE, save(net.state_dict()))
+        notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
+        notes |= {"images": done.step * guide.batch_size}
+        notes |= {"denoiser_calls": done.step * guide.batch_size} if placed else {}
+        write_bytes(folder / "trained.json", canonical(notes))
 
 
 def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:

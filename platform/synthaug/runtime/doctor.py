@@ -71,7 +71,7 @@ def _home(home: Path) -> Finding:
 def _nano() -> Finding:
     from synthaug import nano
 
-    missing = {"nano:sd", "nano:clip", "nano:lcm", "nano:pix2pix"} - set(nano.known())
+    missing = {"nano:sd", "nano:clip", "nano:ddpm", "nano:lcm", "nano:pix2pix"} - set(nano.known())
     if missing:
         return "models", False, f"{', '.join(sorted(missing))} did not come with the package: install it again"
     return "models", True, f"embedded: {', '.join(nano.known())}"

@@ -46,13 +46,16 @@ def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int
 
 
 def check_splits(store: Store, experiment: Experiment) -> None:
-    """Refuse to measure on a split that the data set does not have, or on classes that were not learned."""
+    """Refuse to measure on a split that the data set does not have, on classes that were not learned, or with noise
+    that the denoiser does not know."""
     for evaluation in experiment.measured().values():
         other = evaluation.dataset if isinstance(evaluation, Evaluation) else None
         listing = store.open(other or experiment.dataset)
         for split in sorted(set(evaluation.needs) - {SUBSET, *listing.splits}):
             name, hint = (other or experiment.dataset).name, did_you_mean(split, sorted(listing.splits))
             raise UserError(f"{name} has no split {split!r}{hint}", ("evaluations",))
+        if isinstance(evaluation, Evaluation) and evaluation.needs_denoiser and experiment.denoiser is not None:
+            evaluation.check(experiment.denoiser.alphas_cumprod())
         if other is not None:
             _places(listing.classes, store.open(experiment.dataset).classes, other.name)
 
@@ -73,7 +76,8 @@ def _measure(store: Store, experiment: Experiment, evaluation: Measurement) -> d
         made = used_images(store, experiment)
         images, targets = decode_all([s.image for s in made], size), np.array([s.target for s in made])
         real = {name: real_images(store, experiment, name) for name in evaluation.needs}
-        return evaluation.measure(images, targets, real, classes)
+        asked = {"judge": load_model(store, experiment.real_only())} if evaluation.needs_classifier else {}
+        return evaluation.measure(images, targets, real, classes, **asked)
     assert isinstance(evaluation, Evaluation), evaluation
     return evaluation(subject_of(store, experiment, evaluation))
 

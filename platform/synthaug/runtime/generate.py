@@ -18,11 +18,12 @@ import numpy as np
 
 from synthaug.dataset import subset
 from synthaug.diffusion.denoisers import PlacedDenoiser
+from synthaug.diffusion.guides import PlacedGuide
 from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
 from synthaug.experiment import SUBSET, Experiment, Node, load
 from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Maker, Models, Row
-from synthaug.runtime.adapters import adapters_of, denoiser_of
+from synthaug.runtime.adapters import adapters_of, denoiser_of, guide_of
 from synthaug.runtime.images import image_size
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
@@ -49,13 +50,14 @@ class Job:
     sources: tuple[Entry, ...]
     adapters: tuple[Adapter, ...]
     denoiser: PlacedDenoiser | None
+    guide: PlacedGuide | None = None
     size: int | None = None  # what the sources are squashed to first
 
     @property
     def models(self) -> Models:
         """The models of this process for this job; it keeps one set."""
         pictures = self.experiment.generator if self.node.stage != "views" else None
-        return models_of(pictures, self.adapters, self.denoiser if self.maker.needs_denoiser else None)
+        return models_of(pictures, self.adapters, self.denoiser if self.maker.needs_denoiser else None, self.guide)
 
     @property
     def blocks(self) -> int:
@@ -119,6 +121,7 @@ def open_job(store: Store, experiment: Experiment, stage: str = "generate") -> J
     return Job(
         experiment, stage, node, making.maker, making.k, listing, chosen or listing.splits[making.split],
         () if looks else adapters_of(store, experiment), denoiser_of(store, experiment),
+        guide_of(store, experiment) if stage == "generate" else None,
         image_size(store, experiment) if looks else None,
     )  # fmt: skip
 
@@ -168,10 +171,11 @@ def _earlier(home: Path, experiment: Experiment, stage: str) -> Callable[[str], 
 
 @lru_cache(maxsize=1)
 def models_of(
-    backbone: Backbone | None, adapters: tuple[Adapter, ...] = (), denoiser: PlacedDenoiser | None = None
-) -> Models:
+    backbone: Backbone | None, adapters: tuple[Adapter, ...] = (), denoiser: PlacedDenoiser | None = None,
+    guide: PlacedGuide | None = None,
+) -> Models:  # fmt: skip
     """The models of this process; it keeps one set."""
-    return Models(backbone, adapters, denoiser)
+    return Models(backbone, adapters, denoiser, guide)
 
 
 def make_images(

@@ -128,11 +128,11 @@ def images_stages(store: Store, experiment: Experiment, run: Run | None, workers
     found = {stage: _train(store, experiment, stage, run, workers) for stage in diffusion_stages(experiment)}
     made = make_images(store, [experiment], workers, say, read=store.manifest(nodes["train"]) is None)
     found |= {stage: made[nodes[stage].key] for stage in experiment.makings}
+    if experiment.asks_judge:
+        judge = experiment.real_only()
+        images_stages(store, judge, None, workers)
+        _train(store, judge, "train", None, workers)
     if experiment.filter is not None:
-        if experiment.filter.needs_classifier:
-            judge = experiment.real_only()
-            images_stages(store, judge, None, workers)
-            _train(store, judge, "train", None, workers)
         found["filter"] = filter_stage(store, experiment, say)
     return found
 
@@ -152,8 +152,10 @@ def _train(store: Store, experiment: Experiment, stage: str, run: Run | None, wo
 
 
 def under(stage: str, entry: dict[str, float]) -> dict[str, float]:
-    """What a stage reported, under its own name: `finetune.2/loss`."""
-    return {name.replace("train/", f"{stage}/"): value for name, value in entry.items()}
+    """What a stage reported, under its own name: `finetune.2/loss`, `guide/val/top1`."""
+    if stage == "train":
+        return entry
+    return {n if n == "step" else f"{stage}/{n.removeprefix('train/')}": value for n, value in entry.items()}
 
 
 def is_cached(store: Store, experiment: Experiment) -> bool:
@@ -193,13 +195,17 @@ def metrics_of(store: Store, experiment: Experiment, found: dict[str, Artefact])
     cost = {"cost/train_s": found["train"].manifest["seconds"]}
     cost |= {"cost/finetune_s": tuning} if experiment.tuning else {}
     cost |= {"cost/denoiser_s": found["denoiser"].manifest["seconds"]} if "denoiser" in found else {}
+    if "guide" in found:
+        cost["cost/guide_s"] = found["guide"].manifest["seconds"]
+        metrics["guide/val/top1"] = found["guide"].manifest["history"][-1]["val/top1"]
     cost["cost/evaluate_s"] = sum(artefact.manifest["seconds"] for artefact in evaluated)
     costs = {stage: open_job(store, experiment, stage).cost(store) for stage in experiment.makings}
     looks = [costs.pop(stage) for stage in list(costs) if stage.startswith("views")]
     cost |= {"cost/views_s": sum(c["seconds"] for c in looks)} if looks else {}
     cost["cost/generate_s"] = sum(c["seconds"] for c in costs.values())
     calls = sum(c["unet_calls"] for c in (*costs.values(), *looks))
-    cost["cost/denoiser_calls"] = calls + found["train"].manifest.get("denoiser_calls", 0)
+    trained = [found[stage].manifest for stage in ("guide", "train") if stage in found]
+    cost["cost/denoiser_calls"] = calls + sum(manifest.get("denoiser_calls", 0) for manifest in trained)
     if experiment.filter is not None:
         cost["cost/filter_s"] = found["filter"].manifest["seconds"]
     cost["cost/device_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))

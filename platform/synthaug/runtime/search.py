@@ -87,8 +87,10 @@ def _make(store: Store, todo: Sequence[Trial], address: str | None) -> list[str]
     cluster.start(address=address)
     experiments = [trial.experiment for trial in todo]
     filtered = [e for e in experiments if e.filter is not None]
-    judges = [e.real_only() for e in filtered if e.filter and e.filter.needs_classifier]
+    judges = [e.real_only() for e in experiments if e.asks_judge]
     if errors := _tune(store, [(e, "denoiser") for e in (*experiments, *judges) if e.trains_denoiser]):
+        return errors
+    if errors := _tune(store, [(e, "guide") for e in experiments if e.guide is not None]):
         return errors
     for level in range(max(len(e.tuning) for e in experiments)):
         if errors := _tune(store, [(e, stages_of(e)[level]) for e in experiments if len(e.tuning) > level]):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.experiment import Experiment, beforehand, load
-from synthaug.runtime.adapters import denoiser_of, fit_adapter, fit_denoiser
+from synthaug.runtime.adapters import denoiser_of, fit_adapter, fit_denoiser, fit_guide
 from synthaug.runtime.data import training_data
 from synthaug.runtime.images import image_size
 from synthaug.runtime.store import Artefact, Say, Store, write_bytes
@@ -65,6 +65,8 @@ def _train_here(store: Store, experiment: Experiment, stage: str, folder: Path, 
         fit_classifier(store, experiment, folder, report, checkpoint, world)
     elif stage == "denoiser":
         fit_denoiser(store, experiment, folder, report, checkpoint, world)
+    elif stage == "guide":
+        fit_guide(store, experiment, folder, report, checkpoint, world)
     else:
         fit_adapter(store, experiment, stage, folder, report, checkpoint, world)
     if world.rank == 0:

@@ -21,11 +21,18 @@ from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import MappedEvaluation, Subject
+from synthaug.evaluate.certify import Certified
+from synthaug.evaluate.entropy import EntropyOverTime
+from synthaug.evaluate.gradients import Gradients
+from synthaug.evaluate.ood import OutOfDistribution
+from synthaug.evaluate.outliers import Folder, Letters, Noise, Textures
 from synthaug.evaluate.predict import Ensemble
+from synthaug.evaluate.robustness import Robustness
 from synthaug.experiment import Experiment, identity, replace
 from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import made_of, training_data
+from synthaug.runtime.evaluate import evaluate_stages
 from synthaug.runtime.generate import make_images, open_job
 from synthaug.runtime.plan import plan
 from synthaug.runtime.store import Store
@@ -291,10 +298,52 @@ def test_mapped_evaluations_go_on_where_they_were(tmp_path: Path, monkeypatch: p
 
 
 def test_mapped_evaluations_are_spread_over_actors(tmp_path: Path, cluster: None) -> None:
-    subject = tiny(evaluations=(Brightness(split="val"),), method=None)
-    here = synthaug.run(subject, home=tmp_path / "here")
-    there = synthaug.run(subject, home=tmp_path / "there", workers=2)
-    assert here["metrics"]["val/brightness"] == there["metrics"]["val/brightness"]
+    trained, subject = tiny(steps=1), tiny(steps=1, evaluations=(Brightness(split="val"),))
+    found = []
+    for home, workers in ((tmp_path / "here", 0), (tmp_path / "there", 2)):
+        synthaug.run(trained, home=home)
+        stages = evaluate_stages(Store(home), subject, quiet, workers)
+        assert len(list(stages["evaluate"].path.glob("rows-*.json"))) == 19
+        found.append(stages["evaluate"].manifest["result"])
+    assert found[0] == found[1]
+
+
+def test_everything_that_is_measured_is_logged(tmp_path: Path) -> None:
+    looks = (
+        OutOfDistribution(near=(Letters(count=20),), far=(Noise(count=20),), val=(Textures(count=20),)),
+        EntropyOverTime(times=(0.0, 0.5)),
+        Gradients(images=3),
+        Certified(sigma=(0.25,), n0=5, n=12, every=300, alpha=0.01),
+        Robustness(corruptions=("fog",), severities=(2,)),
+    )
+    answer = synthaug.run(experiment(evaluations=looks), home=tmp_path)
+    wanted = {
+        "test/ood/SCALE/near/auroc", "test/entropy/0.5", "test/gradient/asymmetry", "test/certified/0.25",
+        "test-c/weather/top1",
+    }  # fmt: skip
+    assert wanted <= set(answer["metrics"])
+    logged = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
+    assert {"entropy.svg", "certified.svg", "gradients.png"} <= logged
+
+
+def test_noise_beyond_the_schedule_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sigma=100.0 is beyond the denoiser's schedule, which ends at 78"):
+        synthaug.run(experiment(evaluations=(Certified(sigma=(100.0,)),)), home=tmp_path)
+    assert not list((tmp_path / "store").glob("denoiser/*"))
+
+
+def test_outliers_in_a_folder_count_by_content(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("a.png", "deep/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    subject = experiment(evaluations=(OutOfDistribution(far=(Folder(path=str(tmp_path)),)),))
+    store = Store(tmp_path / "home").prepare()
+    key = subject.key("evaluate", store.identify)
+    assert key == subject.key("evaluate") == subject.key("evaluate", Store(tmp_path / "home").identify)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "deep" / "b.png")
+    assert subject.key("evaluate", Store(tmp_path / "home").identify) not in (key, None)
 
 
 def test_a_loaded_denoiser_counts_its_rows() -> None:

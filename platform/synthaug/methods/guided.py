@@ -1,0 +1,77 @@
+"""Classifier guidance: an unconditional denoiser, steered towards a class by a classifier of noisy images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.diffaug import sigma_at
+from synthaug.diffusion.guides import Guide
+from synthaug.methods.base import Context, Method, Models, Row
+from synthaug.methods.diffuse_denoise import noise_of
+from synthaug.sample import Label, Sample
+from synthaug.settings import seed_of, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 64  # that go through the denoiser and back together
+
+
+@settings
+class ClassifierGuided(Method):
+    """New images of the classes of the sources, from noise; nothing of the sources themselves goes in.
+
+    `total` differentiates the classifier through the denoiser too, which costs as much as the denoiser again; it makes
+    a difference only to a guide that looks at the denoiser's guess. Images are as large as those the guide has seen.
+    """
+
+    backbone: ClassVar[Backbone | None] = None
+    needs_denoiser: ClassVar[bool] = True
+
+    guide: Guide = Guide()
+    scale: Annotated[float, Field(ge=0)] = 1.0
+    steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    total: bool = True
+
+    @property
+    def guided_by(self) -> Guide:
+        return self.guide
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        seed = seed_of(context.seed, "generate", sample.id, variant)
+        return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)
+
+    def generate(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        import torch
+
+        made: list[np.ndarray] = []
+        for first in range(0, len(rows), ROWS):
+            x = self.sample(rows[first : first + ROWS], models).clamp(-1, 1)
+            pixels = ((x + 1) * 127.5).round().to(torch.uint8)
+            made += list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        return made, [((row.target, 1.0),) for row in rows]
+
+    def sample(self, rows: Sequence[Row], models: Models) -> Tensor:
+        """Images in about [-1, 1], down levels that are evenly spread in time."""
+        import torch
+
+        from synthaug.diffusion.sampling import euler, steered
+
+        guide, device = models.guide, models.denoiser.net.device
+        size, total = int(guide.size), self.total and self.guide.needs_denoiser  # else they are equal, and one is cheap
+        sigmas = [*sigma_at(torch.linspace(1, 0, self.steps + 1)[:-1]).tolist(), 0.0]
+        noise = noise_of([row.seed for row in rows], torch.empty(len(rows), 3, size, size, device=device))
+        labels = torch.tensor([row.target for row in rows], device=device)
+        with torch.no_grad():
+            leaning = steered(models.denoiser, guide.log_p, self.scale, total=total)
+            return euler(leaning, sigmas[0] * noise, sigmas, labels)
+
+    def calls(self) -> int:
+        return self.steps
