@@ -328,3 +328,11 @@ def test_two_processes_equal_one(tmp_path):
             assert torch.allclose(found["model"][name], value, atol=1e-5), name
         for ours, theirs in zip(alone.history, found["history"], strict=True):
             assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+def test_no_steps_at_all_leave_the_weights_as_they_are():
+    model = build("small", 3, seed=seed_of(0, "init")).state_dict()
+    told = []
+    found = train(Recipe(steps=0), report=told.append)
+    assert same(found.model, model) and found.steps == found.images_seen == 0
+    assert found.history == told and told[0]["step"] == 0 and 0 <= told[0]["val/top1"] <= 1

@@ -93,6 +93,8 @@ def train(
     with _contained(recipe.threads, device):
         run = _Run(recipe, utilize, data, seed, world, device, denoiser)
         done = run.restore(checkpoint.load() if checkpoint else None)
+        if run.total == 0:
+            report(run.untrained(done))
         while done.step < run.total:
             entry = run.interval(done)
             report(entry)
@@ -141,6 +143,13 @@ class _Run:
     def state(self, done: _Progress) -> dict[str, Any]:
         progress = {name: getattr(done, name) for name in _Progress.__dataclass_fields__}
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
+
+    def untrained(self, done: _Progress) -> Entry:
+        """The weights as they are given, evaluated."""
+        entry = {"step": 0.0, "epoch": 0.0} | self.validate()
+        self.choose(done, entry)
+        done.history.append(entry)
+        return entry
 
     def interval(self, done: _Progress) -> Entry:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""

@@ -20,14 +20,14 @@ class Recipe:
 
     Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. Each of `views` adds
     its rows to the batch and its term to the loss, in which the batch itself counts `clean_weight`. `weights` is a
-    file with a state dict. Exactly one of `epochs` and `steps` is given.
+    file with a state dict. Exactly one of `epochs` and `steps` is given; with 0 steps they are taken as they are.
     """
 
     model: str = "small"
     weights: ContentOf[str | None] = None
     optimizer: OneOf[Optimizer] = AdamW()
     epochs: Count | None = None
-    steps: Count | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 64
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

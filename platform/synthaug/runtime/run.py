@@ -146,7 +146,8 @@ def _train(store: Store, experiment: Experiment, stage: str, run: Run | None, wo
             if run is not None:
                 run.metrics([(int(entry["step"]), under(stage, entry))])
             val = f", val {entry['val/top1']:.1%}" if "val/top1" in entry else ""
-            progress.add(1, f"step {entry['step']:.0f}, loss {entry['train/loss']:.3g}{val}")
+            loss = f", loss {entry['train/loss']:.3g}" if "train/loss" in entry else ""
+            progress.add(1, f"step {entry['step']:.0f}{loss}{val}")
 
         return train_stage(store, experiment, report, say, workers, stage=stage)
 
