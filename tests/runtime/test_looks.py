@@ -35,6 +35,7 @@ from synthaug.runtime.data import made_of, training_data
 from synthaug.runtime.evaluate import evaluate_stages
 from synthaug.runtime.generate import make_images, open_job
 from synthaug.runtime.plan import plan
+from synthaug.runtime.report import recorded_subjects, write_report
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
 from synthaug.sample import decode_image
@@ -324,6 +325,10 @@ def test_everything_that_is_measured_is_logged(tmp_path: Path) -> None:
     assert wanted <= set(answer["metrics"])
     logged = {path.name for path in (tmp_path / "artifacts").rglob("*") if path.is_file()}
     assert {"entropy.svg", "certified.svg", "gradients.png"} <= logged
+    page = write_report(Store(tmp_path), recorded_subjects(Store(tmp_path))).read_text()
+    for wanted_ in ("test-c/weather/top1", "test/ood/SCALE/near/auroc", "test/certified/0.25", "alt='gradients'"):
+        assert wanted_ in page
+    assert page.count("<svg") >= 3, "training, entropy, certificates"
 
 
 def test_noise_beyond_the_schedule_is_refused_before_anything_runs(tmp_path: Path) -> None:

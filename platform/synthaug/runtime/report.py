@@ -18,7 +18,7 @@ from synthaug.runtime.store import Artefact, Store, write_bytes
 from synthaug.settings import UserError, from_json, to_json
 
 MANY = 8  # arms that can be told apart in one figure
-OF_IMAGES = ("fidelity/", "leak/")
+OF_IMAGES = ("fidelity/", "leak/", "recognised/")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
@@ -69,8 +69,8 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
         body += f"<p>{len(trials) - len(done)} of {len(trials)} trials have not been run yet.</p>"
     if done:
         told = [_told(store, trial) for trial in done]
-        body += _table(told, baseline) + _quality(told) + _curves(store, done, told)
-        body += _gains(store, done, told, baseline) + _galleries(store, done, told)
+        body += _table(told, baseline) + _others(told) + _quality(told) + _curves(store, done, told)
+        body += _gains(store, done, told, baseline) + _found(store, done, told) + _galleries(store, done, told)
     return (
         body
         + _notes(store, [t.experiment for t in trials])
@@ -92,7 +92,7 @@ def _table(told: Sequence[dict[str, Any]], baseline: str | None) -> str:
     against = (
         f" Differences are paired by seed, to {escape(baseline)}; p-values are Holm-corrected." if baseline else ""
     )
-    note = f"{table.METRIC}, {seeds} seeds, Student t intervals.{against} Costs are summed over the seeds."
+    note = f"{table.metric_of(told)}, {seeds} seeds, Student t intervals.{against} Costs are summed over the seeds."
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{note}</p>"
 
 
@@ -138,18 +138,58 @@ def _measured(store: Store, trial: Trial) -> dict[str, Artefact]:
     return {name: found[name] for name in trial.experiment.measured()}
 
 
+def _others(told: Sequence[dict[str, Any]]) -> str:
+    """What else was measured on the classifiers, a table for each kind."""
+    names = dict.fromkeys(name for t in told for name in t["metrics"] if name not in table.PREFERRED)
+    kinds = {
+        "Accuracy, asked in other ways or about other images": [n for n in names if n.endswith("/top1")],
+        "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
+        "Certified accuracy by radius": [n for n in names if "/certified/" in n and n.count("/") == 2],
+    }
+    kinds = {kind: [n for n in found if not n.startswith(OF_IMAGES)] for kind, found in kinds.items()}
+    return "".join(
+        _grid(found, _means(told, found), f"{kind}; means over the seeds.") for kind, found in kinds.items() if found
+    )
+
+
 def _quality(told: Sequence[dict[str, Any]]) -> str:
-    """What was measured on the generated images: means over the seeds, arms with equal images once."""
-    rows: dict[str, list[str]] = {}
+    """What was measured on the generated images; arms with equal images once."""
     names = sorted({name for t in told for name in t["metrics"] if name.startswith(OF_IMAGES)})
-    for arm in dict.fromkeys(table.name_of(t, told) for t in told):
-        mine = [t["metrics"] for t in told if table.name_of(t, told) == arm]
-        values = [[m[name] for m in mine if name in m] for name in names]
-        row = [f"{np.mean(v):.3g}" if v else "" for v in values]
+    rows: dict[str, list[str]] = {}
+    for arm, row in _means(told, names).items():
         if any(row) and row not in rows.values():
             rows[arm] = row
     about = "The generated images themselves, means over the seeds; arms that use the same images are told once."
     return _grid([name.partition("/")[2] for name in names], rows, about) if rows else ""
+
+
+def _means(told: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
+    """Each arm's means over the seeds; nothing where it was not measured."""
+    rows = {}
+    for arm in dict.fromkeys(table.name_of(t, told) for t in told):
+        mine = [t["metrics"] for t in told if table.name_of(t, told) == arm]
+        values = [[m[name] for m in mine if name in m] for name in names]
+        rows[arm] = [f"{np.mean(v):.3g}" if v else "" for v in values]
+    return rows
+
+
+def _found(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
+    """The curves that evaluations found, all arms in one figure, and their pictures, of the first seed."""
+    curves: dict[str, dict[str, Any]] = {}
+    pictures = ""
+    for trial, t in zip(done, told, strict=True):
+        arm = table.name_of(t, told)
+        for artefact in _measured(store, trial).values() if t["seed"] == told[0]["seed"] else ():
+            result = artefact.manifest["result"]
+            for name, curve in result.get("curves", {}).items():
+                lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
+                known = curves.setdefault(name, {"x": curve["x"], "y": {}, "label": curve["label"]})
+                known["y"] |= {f"{arm} {line}".strip(): y for line, y in lines.items() if line not in known["y"]}
+            for name, picture in result.get("pictures", {}).items():
+                pixels = figures.png_uri(figures.decoded(picture))
+                pictures += _figure(f"<img src='{pixels}' alt='{escape(name)}'>", f"{name}: {arm}")
+    drawn = "".join(_figure(figures.plot(curve), f"{name}, seed {told[0]['seed']}.") for name, curve in curves.items())
+    return drawn + pictures
 
 
 def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from synthaug.evaluate.stats import holm, mean_interval, paired_test
 
-METRIC = "test/top1"
+PREFERRED = ("test/top1", "val/top1")
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,16 @@ class Line:
     calls: float
 
 
-def lines(trials: Sequence[Mapping[str, Any]], baseline: str | None, metric: str = METRIC) -> list[Line]:
+def metric_of(trials: Sequence[Mapping[str, Any]]) -> str:
+    """The accuracy that arms are compared by: on test images if that was measured everywhere, or else on others."""
+    common = [name for name in trials[0]["metrics"] if all(name in trial["metrics"] for trial in trials)]
+    known = [name for name in common if name.endswith("/top1")]
+    return next((name for name in PREFERRED if name in known), known[0] if known else common[0])
+
+
+def lines(trials: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Line]:
     """A line for each arm and point, in the order of the sweep; p-values are Holm-corrected over the table."""
+    metric = metric_of(trials)
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:
         groups.setdefault(name_of(trial, trials), []).append(trial)
