@@ -54,7 +54,7 @@ def denoiser_of(store: Store, experiment: Experiment) -> PlacedDenoiser | None:
     """The denoiser that an experiment works with, and where its stage left it."""
     if not isinstance(experiment.denoiser, TrainedUNet):
         return None if experiment.denoiser is None else (experiment.denoiser, None)
-    node = experiment.nodes(store.identify).get("denoiser")
+    node = store.nodes(experiment).get("denoiser")
     return None if node is None else (experiment.denoiser, store.folder(node))
 
 
@@ -78,7 +78,7 @@ def fit_denoiser(
 def guide_of(store: Store, experiment: Experiment) -> PlacedGuide | None:
     """The noisy classifier that an experiment's method works with, and where its stage left it."""
     guide = experiment.guide
-    return None if guide is None else (guide, store.folder(experiment.nodes(store.identify)["guide"]))
+    return None if guide is None else (guide, store.folder(store.nodes(experiment)["guide"]))
 
 
 def fit_guide(
@@ -111,7 +111,7 @@ def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:
     """Everything that the backbone is fine-tuned by."""
     if not experiment.tuning:
         return ()
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     files = [store.folder(nodes[name]) / FILE for name in stages_of(experiment)]
     return tuple(zip(experiment.tuning, files, strict=True))
 

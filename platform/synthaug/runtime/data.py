@@ -31,7 +31,7 @@ def used_images(store: Store, experiment: Experiment) -> list[Sample]:
     made = read_images(store, open_job(store, experiment), experiment.k)
     if experiment.filter is None:
         return made
-    folder = store.folder(experiment.nodes(store.identify)["filter"])
+    folder = store.folder(store.nodes(experiment)["filter"])
     kept = set(json.loads((folder / SCORES).read_bytes())["kept"])
     return [sample for sample in made if sample.id in kept]
 

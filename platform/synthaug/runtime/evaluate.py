@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int = 0) -> dict[str, Artefact]:
     """The numbers of an experiment, each evaluation a stage of its own."""
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     found = {}
     for name, evaluation in experiment.measured().items():
 
@@ -217,7 +217,7 @@ def load_model(store: Store, experiment: Experiment) -> torch.nn.Module:
 
     from synthaug.classify import models
 
-    folder = store.folder(experiment.nodes(store.identify)["train"])
+    folder = store.folder(store.nodes(experiment)["train"])
     model = models.build(experiment.recipe.model, len(store.open(experiment.dataset).classes))
     model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
     return models.prepared(experiment.recipe, model)
@@ -246,4 +246,4 @@ def filter_stage(store: Store, experiment: Experiment, say: Say) -> Artefact:
         write_bytes(folder / SCORES, canonical({"kept": stay, "scores": known}))
         return {"kept": int(kept.sum()), "dropped": int((~kept).sum()), "seconds": time.monotonic() - started}
 
-    return store.stage(experiment.nodes(store.identify)["filter"], make, say)
+    return store.stage(store.nodes(experiment)["filter"], make, say)

@@ -116,7 +116,7 @@ def open_job(store: Store, experiment: Experiment, stage: str = "generate") -> J
     (`prepare`), and what its training and its evaluations look at (`views`)."""
     making = experiment.makings[stage]
     listing = store.open(making.dataset or experiment.dataset)
-    node, looks = experiment.nodes(store.identify)[stage], stage.startswith("views")
+    node, looks = store.nodes(experiment)[stage], stage.startswith("views")
     chosen = subset(listing, experiment.dataset, experiment.seed) if making.split == SUBSET else None
     return Job(
         experiment, stage, node, making.maker, making.k, listing, chosen or listing.splits[making.split],

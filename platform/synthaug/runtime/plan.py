@@ -24,7 +24,7 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
         subset(listing, experiment.dataset, experiment.seed)
         notes += [*listing.notes, *(f"left out: {path} ({reason})" for path, reason in listing.quarantined)]
         try:
-            nodes = experiment.nodes(store.identify)
+            nodes = store.nodes(experiment)
         except UserError as error:
             notes.append(f"no key without the model: {error}")
             continue

@@ -49,7 +49,7 @@ def run_experiment(
     """One experiment with its run."""
     started = time.monotonic()
     cached = is_ready(store, experiment)
-    nodes, subject = experiment.nodes(store.identify), to_json(experiment)
+    nodes, subject = store.nodes(experiment), to_json(experiment)
     known = store.recorded(subject, list(nodes.values()))
     if cached and known and is_tracked(store):
         found = found_artefacts(store, experiment)
@@ -124,7 +124,7 @@ def make_all(store: Store, experiment: Experiment, run: Run, workers: int) -> di
 
 def images_stages(store: Store, experiment: Experiment, run: Run | None, workers: int) -> dict[str, Artefact]:
     """The stages before training: what makes images, and the images to train and to evaluate on."""
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     found = {stage: _train(store, experiment, stage, run, workers) for stage in diffusion_stages(experiment)}
     made = make_images(store, [experiment], workers, say, read=store.manifest(nodes["train"]) is None)
     found |= {stage: made[nodes[stage].key] for stage in experiment.makings}
@@ -161,7 +161,7 @@ def under(stage: str, entry: dict[str, float]) -> dict[str, float]:
 
 def is_cached(store: Store, experiment: Experiment) -> bool:
     """Whether nothing would have to be made."""
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     if any(store.manifest(node) is None for node in nodes.values()):
         return False
     return not any(open_job(store, experiment, stage).missing(store) for stage in experiment.makings)
@@ -169,7 +169,7 @@ def is_cached(store: Store, experiment: Experiment) -> bool:
 
 def found_artefacts(store: Store, experiment: Experiment) -> dict[str, Artefact]:
     """The artefacts of an experiment that is cached whole."""
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     return {n: Artefact(node, store.folder(node), store.manifest(node) or {}, True, 0.0) for n, node in nodes.items()}
 
 

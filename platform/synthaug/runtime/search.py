@@ -38,7 +38,7 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
     started = time.monotonic()
     trials = sweep.trials()
     todo = [trial for trial in trials if not is_ready(store, trial.experiment)]
-    subject, nodes = to_json(sweep), [node for t in trials for node in t.experiment.nodes(store.identify).values()]
+    subject, nodes = to_json(sweep), [node for t in trials for node in store.nodes(t.experiment).values()]
     known = store.recorded(subject, nodes)
     if known and not todo and is_tracked(store):
         return answer(store, sweep, trials, known["run_id"], known["run_ids"])
@@ -135,7 +135,7 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
 
 def _job_key(store: Store, experiment: Experiment, stage: str) -> str:
     """What a trial makes: one stage, and behind a trained classifier its evaluations."""
-    nodes = experiment.nodes(store.identify)
+    nodes = store.nodes(experiment)
     return run_key(nodes) if stage == "train" else nodes[stage].key
 
 
@@ -163,7 +163,7 @@ def _log(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial]) -
     known = tracker.runs(parent.id)
     ids = []
     for trial in trials:
-        key = run_key(trial.experiment.nodes(store.identify))
+        key = run_key(store.nodes(trial.experiment))
         if key not in known:
             tags = {"synthaug.kind": "trial", "arm": trial.arm}
             known[key] = tracker.open(key, f"{trial.arm} {label(trial.experiment)}", tags, parent.id)

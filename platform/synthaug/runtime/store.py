@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.dataset import Dataset
-from synthaug.experiment import STAGES, Node, files_behind, identity
+from synthaug.experiment import STAGES, Experiment, Node, files_behind, identity
 from synthaug.folder import Facts
 from synthaug.listing import Listing
 from synthaug.settings import UserError, hash_of
@@ -51,6 +51,7 @@ class Store:
         self.home = Path(home).expanduser().absolute()
         self.root = self.home / "store"
         self._known: dict[Dataset | Weights | Path, Any] = {}  # opened or hashed by this process already
+        self._nodes: dict[Experiment, dict[str, Node]] = {}
 
     def prepare(self) -> Store:
         """Make the home, or say why that cannot be."""
@@ -66,6 +67,12 @@ class Store:
         return self
 
     # --- stages ---
+
+    def nodes(self, experiment: Experiment) -> dict[str, Node]:
+        """The stages of an experiment, by what its data and models are when this process first asks."""
+        if experiment not in self._nodes:
+            self._nodes[experiment] = experiment.nodes(self.identify)
+        return self._nodes[experiment]
 
     def folder(self, node: Node) -> Path:
         return self.root / node.stage / node.key

@@ -55,7 +55,7 @@ def train_stage(
             _train_here(store, experiment, stage, folder, report, ALONE)
         return dict(json.loads((folder / "trained.json").read_bytes()))
 
-    return store.stage(experiment.nodes(store.identify)[stage], make, say)
+    return store.stage(store.nodes(experiment)[stage], make, say)
 
 
 def _train_here(store: Store, experiment: Experiment, stage: str, folder: Path, report: Report, world: World) -> None:
