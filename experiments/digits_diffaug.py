@@ -58,7 +58,11 @@ def diffaug() -> Experiment:
 
 
 def training() -> Sweep:
-    """What each way to train gives on clean and corrupted digits, each with the control that costs the same."""
+    """What each way to train gives on clean and corrupted digits, each with the control that costs the same.
+
+    No paper; expected from the poster's RN50 at severity 5: +3.0 points. Measured: DiffAug +0.7 (-1.9, +3.3) over the
+    second look, AugMix +4.6 (+1.9, +7.4); the table is in LOG.md. Cost: 17 minutes of two cores.
+    """
     return Sweep(base=plain(), arms=VIEWS, baseline="second look")
 
 
@@ -86,7 +90,10 @@ def certified() -> Sweep:
 
 
 def cached_or_not() -> Sweep:
-    """Eight guesses an image made once, against a new one in every step."""
+    """Eight guesses an image made once, against a new one in every step.
+
+    Measured on digits-c: cached -0.1 points (-0.4, +0.1). Cost: 9 minutes of two cores.
+    """
     online = {"recipe.views": (DiffAugView(),)}
     half = {"recipe.views": (DiffAugView(p=0.5),)}
     arms = {"in the loop": online, "cached": VIEWS["DiffAug"], "in the loop, half of them": half}
