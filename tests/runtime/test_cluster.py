@@ -46,4 +46,4 @@ def test_any_other_failure_to_start_is_not_hidden(error: Exception, monkeypatch:
 def test_the_doctor_finds_nothing_wrong(home: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--home", str(home)]) == 0
     said = capsys.readouterr().out
-    assert "nano:clip, nano:lcm, nano:pix2pix, nano:sd" in said and "ran a task" in said
+    assert "nano:clip, nano:ddpm, nano:lcm, nano:pix2pix, nano:sd" in said and "ran a task" in said
