@@ -24,7 +24,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
   font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child { text-align: left; white-space: nowrap }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
 figure { margin: 1rem 0 } figure:has(img) { display: inline-block; max-width: 24rem; margin-right: 1rem }
 figcaption, .note { color: #666; font-size: .85rem }
