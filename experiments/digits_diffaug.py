@@ -77,7 +77,11 @@ def test_time() -> Sweep:
 
 
 def detection() -> Sweep:
-    """Near (letters) and far (noise, textures) outliers, and entropy over diffusion time."""
+    """Near (letters) and far (noise, textures) outliers, entropy over diffusion time, gradients through the denoiser.
+
+    Measured: entropy at time 0.999 2.28 nats with DiffAug, 0.24 with a second look (log 10 = 2.30); outliers no better.
+    Cost: 3 minutes of two cores after `training`.
+    """
     looks = (OutOfDistribution(**OUTLIERS, val=(Letters(), Noise(), Textures())), EntropyOverTime(), Gradients())
     return Sweep(base=_with((Accuracy(), *looks)), arms=VIEWS, baseline="second look")
 
