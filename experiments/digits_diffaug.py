@@ -35,7 +35,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "AugMix + DiffAug": {"recipe.views": (AugMixView(), TWIN)},
 }
 FOUR = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")
-ADAPTIVE = Ensemble(margin=0.9)
+ADAPTIVE = Ensemble(margin=0.8)  # chosen on validation images: no points lost, 3 to 4 calls
 OUTLIERS: dict[str, Any] = {"near": (Letters(),), "far": (Noise(), Textures())}
 
 
