@@ -253,7 +253,11 @@ def test_what_needs_a_denoiser_says_so_at_once() -> None:
     for views, looks in (((DiffAugView(),), (Accuracy(),)), ((), (Accuracy(predictor=DE),))):
         with pytest.raises(UserError, match="needs a denoiser; --set denoiser=TrainedUNet"):
             experiment(*views, evaluations=looks, denoiser=None)
-    experiment(DiffAugView(how=Diffusion(denoise=False)), denoiser=None)
+    noise = Diffusion(denoise=False)
+    for view in (DiffAugView(how=noise), DiffAugView(how=noise, cached=2)):
+        assert "denoiser" not in experiment(view, denoiser=None).nodes(identity)
+    noisy = experiment(DiffAugView(how=noise, cached=2))
+    assert "denoiser" not in noisy.nodes(identity), "nor is one trained that is named but not used"
     with pytest.raises(UserError, match="no embedded model"):
         experiment(DiffAugView(), denoiser="nano:nothing").nodes(identity)
     with pytest.raises(UserError, match="is not on this machine"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -28,9 +28,11 @@ Corruption = tuple[str, Annotated[int, Field(ge=1, le=5)]]  # its name and its s
 class Adaptation(Maker):
     """Some changed copies of a test image; the image is corrupted first, if `corruption` says so."""
 
-    needs_denoiser: ClassVar[bool] = True
-
     corruption: Corruption | None = None
+
+    @property
+    def needs_denoiser(self) -> bool:
+        return True
 
     @property
     @abstractmethod
@@ -60,6 +62,10 @@ class AtTimes(Adaptation):
 
     times: Annotated[tuple[Share, ...], Field(min_length=1)]
     how: Diffusion = Diffusion()
+
+    @property
+    def needs_denoiser(self) -> bool:
+        return self.how.denoise
 
     @property
     def variants(self) -> int:

@@ -120,7 +120,11 @@ class Maker(ABC):
     """Makes something of each source image, row by row; its hyper-parameters are its fields."""
 
     version: ClassVar[int] = 1
-    needs_denoiser: ClassVar[bool] = False
+
+    @property
+    def needs_denoiser(self) -> bool:
+        """Whether it works with the experiment's denoiser."""
+        return False
 
     @property
     def together(self) -> int:

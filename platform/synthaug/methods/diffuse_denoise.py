@@ -27,9 +27,12 @@ class DiffuseDenoise(Method):
     many seeds can share the images."""
 
     backbone: ClassVar[Backbone | None] = None
-    needs_denoiser: ClassVar[bool] = True
 
     how: Diffusion = Diffusion()
+
+    @property
+    def needs_denoiser(self) -> bool:
+        return self.how.denoise
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of("diffuse", sample.id, variant)

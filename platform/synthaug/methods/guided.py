@@ -31,12 +31,15 @@ class ClassifierGuided(Method):
     """
 
     backbone: ClassVar[Backbone | None] = None
-    needs_denoiser: ClassVar[bool] = True
 
     guide: Guide = Guide()
     scale: Annotated[float, Field(ge=0)] = 1.0
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     total: bool = True
+
+    @property
+    def needs_denoiser(self) -> bool:
+        return True
 
     @property
     def guided_by(self) -> Guide:
