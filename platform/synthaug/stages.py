@@ -53,9 +53,7 @@ class Making:
 
 def of_evaluation(evaluation: Evaluation) -> list[Making]:
     """What must be made of the images that an evaluation looks at."""
-    return [
-        Making(maker, maker.variants, split, evaluation.dataset) for split, maker in evaluation.copied()
-    ]  # fmt: skip
+    return [Making(maker, maker.variants, split, evaluation.dataset) for split, maker in evaluation.copied()]
 
 
 def beforehand(view: View) -> Making | None:

@@ -18,7 +18,7 @@ from synthaug.evaluate.predict import among
 from synthaug.experiment import SUBSET, Experiment, Making, load
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import SCORES, made_of, used_images
-from synthaug.runtime.generate import open_job, samples_of
+from synthaug.runtime.generate import open_job, raise_told, samples_of
 from synthaug.runtime.images import Arrays, decode_all, image_size, real_images, split_arrays
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
@@ -202,9 +202,7 @@ def _by_ray(
         **actor_resources(),
     )  # fmt: skip
     for row in made.iter_rows():
-        if row["error"]:
-            kind, _, text = row["error"].partition(": ")
-            raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
+        raise_told(row["error"])
         yield int(row["shard"]), json.loads(row["rows"])
 
 

@@ -318,7 +318,12 @@ def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> I
         **actor_resources(),
     )
     for row in made.iter_rows():
-        if row["error"]:
-            kind, _, text = row["error"].partition(": ")
-            raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
+        raise_told(row["error"])
         yield json.loads(row["receipt"])
+
+
+def raise_told(error: str) -> None:
+    """Raise here what an actor returned as text, if anything."""
+    if error:
+        kind, _, text = error.partition(": ")
+        raise UserError(text) if kind == UserError.__name__ else RuntimeError(error)
