@@ -43,6 +43,16 @@ def test_any_other_failure_to_start_is_not_hidden(error: Exception, monkeypatch:
         cluster._begin({})
 
 
+def test_what_ray_says_while_it_ends_is_not_among_the_results(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_own", True)
+    monkeypatch.setattr(ray, "shutdown", lambda: print("(raylet) Task MapWorker.submit failed: Socket closed"))
+    cluster.stop_own()
+    print("results")
+    assert capsys.readouterr().out == "results\n" and not cluster._own
+
+
 def test_the_doctor_finds_nothing_wrong(home: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--home", str(home)]) == 0
     said = capsys.readouterr().out

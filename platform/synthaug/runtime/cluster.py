@@ -7,7 +7,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from types import TracebackType
 from typing import Any
 
@@ -99,7 +100,9 @@ def stop_own() -> None:
     if _own:
         import ray
 
-        ray.shutdown()
+        # an actor that ends with it is reported on stdout, where our results may have been printed already
+        with redirect_stdout(StringIO()):
+            ray.shutdown()
         _own = False
 
 
