@@ -95,9 +95,11 @@ def test_loads_a_ddpm_folder(tmp_path: Path) -> None:
     loaded = UNetDenoiser.from_folder(tmp_path)
     assert loaded.prediction == "v_prediction" and len(loaded.log_sigmas) == 100
     x = torch.ones(1, 3, 8, 8)
+    assert all(map(torch.equal, loaded.net.state_dict().values(), net.state_dict().values()))
     with torch.no_grad():
         expected = UNetDenoiser(net, schedule.alphas_cumprod, "v_prediction")(x, 0.4)
-        assert torch.equal(loaded(x, 0.4), expected)
+        # weights read from a file lie where they lie in it, and some CPUs round otherwise there
+        torch.testing.assert_close(loaded(x, 0.4), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
