@@ -17,9 +17,11 @@ from synthaug.evaluate.filter import Candidates
 from synthaug.evaluate.predict import among
 from synthaug.experiment import SUBSET, Experiment, Making, load
 from synthaug.runtime.adapters import denoiser_of
+from synthaug.runtime.cluster import worker_paths
 from synthaug.runtime.data import SCORES, made_of, used_images
-from synthaug.runtime.generate import open_job, raise_told, samples_of
+from synthaug.runtime.generate import open_job, samples_of
 from synthaug.runtime.images import Arrays, decode_all, image_size, real_images, split_arrays
+from synthaug.runtime.pool import Actor, mapped
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
 from synthaug.settings import UserError, canonical, did_you_mean, to_json
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int = 0) -> dict[str, Artefact]:
-    """The numbers of an experiment, each evaluation a stage of its own."""
+def evaluate_stages(
+    store: Store, experiment: Experiment, say: Say, workers: int = 0, measured: Callable[[], None] = lambda: None
+) -> dict[str, Artefact]:
+    """The numbers of an experiment, each evaluation a stage of its own; `measured` is called after each."""
     nodes = store.nodes(experiment)
     found = {}
     for name, evaluation in experiment.measured().items():
@@ -42,6 +46,7 @@ def evaluate_stages(store: Store, experiment: Experiment, say: Say, workers: int
             return {"result": _measure(store, experiment, evaluation), "seconds": time.monotonic() - started}
 
         found[name] = store.stage(nodes[name], make, say)
+        measured()
     return found
 
 
@@ -164,8 +169,8 @@ def rows_of(evaluation: MappedEvaluation, subject: Subject, number: int) -> dict
     return {"rows": evaluation.rows(subject, numbers), "seconds": time.monotonic() - started}
 
 
-class EvaluateActor:
-    """A process that holds a classifier and judges one shard a call; errors are returned, as GenerateActor does."""
+class EvaluateActor(Actor):
+    """Holds a classifier and judges one shard a call."""
 
     def __init__(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> None:
         sys.path += [path for path in paths if path not in sys.path]
@@ -175,35 +180,17 @@ class EvaluateActor:
         assert isinstance(evaluation, MappedEvaluation)
         self.evaluation, self.subject = evaluation, subject_of(store, subject, evaluation)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        (number,) = batch["shard"]
-        try:
-            done = json.dumps(rows_of(self.evaluation, self.subject, int(number)))
-            return {"shard": [number], "rows": [done], "error": [""]}
-        except (UserError, RuntimeError, OSError) as error:
-            return {"shard": [number], "rows": [""], "error": [f"{type(error).__name__}: {error}"]}
+    def work(self, row: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return int(row["shard"]), rows_of(self.evaluation, self.subject, int(row["shard"]))
 
 
 def _by_ray(
     store: Store, experiment: Experiment, stage: str, numbers: Sequence[int], workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Shards as they come from a pool of actors."""
-    import ray
-
-    from synthaug.runtime.cluster import actor_resources, quiet_data_context, start, worker_paths
-
-    start(actors=workers)
-    quiet_data_context()
     place = {"home": str(store.home), "paths": worker_paths(), "stage": stage}
     place["experiment"] = json.dumps(to_json(experiment))
-    made = ray.data.from_items([{"shard": n} for n in numbers], override_num_blocks=len(numbers)).map_batches(
-        EvaluateActor, fn_constructor_kwargs=place, batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(numbers)), max_tasks_in_flight_per_actor=2),
-        **actor_resources(),
-    )  # fmt: skip
-    for row in made.iter_rows():
-        raise_told(row["error"])
-        yield int(row["shard"]), json.loads(row["rows"])
+    return mapped(EvaluateActor, [{"shard": number} for number in numbers], workers, **place)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ from synthaug.experiment import SUBSET, Experiment, Node, load
 from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Maker, Models, Row
 from synthaug.runtime.adapters import adapters_of, denoiser_of, guide_of
+from synthaug.runtime.cluster import worker_paths
 from synthaug.runtime.images import image_size
+from synthaug.runtime.pool import Actor, mapped
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
 from synthaug.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
@@ -214,10 +216,13 @@ def _fill(store: Store, jobs: Sequence[Job], workers: int) -> None:
     if not pending:
         return
     (stage,) = {job.node.stage for job in jobs}
-    with Progress(stage, "images", sum(job.rows_of(number) for job, number in pending)) as progress:
+    rows = [(job.rows_of(number), job.maker.calls()) for job, number in pending]
+    effort = sum(count * (1 + calls) for count, calls in rows)
+    with Progress(stage, "images", sum(count for count, _ in rows), effort) as progress:
         for receipt in _by_ray(store, pending, workers) if workers else _here(store, pending):
-            halved = receipt["counters"].get("halvings", 0)
-            progress.add(receipt["rows"], f"micro-batch halved to {receipt['micro_batch']}" if halved else "")
+            count, counters = receipt["rows"], receipt["counters"]
+            note = f"micro-batch halved to {receipt['micro_batch']}" if counters.get("halvings", 0) else ""
+            progress.add(count, note, count + counters.get("unet_calls", 0))
 
 
 def check_prompts(store: Store, experiment: Experiment) -> None:
@@ -272,22 +277,18 @@ def samples_of(store: Store, job: Job, number: int) -> list[Sample]:
 # --- Ray Data -------------------------------------------------------------------------------------------------------
 
 
-class GenerateActor:
-    """A process that holds the model and makes one shard a call. It returns an error instead of raising it, because
-    Ray Data keeps a failed pool and its devices."""
+class GenerateActor(Actor):
+    """Holds the models and makes one shard a call."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, tuple[Store, Job]] = {}
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        (order,), (number,) = batch["order"], batch["shard"]
-        try:
-            if order not in self.jobs:
-                self.jobs[order] = self.open(**json.loads(order))
-            store, job = self.jobs[order]
-            return {"receipt": [json.dumps(generate_shard(store, job, job.models, int(number)))], "error": [""]}
-        except (UserError, RuntimeError, OSError) as error:
-            return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
+    def work(self, row: dict[str, Any]) -> dict[str, Any]:
+        order = row["order"]
+        if order not in self.jobs:
+            self.jobs[order] = self.open(**json.loads(order))
+        store, job = self.jobs[order]
+        return generate_shard(store, job, job.models, int(row["shard"]))
 
     def open(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> tuple[Store, Job]:
         sys.path += [path for path in paths if path not in sys.path]
@@ -298,32 +299,9 @@ class GenerateActor:
 
 def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> Iterator[dict[str, Any]]:
     """Receipts as they come from a pool of actors; images never enter the object store."""
-    import ray
-
-    from synthaug.runtime.cluster import actor_resources, quiet_data_context, start, worker_paths
-
-    start(actors=workers)
-    quiet_data_context()
     place = {"home": str(store.home), "paths": worker_paths()}
     orders = {
         id(job): json.dumps(place | {"experiment": json.dumps(to_json(job.experiment)), "stage": job.stage})
         for job, _ in pending
     }
-    rows = [{"order": orders[id(job)], "shard": number} for job, number in pending]
-    pool = ray.data.ActorPoolStrategy(size=min(workers, len(rows)), max_tasks_in_flight_per_actor=2)
-    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        GenerateActor,
-        batch_size=1,
-        compute=pool,
-        **actor_resources(),
-    )
-    for row in made.iter_rows():
-        raise_told(row["error"])
-        yield json.loads(row["receipt"])
-
-
-def raise_told(error: str) -> None:
-    """Raise here what an actor returned as text, if anything."""
-    if error:
-        kind, _, text = error.partition(": ")
-        raise UserError(text) if kind == UserError.__name__ else RuntimeError(error)
+    return mapped(GenerateActor, [{"order": orders[id(job)], "shard": number} for job, number in pending], workers)
