@@ -28,7 +28,7 @@ from synthaug.evaluate.ood import OutOfDistribution
 from synthaug.evaluate.outliers import Folder, Letters, Noise, Textures
 from synthaug.evaluate.predict import Ensemble
 from synthaug.evaluate.robustness import Robustness
-from synthaug.experiment import Experiment, identity, replace
+from synthaug.experiment import Experiment, Sweep, identity, replace
 from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import made_of, training_data
@@ -203,6 +203,20 @@ def test_the_whole_line_and_again(tmp_path: Path) -> None:
         "gen/cached": again["metrics"]["gen/cached"]
     }
     assert plan(subject, tmp_path)["missing"]["images"] == 0
+
+
+def test_a_plan_counts_what_arms_share_once(tmp_path: Path) -> None:
+    """Copies of test images are `views` of one arm and `views.2` of the other, whose twins come first."""
+    base = experiment(shots=None, evaluations=(Accuracy(predictor=DE),), denoiser="nano:ddpm")
+    arms: dict[str, Any] = {"plain": {}, "three": twins(3), "five": twins(5), "four": twins(4)}
+    found = plan(Sweep(base=base, arms=arms, seeds=(0, 1)), tmp_path)
+    copies = [stage for name, stage in found["stages"].items() if name.startswith("views")]
+    assert sorted(stage["images"] for stage in copies) == [2 * 797, 5 * 700]
+    assert found["missing"]["images"] == 2 * 797 + 5 * 700, "the largest number of twins holds the smaller ones"
+
+
+def twins(count: int) -> dict[str, Any]:
+    return {"recipe.views": (DiffAugView(cached=count),)}
 
 
 def test_test_images_reach_the_ensemble_in_their_order(here: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import synthaug
 from shapes import Noise, tiny
 from synthaug.classify.augment import TrivialAugment
+from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
 from synthaug.runtime.report import write_report
 from synthaug.runtime.run import run_experiment
@@ -83,6 +84,16 @@ def test_a_second_run_makes_nothing_and_answers_the_same(
     assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in answer["trials"]]
     for one, two in zip(answer["trials"], again["trials"], strict=True):
         assert one["metrics"]["test/top1"] == two["metrics"]["test/top1"]
+
+
+def test_measuring_alone_moves_the_progress_line(
+    ran: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the nets in the store, what is left may still take an hour."""
+    sweep = Sweep(base=tiny(evaluations=(Accuracy(), Accuracy(split="val"))), seeds=2)
+    synthaug.run(sweep, home=ran[0])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trials")]
+    assert lines[-1].startswith("trials 4/4 steps") and not any(line.startswith("trials 5") for line in lines)
 
 
 def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     store = Store(home)
     experiments = [t.experiment for t in subject.trials()] if isinstance(subject, Sweep) else [subject]
     stages: dict[str, dict[str, Any]] = {}
+    labels: dict[str, str] = {}  # by key: trials may know a stage by several names
     notes: list[str] = []
     for experiment in experiments:
         listing = store.open(experiment.dataset)
@@ -33,7 +34,9 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
             stage = {"key": node.key, "path": str(store.folder(node)), "cached": store.manifest(node) is not None}
             if name in experiment.makings:
                 stage |= _images(store, experiment, name)
-            stages[f"{name}/{node.key[:8]}" if isinstance(subject, Sweep) else name] = stage
+            label = labels.setdefault(node.key, f"{name}/{node.key[:8]}") if isinstance(subject, Sweep) else name
+            if label not in stages or stage.get("images", 0) > stages[label].get("images", 0):  # the largest k counts
+                stages[label] = stage
     missing = {name: sum(s.get(name, 0) for s in stages.values()) for name in ("images", "calls", "bytes")}
     return {
         "trials": len(experiments),

@@ -15,10 +15,11 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """`generate 120/1250 images, 24.1/s, 47 s left`."""
+    """`generate 120/1250 images, 24.1/s, 47 s left`; what is left is told by effort, if some cost more than others."""
 
-    def __init__(self, what: str, unit: str, total: int) -> None:
+    def __init__(self, what: str, unit: str, total: int, effort: float | None = None) -> None:
         self.what, self.unit, self.total = what, unit, total
+        self.effort, self.spent = float(total if effort is None else effort), 0.0
         self.done, self.last, self.note = 0, 0, ""
         self.started = self.shown = time.monotonic()
         self.live = sys.stderr.isatty()
@@ -30,8 +31,9 @@ class Progress:
         if self.done and (self.live or self.last != self.done):
             self._show(end="\n")
 
-    def add(self, count: int, note: str = "") -> None:
+    def add(self, count: int, note: str = "", effort: float | None = None) -> None:
         self.done += count
+        self.spent += count if effort is None else effort
         self.note = note
         now = time.monotonic()
         if now - self.shown > (0.1 if self.live else EVERY_S):
@@ -41,7 +43,7 @@ class Progress:
     def _show(self, end: str) -> None:
         passed = time.monotonic() - self.started
         rate = self.done / max(passed, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        left = passed * (self.effort - self.spent) / max(self.spent, 1e-9)
         when = f"{passed:.0f} s" if self.done >= self.total else f"{left:.0f} s left"
         line = f"{self.what} {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {when}"
         line += f", {self.note}" if self.note else ""

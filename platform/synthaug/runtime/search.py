@@ -116,8 +116,8 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
 
     texts = [canonical({"experiment": to_json(e), "stage": stage}).decode() for e, stage in jobs.values()]
     title = next(iter(jobs.values()))[1].partition(".")[0]
-    total = sum(reports_of(experiment, stage) for experiment, stage in jobs.values())
-    with Progress(title, "evaluations" if title == "train" else "reports", total) as progress:
+    total = sum(_steps_of(store, experiment, stage) for experiment, stage in jobs.values())
+    with Progress("trials" if title == "train" else title, "steps", total) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, cluster.trial_resources()),
             param_space={"home": str(store.home), "paths": cluster.worker_paths(), "job": tune.grid_search(texts)},
@@ -139,6 +139,13 @@ def _job_key(store: Store, experiment: Experiment, stage: str) -> str:
     return run_key(nodes) if stage == "train" else nodes[stage].key
 
 
+def _steps_of(store: Store, experiment: Experiment, stage: str) -> int:
+    """How often a trial will report: while it trains, unless that is done, and after each of its measurements."""
+    trained = store.manifest(store.nodes(experiment)[stage]) is not None
+    measured = len(experiment.measured()) if stage == "train" else 0
+    return measured + (0 if trained else reports_of(experiment, stage))
+
+
 def run_trial(config: Mapping[str, Any]) -> None:
     """What a trial process does: train and evaluate, or fine-tune; images are there already."""
     sys.path += [path for path in config["paths"] if path not in sys.path]
@@ -150,7 +157,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     store = Store(config["home"])
     train_stage(store, experiment, tune.report, _silent, stage=job["stage"])
     if job["stage"] == "train":
-        evaluate_stages(store, experiment, _silent)
+        evaluate_stages(store, experiment, _silent, measured=lambda: tune.report({"measured": 1}))
     tune.report({"finished": 1})
 
 

@@ -21,6 +21,6 @@ class Watcher(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if self.progress is not None and "step" in result and "finished" not in result:
+        if self.progress is not None and {"step", "measured"} & result.keys() and "finished" not in result:
             ended = sum(other.status == "TERMINATED" for other in trials)
             self.progress.add(1, f"{ended}/{len(trials)} trials")
