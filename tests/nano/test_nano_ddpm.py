@@ -11,6 +11,7 @@ from synthaug import nano
 from synthaug.diffusion.denoiser import UNetDenoiser
 from synthaug.diffusion.denoisers import PretrainedUNet
 from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.jacobian import asymmetry, jvp, vjp
 from synthaug.diffusion.oracle import EmpiricalDenoiser
 from synthaug.nano.measure_ddpm import digits
 
@@ -48,6 +49,19 @@ def test_its_guess_is_better_than_that_of_the_training_images_themselves(denoise
     """On unseen digits the exact denoiser of the 700 images knows only those; a net has to say something between."""
     ours, exact, mean = guess_error(time, denoiser, "test")
     assert ours < exact and ours < 0.5 * mean
+
+
+def test_its_derivative_is_nearly_a_covariance(denoiser: UNetDenoiser) -> None:
+    """Forward it is what finite differences give, backward its transpose; an exact denoiser's would be symmetric."""
+    draws = torch.randn(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    x = torch.from_numpy(digits("test")[0][:2]).float() / 127.5 - 1 + 0.5 * draws[0]
+    u, v = draws[1:]
+    forward = jvp(denoiser, x, 0.5, v)
+    with torch.no_grad():
+        moved = (denoiser(x + 0.01 * v, 0.5) - denoiser(x - 0.01 * v, 0.5)) / 0.02
+    torch.testing.assert_close(forward, moved, atol=1e-3, rtol=0)
+    assert float((u * forward).sum()) == pytest.approx(float((v * vjp(denoiser, x, 0.5, u)).sum()), rel=1e-3)
+    assert asymmetry(denoiser, x, 0.5, v).max() < 0.3
 
 
 def test_where_nothing_is_left_to_see_it_says_the_mean(denoiser: UNetDenoiser) -> None:

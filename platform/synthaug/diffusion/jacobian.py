@@ -6,14 +6,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from synthaug.diffusion.denoiser import Denoiser
 
 
 def jvp(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
     """J v, row by row, by forward differentiation."""
-    found: Tensor = torch.func.jvp(lambda y: denoiser(y, sigma), (x,), (v,))[1]
-    return found
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
+        tangent = forward_ad.unpack_dual(denoiser(forward_ad.make_dual(x.detach(), v), sigma)).tangent
+    return torch.zeros_like(x) if tangent is None else tangent
 
 
 def vjp(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
@@ -23,12 +26,13 @@ def vjp(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
         return torch.autograd.grad(denoiser(x, sigma), x, v)[0]
 
 
-def asymmetry(denoiser: Denoiser, x: Tensor, sigma: float, u: Tensor, v: Tensor) -> Tensor:
-    """|<u, J v> - <v, J u>| as a share of |J u| |v|, for each row: 0 for the posterior mean of any data."""
-    ju, jv = vjp(denoiser, x, sigma, u), vjp(denoiser, x, sigma, v)
-    gap = (ju * v).flatten(1).sum(1) - (jv * u).flatten(1).sum(1)  # J^T u . v - J^T v . u
-    size: Tensor = ju.flatten(1).norm(dim=1) * v.flatten(1).norm(dim=1)
-    return gap.abs() / size.clamp_min(1e-30)
+def asymmetry(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:
+    """|(J - J^T) v| as a share of |(J + J^T) v|, for each row: 0 for the posterior mean of any data; for random v about
+    1 where the entries of J know nothing of one another."""
+    jv, jtv = jvp(denoiser, x, sigma, v), vjp(denoiser, x, sigma, v)
+    gap, size = (jv - jtv).flatten(1).norm(dim=1), (jv + jtv).flatten(1).norm(dim=1)
+    share: Tensor = gap / size.clamp_min(1e-30)
+    return share
 
 
 def curvature(denoiser: Denoiser, x: Tensor, sigma: float, v: Tensor) -> Tensor:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from synthaug.diffusion.diffaug import Share
 from synthaug.evaluate.base import Evaluation, Subject
-from synthaug.settings import seed_of, settings
+from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +23,7 @@ class Gradients(Evaluation):
     exact."""
 
     time: Share = 0.3
-    images: Annotated[int, Field(ge=1)] = 10
+    images: Count = 10
 
     @property
     def needs_denoiser(self) -> bool:
@@ -54,9 +52,9 @@ class Gradients(Evaluation):
 
         total, guess = class_gradient(log_p, subject.denoiser, x, sigma)
         partial, _ = class_gradient(log_p, subject.denoiser, x, sigma, total=False)
-        u, v = standard_noise(x0, draws), standard_noise(x0, draws)
+        v = standard_noise(x0, draws)
         metrics = {
-            "asymmetry": float(asymmetry(subject.denoiser, x, sigma, u, v).mean()),
+            "asymmetry": float(asymmetry(subject.denoiser, x, sigma, v).mean()),
             "curvature": float(curvature(subject.denoiser, x, sigma, v).mean()),
             "roughness": roughness(total),
             "roughness-detached": roughness(partial),
