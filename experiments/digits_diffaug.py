@@ -68,11 +68,26 @@ def training() -> Sweep:
 
 def test_time() -> Sweep:
     """Plain, AugMix, DiffAug and both, asked once, by DE, adaptive DE, DDA and DDA-SE, on clean digits and on a
-    corruption of each family at severity 5 (DDA takes 50 steps forth and back for each image)."""
+    corruption of each family at severity 5 (DDA takes 50 steps forth and back for each image).
+
+    Measured, corrupted: second look 84.8, with DE 88.4 (+3.6: +2.0, +5.1), adaptive 88.3, DDA 85.3, DDA-SE 85.6. Cost:
+    37 minutes of two cores, 14 of them for images.
+    """
     ways = (Single(), Ensemble(), ADAPTIVE, DDA(), DDA(self_ensemble=True))
     clean = tuple(Accuracy(predictor=way) for way in ways)
     looks = (*clean, *(Robustness(corruptions=FOUR, severities=(5,), predictor=way) for way in ways))
     arms = {name: VIEWS[name] for name in ("second look", "noise", "DiffAug", "AugMix", "AugMix + DiffAug")}
+    return Sweep(base=_with(looks), arms=arms, baseline="second look")
+
+
+def adaptive() -> Sweep:
+    """DE and adaptive DE on all of digits-c: how many of its nine calls an image DE can do without, at what loss.
+
+    Measured: second look 93.9, DE 95.9; adaptive 1.9 calls, 0.04 points lost (DiffAug 2.8 calls, 0.01). Cost: 24
+    minutes of two cores for 538,000 images, then nine minutes of a core a trial, most of it to read them.
+    """
+    looks = (Robustness(predictor=Ensemble()), Robustness(predictor=ADAPTIVE))
+    arms = {name: VIEWS[name] for name in ("second look", "DiffAug")}
     return Sweep(base=_with(looks), arms=arms, baseline="second look")
 
 
@@ -87,8 +102,8 @@ def detection() -> Sweep:
 
 
 def certified() -> Sweep:
-    """Certified accuracy of 40 digits behind the denoiser, n = 1,000."""
-    looks = (Accuracy(), Certified(sigma=(0.25, 0.5, 1.0), n=1000, every=20))
+    """Certified accuracy of 20 digits behind the denoiser, n = 200."""
+    looks = (Accuracy(), Certified(sigma=(1.0, 2.0), n=200, every=40))
     arms = {name: VIEWS[name] for name in ("second look", "noise", "DiffAug")}
     return Sweep(base=_with(looks), arms=arms, baseline="second look")
 
@@ -107,7 +122,7 @@ def cached_or_not() -> Sweep:
 def few() -> Sweep:
     """Five digits a class, and a denoiser that has seen no more than those."""
     base = Experiment(
-        dataset=Dataset("digits", shots=5), denoiser=TrainedUNet(steps=1500), evaluations=plain().evaluations,
+        dataset=Dataset("digits", shots=5), denoiser=TrainedUNet(steps=1000), evaluations=plain().evaluations,
         recipe=Recipe(steps=300, batch_size=64, transforms=(RandomCrop(padding=2),)),
     )  # fmt: skip
     arms = {name: VIEWS[name] for name in ("plain", "second look", "noise", "DiffAug", "AugMix")}

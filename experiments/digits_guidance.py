@@ -45,7 +45,11 @@ def noisy() -> Experiment:
 
 
 def guided() -> Sweep:
-    """The guides beside one another, and beside no guidance."""
+    """The guides beside one another, and beside no guidance.
+
+    Measured with one seed, read as asked: noisy 68.7 %, noisy twice 68.4, denoised 73.4, guess as given 15.9, none 9.4;
+    the table is in LOG.md. Cost: 3 minutes of two cores for the guides, 6 for each seed.
+    """
     return Sweep(base=noisy(), arms=ARMS, baseline="noisy", seeds=(0, 1, 2))
 
 
