@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from synthaug.classify import loop
 from synthaug.classify.augment import HorizontalFlip, Mixup, RandomCrop
+from synthaug.classify.augmix import augmix, jensen_shannon
 from synthaug.classify.mixing import Concat
 from synthaug.classify.recipe import Recipe
-from synthaug.classify.views import DiffAugView, FolderView, PlainView, SecondView, View
+from synthaug.classify.views import AugMixView, DiffAugView, FolderView, PlainView, SecondView, View
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.diffusion.oracle import GaussianDenoiser
 from synthaug.settings import seed_of
@@ -104,6 +105,36 @@ def test_it_may_start_from_the_transformed_image_with_its_label() -> None:
     assert set(plain.flatten().tolist()) == {0.0, 1.0}, "else Mixup does not touch the twin"
 
 
+def test_a_plain_image_keeps_its_own_label() -> None:
+    run = running(PlainView(), transforms=(Mixup(p=1.0),))
+    (_, mixed), (images, labels) = run.parts(0, INDICES)
+    assert torch.equal(labels, run.data.labels[INDICES].float()) and not torch.equal(labels, mixed)
+    assert torch.equal(images, run.data.images[INDICES].float() / 255)
+
+
+def test_a_denoiser_that_learns_elsewhere_is_not_trained_here() -> None:
+    run = running(DiffAugView())
+    weight = torch.ones((), requires_grad=True)
+    run.denoiser = lambda x, sigma, cond=None: x * weight
+    (_, _), (images, _) = run.parts(0, INDICES)
+    assert not images.requires_grad
+    run.step(0, INDICES)
+    assert weight.grad is None
+
+
+def test_augmix_is_two_mixtures_of_the_transformed_image_and_their_divergence() -> None:
+    run = running(AugMixView(severity=5), transforms=(RandomCrop(2),))
+    (images, labels), (mixed, theirs) = run.parts(3, INDICES)
+    generator = torch.Generator().manual_seed(seed_of(0, "view", 3, 0))
+    first, second = (augmix((images * 255).round().byte(), generator, severity=5) / 255 for _ in range(2))
+    assert not torch.equal(first, second) and torch.equal(theirs, labels.repeat(2, 1))
+    torch.testing.assert_close(mixed, torch.cat([first, second]), atol=1e-6, rtol=0)
+    clean, logits = torch.randn(3, 8, 3, generator=generator).split([1, 2])
+    for weight in (12.0, 1.5):
+        wanted = weight * jensen_shannon([clean[0], logits[0], logits[1]])
+        torch.testing.assert_close(AugMixView(weight=weight).loss(clean[0], logits.flatten(0, 1), theirs, 0.1), wanted)
+
+
 def test_only_those_that_are_drawn_are_computed() -> None:
     run = running(DiffAugView(p=0.3))
     counts = [len(run.parts(number, INDICES)[1][0]) for number in range(200)]
@@ -139,6 +170,19 @@ def test_variants_are_the_sources_own(view: View) -> None:
     counts = np.bincount(drawn, minlength=k)
     assert len(counts) == k and counts.min() > 0.7 * len(drawn) / k, "each variant as often"
     assert run.denoiser.rows == 0
+
+
+def test_of_variants_too_only_some_may_be_drawn() -> None:
+    made = torch.randint(256, (N, 3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    whole, some = (running(DiffAugView(cached=3, p=p), on=data(variants={0: made})) for p in (1.0, 0.4))
+    counts = 0
+    for number in range(50):
+        everyone, labels = whole.parts(number, INDICES)[1]
+        images, theirs = some.parts(number, INDICES)[1]
+        drawn = torch.rand(8, generator=torch.Generator().manual_seed(seed_of(0, "view", number, 0))) < 0.4
+        assert torch.equal(images, everyone[drawn]) and torch.equal(theirs, labels[drawn])
+        counts += len(images)
+    assert 0.3 < counts / 400 < 0.5
 
 
 def test_variants_are_read_from_a_mapped_array(tmp_path: Any) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from synthaug.diffusion.diffaug import Diffusion, sigma_at
 from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
+from synthaug.evaluate import predict
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.adapt import AtTimes, DDAImages, respaced
 from synthaug.evaluate.base import Subject
 from synthaug.evaluate.entropy import EntropyOverTime, entropies
-from synthaug.evaluate.predict import DDA, TIMES, Ensemble, Single, ensemble
+from synthaug.evaluate.predict import DDA, TIMES, Ensemble, Single, ask, ensemble
 from synthaug.methods.base import Context
 from synthaug.methods.diffuse_denoise import noise_of
 from synthaug.sample import Sample
@@ -99,6 +100,27 @@ def test_at_time_0_alone_it_is_the_classifier() -> None:
     alone, calls = Ensemble(times=(0.0,))(model, pictures, None)
     single, _ = Single()(model, pictures, None)
     assert np.allclose(alone, single) and calls == 0 and Ensemble(times=(0.0,)).adaptations(None) == ()
+
+
+def test_without_time_0_the_image_itself_is_not_asked() -> None:
+    model, pictures = Linear(), images(4)
+    de = Ensemble(times=(0.1, 0.3))
+    made = copies(de.adaptations(None)[0], pictures, range(4))
+    log_p, calls = de(model, pictures, made)
+    both = [model(torch.from_numpy(made[:, v])).double().softmax(1).detach().numpy() for v in range(2)]
+    assert np.allclose(np.exp(log_p), sum(both) / 2) and calls == 2
+
+
+def test_pieces_of_a_split_keep_their_ids_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of a corruption and copies belong to an image, wherever the split is cut."""
+    asked = subject(Linear(), images(7), np.zeros(7, int))
+    ways = [(Single(), ("gaussian_noise", 5)), (Ensemble(times=(0.0, 0.2)), None)]
+    whole = [ask(way, asked, "test", corruption) for way, corruption in ways]
+    monkeypatch.setattr(predict, "CHUNK", 3)
+    for (way, corruption), (log_p, calls) in zip(ways, whole, strict=True):
+        cut = ask(way, asked, "test", corruption)
+        assert np.allclose(cut[0], log_p) and cut[1] == pytest.approx(calls)
+    assert not np.allclose(whole[0][0], ask(Single(), asked, "test")[0])
 
 
 @pytest.mark.parametrize("average", ["probability", "logit"])
