@@ -16,7 +16,7 @@ from synthaug.folder import AT, Facts, open_folder
 from synthaug.listing import Entry, Listing, hash_pixels
 from synthaug.published import PHOTO, PUBLISHED, open_published
 from synthaug.sample import encode_image
-from synthaug.settings import NotKeyed, UserError, canonical, did_you_mean, seed_of, settings
+from synthaug.settings import Count, NotKeyed, UserError, canonical, did_you_mean, seed_of, settings
 
 
 @settings
@@ -29,7 +29,7 @@ class Dataset:
     """
 
     name: str
-    shots: Annotated[int, Field(ge=1)] | None = None
+    shots: Count | None = None
     path: NotKeyed[str | None] = None
     prompt: str | None = None
     class_words: tuple[tuple[str, str], ...] = ()

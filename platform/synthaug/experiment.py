@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -23,15 +21,17 @@ from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter
 from synthaug.methods.base import Maker, Method
 from synthaug.settings import (
+    Count,
     NotKeyed,
     OneOf,
     UserError,
     did_you_mean,
     from_json,
+    jsonable,
     keyed,
+    replace,
     seed_of,
     settings,
-    to_json,
 )
 from synthaug.settings import names as names_of
 from synthaug.space import Choice, Domain, Grid, RandomSearch, Searcher, Uniform
@@ -102,7 +102,7 @@ class Experiment:
     method: OneOf[Method] | None = None
     finetune: Annotated[tuple[OneOf[Finetune], ...] | None, BeforeValidator(_several)] = None
     utilize: OneOf[Utilize] = Concat()
-    k: Annotated[int, Field(ge=1)] = 5
+    k: Count = 5
     filter: OneOf[Filter] | None = None
     denoiser: Annotated[OneOf[DenoiserModel] | None, BeforeValidator(_named_denoiser)] = None
     recipe: Recipe
@@ -178,9 +178,6 @@ class Experiment:
         looks = [self.filter, *(e for e in self.measured().values() if isinstance(e, ImageEvaluation))]
         return self.method is not None and any(look is not None and look.needs_classifier for look in looks)
 
-    def _judge(self, identify: Identify) -> Node:
-        return self.real_only().nodes(identify)["train"]
-
     def measured(self) -> dict[str, Measurement]:
         """The evaluations by the names of their stages; those of generated images only where there are any."""
         named = zip(numbered("evaluate", len(self.evaluations)), self.evaluations, strict=True)
@@ -188,135 +185,154 @@ class Experiment:
 
     def nodes(self, identify: Identify) -> dict[str, Node]:
         """The stages of this experiment by name, in the order in which they are made."""
-        data = Node("data", 0, {"dataset": content(self.dataset), "content": identify(self.dataset)})
-        nodes = self._denoiser(data) | self._guide(data, identify)
-        images: list[Node] = []  # the generated ones, filtered if they are
-        if self.method is not None:
-            nodes |= self._generation(data, identify)
-            images = list(nodes.values())[-1:]
-        for name, making in self.makings.items():
-            if name.startswith("views"):
-                nodes[name] = self._looked(making, data, identify)
-        nodes["train"] = self._trained(data, images, nodes, identify)
-        for name, evaluation in self.measured().items():
-            nodes[name] = self._evaluated(evaluation, data, images, nodes, identify)
-        return nodes
-
-    def _denoiser(self, data: Node) -> dict[str, Node]:
-        """The stage that trains the denoiser, if one is to be trained and anything asks for it."""
-        if not self.trains_denoiser:
-            return {}
-        assert isinstance(self.denoiser, TrainedUNet)
-        made_by = {"denoiser": keyed(self.denoiser), "version": self.denoiser.version, "seed": self.drawn}
-        return {"denoiser": Node("denoiser", STAGES["denoiser"], made_by | {"size": self.recipe.image_size}, (data,))}
-
-    def _guide(self, data: Node, identify: Identify) -> dict[str, Node]:
-        """The stage that trains the noisy classifier of a method, if it has one."""
-        if (guide := self.guide) is None:
-            return {}
-        made_by = {"guide": keyed(guide), "version": guide.version, "seed": self.drawn, "size": self.recipe.image_size}
-        more, nodes = self._asks(data, identify) if guide.needs_denoiser else ({}, ())
-        return {"guide": Node("guide", STAGES["guide"], made_by | more, (data, *nodes))}
-
-    def _asks(self, data: Node, identify: Identify) -> tuple[dict[str, Any], tuple[Node, ...]]:
-        """What the denoiser adds to the settings and to the inputs of a stage that uses it."""
-        if isinstance(self.denoiser, TrainedUNet):
-            return {}, tuple(self._denoiser(data).values())
-        assert self.denoiser is not None
-        return {"denoiser": keyed(self.denoiser)} | contents({"denoiser": self.denoiser}, identify), ()
-
-    def _trained(self, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify) -> Node:
-        asked: dict[str, Any] = {"recipe": keyed(self.recipe), "seed": self.seed} | contents(self.recipe, identify)
-        inputs = (data, *images)
-        if self.method is not None:
-            asked |= {"utilize": keyed(self.utilize), "k": self.k}
-        for view in self.recipe.views:
-            if making := beforehand(view):
-                inputs += (nodes[self.stage_of(making)],)
-        if any(view.needs_denoiser and beforehand(view) is None for view in self.recipe.views):
-            more, nodes_ = self._asks(data, identify)
-            asked, inputs = asked | more, inputs + nodes_
-        return Node("train", STAGES["train"], asked, inputs)
-
-    def _evaluated(
-        self, evaluation: Measurement, data: Node, images: list[Node], nodes: dict[str, Node], identify: Identify
-    ) -> Node:  # fmt: skip
-        asked = keyed(evaluation) | contents(evaluation, identify)
-        if isinstance(evaluation, ImageEvaluation):
-            judge = [self._judge(identify)] if evaluation.needs_classifier else []
-            return Node("evaluate", STAGES["evaluate"], asked | {"k": self.k}, (data, *images, *judge))
-        assert isinstance(evaluation, Evaluation)
-        made = of_evaluation(evaluation)
-        inputs = (nodes["train"], *(nodes[self.stage_of(making)] for making in made))
-        if evaluation.needs_denoiser and not made:
-            more, nodes_ = self._asks(data, identify)
-            asked, inputs = asked | more, inputs + nodes_
-        return Node("evaluate", STAGES["evaluate"], asked, inputs)
+        return _Nodes(self, identify).all()
 
     def stage_of(self, making: Making) -> str:
         """The name of the stage that makes this."""
         return next(name for name, known in self.makings.items() if known == making)
 
-    def _generation(self, data: Node, identify: Identify) -> dict[str, Node]:
-        """The stages that end with the images to use."""
-        assert self.method is not None
-        nodes: dict[str, Node] = {}
-        for name, finetune in zip(numbered("finetune", len(self.tuning)), self.tuning, strict=True):
-            nodes[name] = self._tuned(finetune, (data, *list(nodes.values())[-1:]), identify)
-        inputs = (data, *list(nodes.values())[-1:])
-        if self.method.before is not None:
-            nodes["prepare"] = self._made("prepare", self.method.before, inputs, identify)
-            inputs = (*inputs, nodes["prepare"])
-        nodes["generate"] = self._made("generate", self.method, inputs, identify)
-        if self.filter is not None:
-            asked = {"filter": keyed(self.filter), "k": self.k} | contents(self.filter, identify)
-            judge = [self._judge(identify)] if self.filter.needs_classifier else []
-            nodes["filter"] = Node("filter", STAGES["filter"], asked, (nodes["generate"], *judge))
-        return nodes
-
-    def _looked(self, making: Making, data: Node, identify: Identify) -> Node:
-        """Images made beforehand: of the training subset, which may hang on the seed, or of a split, which does not."""
-        maker, source = making.maker, data
-        if making.dataset is not None:
-            source = Node("data", 0, {"dataset": content(making.dataset), "content": identify(making.dataset)})
-        made_by = {"maker": keyed(maker), "maker version": maker.version, "split": making.split}
-        made_by |= {"size": self.recipe.image_size} | contents(maker, identify)
-        made_by |= {"seed": self.drawn} if making.split == SUBSET else {}
-        more, inputs = self._asks(data, identify) if maker.needs_denoiser else ({}, ())
-        return Node("views", STAGES["views"], made_by | more, (source, *inputs))
-
-    def _tuned(self, finetune: Finetune, inputs: tuple[Node, ...], identify: Identify) -> Node:
-        if self.generator is None:
-            raise UserError(f"{type(self.method).__name__} has no backbone to fine-tune", ("finetune",))
-        base = self.generator.for_tuning()
-        made_by = {"finetune": keyed(finetune), "version": finetune.version, "seed": self.seed}
-        made_by |= {"backbone": keyed(base), "weights": identify(base)} | contents(finetune, identify)
-        return Node("finetune", STAGES["finetune"], made_by, inputs)
-
-    def _made(self, stage: str, maker: Maker, inputs: tuple[Node, ...], identify: Identify) -> Node:
-        made_by = {"method": keyed(maker), "method version": maker.version, "seed": self.seed}
-        if self.generator is not None:
-            made_by |= {"backbone": keyed(self.generator), "weights": identify(self.generator)}
-        if named := contents(maker, identify):
-            made_by["contents"] = named
-        if maker.needs_denoiser:
-            more, nodes = self._asks(inputs[0], identify)
-            made_by, inputs = made_by | more, (*inputs, *nodes)
-        if stage == "generate":
-            inputs += tuple(self._guide(inputs[0], identify).values())
-        return Node(stage, STAGES[stage], made_by, inputs)
-
     def key(self, stage: str, identify: Identify | None = None) -> str:
         """The key of one stage; without `identify` the data and the weights are read to know what they are."""
-        nodes = self.nodes(identify or identity)
-        if stage not in nodes:
-            raise UserError(f"this experiment has no stage {stage!r}{did_you_mean(stage, list(nodes))}")
-        return nodes[stage].key
+        stages = self.nodes(identify or identity)
+        if stage not in stages:
+            raise UserError(f"this experiment has no stage {stage!r}{did_you_mean(stage, list(stages))}")
+        return stages[stage].key
 
 
 def needs_denoiser(part: Any) -> bool:
     """Whether a method, a view or an evaluation works with the experiment's denoiser."""
     return part is not None and bool(getattr(part, "needs_denoiser", False))
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class _Nodes:
+    """The stages of an experiment, each with what its key hangs on."""
+
+    def __init__(self, experiment: Experiment, identify: Identify) -> None:
+        self.experiment, self.identify = experiment, identify
+        self.data = self._of_data(experiment.dataset)
+        self.found: dict[str, Node] = {}
+        self.images: tuple[Node, ...] = ()  # the generated ones, filtered if they are
+
+    def all(self) -> dict[str, Node]:
+        e, found = self.experiment, self.found
+        if e.trains_denoiser:
+            found["denoiser"] = self._denoiser()
+        if e.guide is not None:
+            found["guide"] = self._guide(e.guide)
+        if e.method is not None:
+            self._generation(e.method)
+        found |= {name: self._looked(making) for name, making in e.makings.items() if name.startswith("views")}
+        found["train"] = self._train()
+        found |= {name: self._evaluated(evaluation) for name, evaluation in e.measured().items()}
+        return found
+
+    def _of_data(self, dataset: Dataset) -> Node:
+        return Node("data", 0, {"dataset": content(dataset), "content": self.identify(dataset)})
+
+    def _node(self, stage: str, made_by: dict[str, Any], *inputs: Node) -> Node:
+        return Node(stage, STAGES[stage], made_by, inputs)
+
+    # --- what other stages work with
+
+    def _denoiser(self) -> Node:
+        e = self.experiment
+        assert isinstance(e.denoiser, TrainedUNet)
+        made_by = {"denoiser": keyed(e.denoiser), "version": e.denoiser.version, "seed": e.drawn}
+        return self._node("denoiser", made_by | {"size": e.recipe.image_size}, self.data)
+
+    def _asks(self, wanted: bool) -> tuple[dict[str, Any], tuple[Node, ...]]:
+        """What the denoiser adds to the settings and to the inputs of a stage, if that uses it."""
+        denoiser = self.experiment.denoiser
+        if not wanted:
+            return {}, ()
+        if "denoiser" in self.found:
+            return {}, (self.found["denoiser"],)
+        assert denoiser is not None
+        return {"denoiser": keyed(denoiser)} | contents({"denoiser": denoiser}, self.identify), ()
+
+    def _guide(self, guide: Guide) -> Node:
+        e = self.experiment
+        made_by = {"guide": keyed(guide), "version": guide.version, "seed": e.drawn, "size": e.recipe.image_size}
+        more, denoiser = self._asks(guide.needs_denoiser)
+        return self._node("guide", made_by | more, self.data, *denoiser)
+
+    def _judge(self, wanted: bool) -> tuple[Node, ...]:
+        """The classifier of the real images, if it is asked."""
+        return (self.experiment.real_only().nodes(self.identify)["train"],) if wanted else ()
+
+    # --- images
+
+    def _generation(self, method: Method) -> None:
+        """The stages that end with the images to use."""
+        e = self.experiment
+        before: tuple[Node, ...] = (self.data,)
+        for name, finetune in zip(numbered("finetune", len(e.tuning)), e.tuning, strict=True):
+            self.found[name] = self._tuned(finetune, *before)
+            before = (self.data, self.found[name])
+        if method.before is not None:
+            self.found["prepare"] = self._made("prepare", method.before, *before)
+            before = (*before, self.found["prepare"])
+        self.found["generate"] = last = self._made("generate", method, *before)
+        if e.filter is not None:
+            asked = {"filter": keyed(e.filter), "k": e.k} | contents(e.filter, self.identify)
+            self.found["filter"] = last = self._node("filter", asked, last, *self._judge(e.filter.needs_classifier))
+        self.images = (last,)
+
+    def _tuned(self, finetune: Finetune, *inputs: Node) -> Node:
+        e = self.experiment
+        if e.generator is None:
+            raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
+        base = e.generator.for_tuning()
+        made_by = {"finetune": keyed(finetune), "version": finetune.version, "seed": e.seed}
+        made_by |= {"backbone": keyed(base), "weights": self.identify(base)} | contents(finetune, self.identify)
+        return self._node("finetune", made_by, *inputs)
+
+    def _made(self, stage: str, maker: Maker, *inputs: Node) -> Node:
+        e = self.experiment
+        made_by = {"method": keyed(maker), "method version": maker.version, "seed": e.seed}
+        if e.generator is not None:
+            made_by |= {"backbone": keyed(e.generator), "weights": self.identify(e.generator)}
+        if named := contents(maker, self.identify):
+            made_by["contents"] = named
+        more, denoiser = self._asks(maker.needs_denoiser)
+        guide = [self.found["guide"]] if stage == "generate" and "guide" in self.found else []
+        return self._node(stage, made_by | more, *inputs, *denoiser, *guide)
+
+    def _looked(self, making: Making) -> Node:
+        """Images made beforehand: of the training subset, which may hang on the seed, or of a split, which does not."""
+        e, maker = self.experiment, making.maker
+        source = self.data if making.dataset is None else self._of_data(making.dataset)
+        made_by = {"maker": keyed(maker), "maker version": maker.version, "split": making.split}
+        made_by |= {"size": e.recipe.image_size} | contents(maker, self.identify)
+        made_by |= {"seed": e.drawn} if making.split == SUBSET else {}
+        more, denoiser = self._asks(maker.needs_denoiser)
+        return self._node("views", made_by | more, source, *denoiser)
+
+    # --- training and numbers
+
+    def _train(self) -> Node:
+        e = self.experiment
+        asked: dict[str, Any] = {"recipe": keyed(e.recipe), "seed": e.seed} | contents(e.recipe, self.identify)
+        if e.method is not None:
+            asked |= {"utilize": keyed(e.utilize), "k": e.k}
+        made = {view: making for view in e.recipe.views if (making := beforehand(view))}
+        looks = [self.found[e.stage_of(making)] for making in made.values()]
+        more, denoiser = self._asks(any(view.needs_denoiser and view not in made for view in e.recipe.views))
+        return self._node("train", asked | more, self.data, *self.images, *looks, *denoiser)
+
+    def _evaluated(self, evaluation: Measurement) -> Node:
+        e = self.experiment
+        asked = keyed(evaluation) | contents(evaluation, self.identify)
+        if isinstance(evaluation, ImageEvaluation):
+            judge = self._judge(evaluation.needs_classifier)
+            return self._node("evaluate", asked | {"k": e.k}, self.data, *self.images, *judge)
+        assert isinstance(evaluation, Evaluation)
+        looks = [self.found[e.stage_of(making)] for making in of_evaluation(evaluation)]
+        more, denoiser = self._asks(evaluation.needs_denoiser and not looks)
+        return self._node("evaluate", asked | more, self.found["train"], *looks, *denoiser)
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------
@@ -347,7 +363,7 @@ class Sweep:
     @field_validator("arms", mode="before")
     @classmethod
     def _plain(cls, arms: Any) -> Any:
-        return {arm: {path: _jsonable(v) for path, v in fields.items()} for arm, fields in arms.items()}
+        return {arm: {path: jsonable(v) for path, v in fields.items()} for arm, fields in arms.items()}
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -358,7 +374,7 @@ class Sweep:
     @classmethod
     def _lists(cls, space: Any) -> Any:
         return {
-            path: Choice(tuple(_jsonable(v) for v in d)) if isinstance(d, list | tuple) else d
+            path: Choice(tuple(jsonable(v) for v in d)) if isinstance(d, list | tuple) else d
             for path, d in space.items()
         }
 
@@ -380,53 +396,6 @@ class Sweep:
                 experiment = replace(self.base, fields)
                 found += [Trial(arm, seed, fields, replace(experiment, {"seed": seed})) for seed in self.seeds]
         return found
-
-
-def _jsonable(value: Any) -> Any:
-    """Settings as JSON, so that a sweep equals itself after a journey as JSON."""
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return to_json(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def replace(value: Any, fields: Mapping[str, Any]) -> Any:
-    """A copy of a settings value with the fields at dotted paths replaced, validated as a whole."""
-    data = to_json(value)
-    for path, new in fields.items():
-        _set(type(value), data, path, _jsonable(new))
-    return from_json(type(value), data)
-
-
-def _set(cls: type, data: Any, path: str, new: Any) -> None:
-    *parents, last = path.split(".")
-    for depth, name in enumerate(parents):
-        if isinstance(data, list) and name.isdigit() and int(name) < len(data):
-            data = data[int(name)]
-        elif isinstance(data, dict) and data.get(name) is not None:
-            data = data[name]
-        else:
-            raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
-    if isinstance(data, list):
-        data[int(last)] = new
-    else:
-        data[last] = new
-
-
-def _no_way(cls: type, data: Any, above: tuple[str, ...], name: str) -> str:
-    """Why a path ends at `name`: misspelt, or nothing is set there yet."""
-    if not isinstance(data, dict) or name not in data:
-        return f"no such setting{did_you_mean(name, list(data) if isinstance(data, dict) else [])}"
-    hint = get_type_hints(cls)[name] if not above else Any
-    bases = [arg for arg in _flat(hint) if isinstance(arg, type) and is_dataclass(arg)]
-    choices = sorted({choice for base in bases for choice in names_of(base)})
-    return f"is None, so it has no settings; set {name} first, one of: {', '.join(choices) or 'nothing yet'}"
-
-
-def _flat(hint: Any) -> Iterator[Any]:
-    if get_origin(hint) in (None, types.UnionType) and not get_args(hint):
-        yield hint
-    for arg in get_args(hint):
-        yield from _flat(arg)
 
 
 def load(text: str) -> Experiment | Sweep:

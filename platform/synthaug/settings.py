@@ -9,15 +9,18 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
 T = TypeVar("T")
+Count = Annotated[int, pydantic.Field(ge=1)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class UserError(ValueError):
@@ -218,3 +221,53 @@ def seed_of(*parts: Any) -> int:
     """63 bits of randomness that belong to `parts` (JSON values) and to nothing else."""
     digest = hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+# --- a copy with some fields replaced ---------------------------------------------------------------------------------
+
+
+def jsonable(value: Any) -> Any:
+    """Settings as JSON, so that a sweep equals itself after a journey as JSON."""
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return to_json(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def replace(value: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy of a settings value with the fields at dotted paths replaced, validated as a whole."""
+    data = to_json(value)
+    for path, new in fields.items():
+        _set(type(value), data, path, jsonable(new))
+    return from_json(type(value), data)
+
+
+def _set(cls: type, data: Any, path: str, new: Any) -> None:
+    *parents, last = path.split(".")
+    for depth, name in enumerate(parents):
+        if isinstance(data, list) and name.isdigit() and int(name) < len(data):
+            data = data[int(name)]
+        elif isinstance(data, dict) and data.get(name) is not None:
+            data = data[name]
+        else:
+            raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
+    if isinstance(data, list):
+        data[int(last)] = new
+    else:
+        data[last] = new
+
+
+def _no_way(cls: type, data: Any, above: tuple[str, ...], name: str) -> str:
+    """Why a path ends at `name`: misspelt, or nothing is set there yet."""
+    if not isinstance(data, dict) or name not in data:
+        return f"no such setting{did_you_mean(name, list(data) if isinstance(data, dict) else [])}"
+    hint = get_type_hints(cls)[name] if not above else Any
+    bases = [arg for arg in _flat(hint) if isinstance(arg, type) and dataclasses.is_dataclass(arg)]
+    choices = sorted({choice for base in bases for choice in names(base)})
+    return f"is None, so it has no settings; set {name} first, one of: {', '.join(choices) or 'nothing yet'}"
+
+
+def _flat(hint: Any) -> Iterator[Any]:
+    if get_origin(hint) in (None, types.UnionType) and not get_args(hint):
+        yield hint
+    for arg in get_args(hint):
+        yield from _flat(arg)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from synthaug.settings import UserError, seed_of, settings
+from synthaug.settings import Count, UserError, seed_of, settings
 
 
 @settings
@@ -78,7 +78,7 @@ class Grid(Searcher):
 class RandomSearch(Searcher):
     """`samples` independent draws that depend on `seed` only."""
 
-    samples: Annotated[int, Field(ge=1)] = 20
+    samples: Count = 20
     seed: int = 0
 
     def points(self, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:

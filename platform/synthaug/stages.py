@@ -67,13 +67,14 @@ def numbered(stage: str, count: int) -> list[str]:
 
 
 def contents(value: Any, identify: Identify) -> dict[str, str]:
-    """What the files and models that a value names hold, by the fields that name them."""
+    """What the files and models that a value names hold, by the fields that name them: beside the settings of these
+    fields in a key, not in their place."""
     found = {}
     for path, part in parts(value):
         if isinstance(part, Path) and not part.exists():
             raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
         if isinstance(part, Path | Weights | Dataset):
-            found[path] = identify(part)
+            found[f"content of {path}"] = identify(part)
     return found
 
 

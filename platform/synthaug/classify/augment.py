@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from synthaug.settings import UserError, settings
+from synthaug.settings import Count, Share, UserError, settings
 
 if TYPE_CHECKING:
     import torch
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Transform(ABC):
@@ -31,7 +29,7 @@ class RandomCrop(Transform):
     """A window of `size` (None: the image's own) of the image padded with black; evaluation cuts the centre."""
 
     padding: Annotated[int, Field(ge=0)] = 4
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Count | None = None
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
@@ -76,7 +74,7 @@ class TrivialAugment(Transform):
 class RandAugment(Transform):
     """RandAugment (Cubuk et al. 2020): `num_ops` random operations, all at strength `magnitude` of 30."""
 
-    num_ops: Annotated[int, Field(ge=1)] = 2
+    num_ops: Count = 2
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from synthaug.settings import UserError, settings
+from synthaug.settings import Share, UserError, settings
 
 if TYPE_CHECKING:
     import torch
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Utilize(ABC):

@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 from synthaug.classify.augment import Transform
 from synthaug.classify.optim import AdamW, Optimizer
 from synthaug.classify.views import View
-from synthaug.settings import ContentOf, OneOf, UserError, settings
-
-Count = Annotated[int, Field(ge=1)]
+from synthaug.settings import ContentOf, Count, OneOf, Share, UserError, settings
 
 
 @settings
@@ -29,7 +27,7 @@ class Recipe:
     epochs: Count | None = None
     steps: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 64
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup: Share = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     transforms: tuple[OneOf[Transform], ...] = ()
     views: tuple[OneOf[View], ...] = ()

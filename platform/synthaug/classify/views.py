@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from synthaug.diffusion.diffaug import Diffusion
-from synthaug.settings import ContentOf, settings
+from synthaug.settings import ContentOf, Count, Share, settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import Denoiser
 
 Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class AugMixView(View):
     of all three (12 times their Jensen-Shannon divergence)."""
 
     weight: Weight = 12.0
-    width: Annotated[int, Field(ge=1)] = 3
+    width: Count = 3
     depth: Annotated[int, Field(ge=-1, le=10)] = -1
     severity: Annotated[int, Field(ge=1, le=10)] = 1
     alpha: Annotated[float, Field(gt=0)] = 1.0

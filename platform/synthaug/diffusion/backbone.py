@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from synthaug.settings import UserError, settings
+from synthaug.settings import Count, UserError, settings
 from synthaug.weights import Weights, files_of
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ class Backbone(Weights):
     )
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    micro_batch: Annotated[int, Field(ge=1)] = 64
+    micro_batch: Count = 64
     channels_last: bool = False
     compile: bool = False
     scheduler: str | None = None  # a class of diffusers; None: what the method was published with
     resolution: Annotated[int, Field(ge=8)] | None = None  # None: the model's own
-    threads: Annotated[int, Field(ge=1)] = 1  # on CPU, where sums differ in bits between thread counts
+    threads: Count = 1  # on CPU, where sums differ in bits between thread counts
     lora: AddedLoRA | None = None
 
     def for_tuning(self) -> Backbone:

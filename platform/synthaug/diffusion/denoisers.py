@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from synthaug.settings import ContentOf, UserError, settings
+from synthaug.settings import ContentOf, Count, UserError, settings
 from synthaug.weights import Weights, files_of, locate
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from synthaug.diffusion.denoiser import UNetDenoiser
 
-Count = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FOLDER = "denoiser"  # of a trained one, in its stage's folder

@@ -5,18 +5,17 @@ Time is a share of DDPM's linear schedule of 1,000 steps, whatever schedule the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from synthaug.settings import UserError, settings
+from synthaug.settings import Share, UserError, settings
 
 if TYPE_CHECKING:
     import torch
 
     from synthaug.diffusion.denoiser import Denoiser
 
-Share = Annotated[float, Field(ge=0, le=1)]
 STEPS = 1000
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from synthaug.settings import settings
+from synthaug.settings import Count, settings
 
 if TYPE_CHECKING:
     from synthaug.diffusion.guide import GuideNet
 
-Count = Annotated[int, Field(ge=1)]
 FILE = "guide.safetensors"  # in its stage's folder
 
 

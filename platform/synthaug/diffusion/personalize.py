@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from synthaug.settings import ContentOf, settings
+from synthaug.settings import ContentOf, Count, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Count = Annotated[int, Field(ge=1)]
 # What an image of a class may be called while it is learned (the 27 templates of textual inversion).
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",

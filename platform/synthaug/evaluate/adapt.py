@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import Field
 
-from synthaug.diffusion.diffaug import Diffusion, Share
+from synthaug.diffusion.diffaug import Diffusion
 from synthaug.methods.base import Context, Maker, Models, Row
 from synthaug.methods.diffuse_denoise import ROWS, diffused
 from synthaug.sample import Label, Sample
-from synthaug.settings import seed_of, settings
+from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,9 +87,9 @@ class DDAImages(Adaptation):
     a distance has the same length in any space, so in smaller images it is made to move each pixel as far as there."""
 
     steps: Annotated[int, Field(ge=2, le=1000)] = 100
-    start: Annotated[int, Field(ge=1)] = 50
+    start: Count = 50
     scale: Annotated[float, Field(ge=0)] = 6.0
-    shrink: Annotated[int, Field(ge=1)] = 4
+    shrink: Count = 4
 
     @property
     def variants(self) -> int:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from scipy.special import bdtr, betaincinv, ndtri  # scipy.stats takes seconds to import
 
 from synthaug.evaluate.base import MappedEvaluation, Subject
-from synthaug.settings import UserError, seed_of, settings
+from synthaug.settings import Count, UserError, seed_of, settings
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     Counts = Sequence[int] | np.ndarray | torch.Tensor
 
-Count = Annotated[int, Field(ge=1)]
 Level = Annotated[float, Field(gt=0)]
 Radius = Annotated[float, Field(ge=0)]
 

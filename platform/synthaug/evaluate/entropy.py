@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from synthaug.diffusion.diffaug import Diffusion, Share
+from synthaug.diffusion.diffaug import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes
 from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.evaluate.predict import CHUNK
-from synthaug.settings import settings
+from synthaug.settings import Share, settings
 
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 

@@ -6,13 +6,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from synthaug.clip import Clip
-from synthaug.settings import ContentOf, UserError, hash_of, settings
+from synthaug.settings import ContentOf, Count, UserError, hash_of, settings
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +58,7 @@ class InceptionFeatures(Extractor):
     """
 
     weights: ContentOf[str]
-    batch: Annotated[int, Field(ge=1)] = 64
+    batch: Count = 64
 
     def load(self) -> Embed:
         import torch

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
 
 from synthaug.evaluate.base import ImageEvaluation
 from synthaug.evaluate.features import ClipFeatures, Extractor
-from synthaug.settings import OneOf, UserError, seed_of, settings
+from synthaug.settings import Count, OneOf, UserError, seed_of, settings
 
 if TYPE_CHECKING:
     import torch
 
     Features = np.ndarray | torch.Tensor
 
-Count = Annotated[int, Field(ge=1)]
 CHUNK = 1024  # images at a time: beside 50,000 others that is 0.4 GB
 _TIE = 1e-12  # of the squared lengths of two points: above the rounding of their distance
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synthaug.dataset import Dataset
 from synthaug.sample import decode_image, resize_image
-from synthaug.settings import ContentOf, UserError, seed_of, settings
+from synthaug.settings import ContentOf, Count, UserError, seed_of, settings
 
 Part = Literal["val", "test"]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -25,7 +25,7 @@ VAL_SHARE = 5  # one image in so many is for choosing
 class Outliers(ABC):
     """A source of images; `count` is the most that it gives for each part, and no image is in both parts."""
 
-    count: Annotated[int, Field(ge=1)] = 500
+    count: Count = 500
 
     @property
     @abstractmethod

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from synthaug.diffusion.diffaug import Diffusion, Share
+from synthaug.diffusion.diffaug import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
-from synthaug.settings import UserError, settings
+from synthaug.settings import Count, Share, UserError, settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,9 +107,9 @@ class DDA(Predictor):
 
     self_ensemble: bool = False
     steps: Annotated[int, Field(ge=2, le=1000)] = 100
-    start: Annotated[int, Field(ge=1)] = 50
+    start: Count = 50
     scale: Annotated[float, Field(ge=0)] = 6.0
-    shrink: Annotated[int, Field(ge=1)] = 4
+    shrink: Count = 4
 
     @model_validator(mode="after")
     def _within(self) -> DDA:

@@ -16,14 +16,14 @@ from synthaug import suffixes
 from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
 from synthaug.methods.base import Context, Maker, Method, Models, Row, own_class
 from synthaug.sample import Label, Sample
-from synthaug.settings import ContentOf, seed_of, settings
+from synthaug.settings import ContentOf, Count, Share, seed_of, settings
 
 
 @settings
 class Inversion(Maker):
     """The latents at the top of the schedule from which each source would be drawn (DDIM inversion, no guidance)."""
 
-    steps: Annotated[int, Field(ge=1)] = 200
+    steps: Count = 200
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
@@ -49,10 +49,10 @@ class DiffII(Method):
 
     finetune: ClassVar[tuple[Finetune, ...]] = (TextualInversion(), LoRA())
 
-    steps: Annotated[int, Field(ge=1)] = 25
+    steps: Count = 25
     guidance: Annotated[float, Field(ge=0)] = 7.5
-    inversion_steps: Annotated[int, Field(ge=1)] = 200
-    split: Annotated[float, Field(ge=0, le=1)] = 0.3
+    inversion_steps: Count = 200
+    split: Share = 0.3
     alone: bool = False
     suffixes: ContentOf[str | None] = None
 

@@ -14,7 +14,7 @@ from synthaug.methods import fractals
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import pick
 from synthaug.sample import Label, Sample, resize_image
-from synthaug.settings import seed_of, settings
+from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,12 +31,12 @@ class DiffuseMix(Method):
 
     backbone: ClassVar[Backbone | None] = Backbone(model="timbrooks/instruct-pix2pix", resolution=256)
 
-    steps: Annotated[int, Field(ge=1)] = 100
+    steps: Count = 100
     guidance: Annotated[float, Field(ge=0)] = 4.0
     image_guidance: Annotated[float, Field(ge=0)] = 1.5
     template: str = "A transformed version of image into {}"
     styles: Annotated[tuple[str, ...], Field(min_length=1)] = STYLES
-    fractal: Annotated[float, Field(ge=0, le=1)] = 0.2
+    fractal: Share = 0.2
     ramp: Annotated[int, Field(ge=0)] = 20
 
     @classmethod

@@ -15,7 +15,7 @@ from synthaug.methods.base import Context, Models, Row, own_class
 from synthaug.methods.prompts import pick
 from synthaug.methods.sdedit import SDEdit
 from synthaug.sample import Label, Sample
-from synthaug.settings import seed_of, settings
+from synthaug.settings import Count, seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class GIF(SDEdit):
     authors' code has it), or the true one."""
 
     version: ClassVar[int] = 2
-    variants: Annotated[int, Field(ge=1)] = 5
+    variants: Count = 5
     constraint: Annotated[float, Field(gt=0)] = 0.8
     step: Annotated[float, Field(ge=0)] = 0.1
     rotation: Annotated[float, Field(ge=0, le=180)] = 15.0

@@ -11,12 +11,10 @@ from pydantic import Field, model_validator
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import Plain, Prompts
 from synthaug.sample import Sample
-from synthaug.settings import OneOf, UserError, settings
+from synthaug.settings import Count, OneOf, Share, UserError, settings
 
 if TYPE_CHECKING:
     import numpy as np
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @settings
@@ -25,7 +23,7 @@ class SDEdit(Method):
     (shares of the schedule; Kynkaanniemi et al. 2024), elsewhere the prompt alone decides, at half the cost."""
 
     strength: Annotated[float, Field(gt=0, le=1)] = 0.9
-    steps: Annotated[int, Field(ge=1)] = 25
+    steps: Count = 25
     guidance: Annotated[float, Field(ge=0)] = 7.5
     guided: tuple[Share, Share] = (0.0, 1.0)
     prompts: OneOf[Prompts] = Plain()
