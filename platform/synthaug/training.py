@@ -9,6 +9,7 @@ from typing import Any, Protocol
 Entry = dict[str, float]
 Report = Callable[[Entry], None]
 REPORTS = 10  # of a training that has no evaluations
+STRETCH = 50  # steps between two looks at whether a checkpoint is due
 
 
 class Checkpoint(Protocol):

@@ -101,6 +101,27 @@ def test_resumed_equals_undisturbed_to_the_bit(optimizer):
     assert resumed.seconds > 0
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_resumed_between_two_evaluations_equals_undisturbed_too(stop, monkeypatch):
+    recipe = Recipe(steps=14, batch_size=16, evaluations=1, transforms=AUGMENTED)
+    whole = train(recipe)
+    monkeypatch.setattr(loop, "STRETCH", 3)
+    kept = Kept()
+
+    def due():
+        if kept.saves == stop:
+            raise KeyboardInterrupt
+        return True
+
+    kept.wanted = due
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, checkpoint=kept)
+    assert kept.load()["progress"]["step"] == 3 * stop and len(kept.load()["progress"]["losses"]) == 3 * stop
+    kept.wanted = lambda: False
+    resumed = train(recipe, checkpoint=kept)
+    assert same(whole.model, resumed.model) and untimed(whole.history) == untimed(resumed.history)
+
+
 def test_checkpoints_are_written_when_due_and_not_at_the_end():
     kept = Kept(iter([False, True, False, True]).__next__)
     train(Recipe(steps=10, batch_size=4, evaluations=5), checkpoint=kept)

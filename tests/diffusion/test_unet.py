@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from synthaug.diffusion import fit
 from synthaug.diffusion.denoiser import UNetDenoiser
 from synthaug.diffusion.denoisers import TrainedUNet
 from synthaug.diffusion.fit import newest_share
@@ -57,6 +58,19 @@ def test_an_interruption_changes_nothing() -> None:
     again, _ = train_unet(TINY, IMAGES, report=silent, checkpoint=Memory(broken.state))
     assert done.step == 8 and len(done.history) == 8
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
+
+
+def test_nor_does_one_between_two_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = TrainedUNet(channels=(8, 16), steps=25, batch_size=4)
+    whole, done = train_unet(slow, IMAGES, report=silent)
+    monkeypatch.setattr(fit, "STRETCH", 2)
+    broken = Memory(stop=True)
+    with pytest.raises(InterruptedError):
+        train_unet(slow, IMAGES, report=silent, checkpoint=broken)
+    assert broken.state is not None and broken.state["done"]["step"] == 2 and not broken.state["done"]["history"]
+    again, rest = train_unet(slow, IMAGES, report=silent, checkpoint=Memory(broken.state))
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
+    assert rest.history == done.history and done.history[0]["step"] == 3
 
 
 def test_the_loss_is_the_velocity_error_of_images_it_was_given() -> None:

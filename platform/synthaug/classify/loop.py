@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from synthaug.classify.models import build, centre, check_size, crop_of, prepare
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import Batch
 from synthaug.settings import UserError, seed_of
-from synthaug.training import ALONE, Checkpoint, Entry, Report, World
+from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World
 
 if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import Denoiser
@@ -69,6 +70,7 @@ class _Progress:
     score: tuple[float, float] | None = None
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[Entry] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # since the last evaluation
     seconds: float = 0.0
     calls: int = 0  # rows of the batch that went through the denoiser, in all processes
 
@@ -85,7 +87,7 @@ def train(
     device: torch.device | None = None,
     denoiser: Denoiser | None = None,
 ) -> Trained:
-    """Train `recipe` on `data`; the same result whether or not it was interrupted between two evaluations.
+    """Train `recipe` on `data`; the same result whether or not it was interrupted.
 
     `report` is called after each evaluation, in every process. `denoiser` is for views that need one.
     """
@@ -96,7 +98,7 @@ def train(
         if run.total == 0:
             report(run.untrained(done))
         while done.step < run.total:
-            entry = run.interval(done)
+            entry = run.interval(done, checkpoint)
             report(entry)
             if checkpoint and done.step < run.total and checkpoint.due():
                 checkpoint.save(run.state(done))
@@ -151,22 +153,34 @@ class _Run:
         done.history.append(entry)
         return entry
 
-    def interval(self, done: _Progress) -> Entry:
+    def interval(self, done: _Progress, checkpoint: Checkpoint | None) -> Entry:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""
-        began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
         last = next(end for end in self.ends if end > done.step)
-        torch.manual_seed(seed_of(self.seed, "train", done.step))
         self.model.train()
         batches = stream(self.order, self.recipe.batch_size, done.step)
-        losses = [self.step(number, next(batches)) for number in range(done.step, last)]
+        while done.step < last:
+            self.stretch(done, batches, min(last, done.step + STRETCH))
+            if checkpoint and done.step < last and checkpoint.due():
+                checkpoint.save(self.state(done))
+        began = time.monotonic()
         entry = {"step": last, "epoch": last * self.recipe.batch_size / self.epoch_length}
-        entry |= {"train/loss": self.mean_loss(losses, done.step), "lr": self.optimizer.param_groups[0]["lr"]}
+        entry |= {"train/loss": fmean(done.losses), "lr": self.optimizer.param_groups[0]["lr"]}
         entry |= self.validate()
         self.choose(done, entry)
-        done.step, done.seconds = last, done.seconds + time.monotonic() - began
-        done.calls += (getattr(self.denoiser, "rows", 0) - called) * self.world.size  # they share each batch evenly
+        done.losses, done.seconds = [], done.seconds + time.monotonic() - began
         done.history.append(entry)
         return entry
+
+    def stretch(self, done: _Progress, batches: Iterator[torch.Tensor], last: int) -> None:
+        """Some steps, each with random numbers of its own, so that it does not matter where a run was resumed."""
+        began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
+        losses = []
+        for number in range(done.step, last):
+            torch.manual_seed(seed_of(self.seed, "train", number))
+            losses.append(self.step(number, next(batches)))
+        done.losses += self.all_losses(losses, done.step)
+        done.step, done.seconds = last, done.seconds + time.monotonic() - began
+        done.calls += (getattr(self.denoiser, "rows", 0) - called) * self.world.size  # they share each batch evenly
 
     def step(self, number: int, indices: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss stays on the device, so that a GPU need not wait."""
@@ -235,8 +249,8 @@ class _Run:
         images = resized(gather(flat, sources * made.shape[1] + drawn).to(self.device), self.recipe.image_size)
         return centre(images, crop_of(self.recipe)), self.data.labels[sources].to(self.device, torch.float32)
 
-    def mean_loss(self, losses: list[torch.Tensor], first: int) -> float:
-        """The mean loss of the interval that began at step `first`, over all processes."""
+    def all_losses(self, losses: list[torch.Tensor], first: int) -> list[float]:
+        """The losses of the steps from `first` on, each the mean over all processes."""
         values = torch.stack(losses)
         if self.world.size > 1:
             torch.distributed.all_reduce(values)
@@ -244,7 +258,7 @@ class _Run:
         if not bool(values.isfinite().all()):
             step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
             raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
-        return float(values.double().mean())
+        return cast(list[float], values.double().tolist())
 
     def validate(self) -> Entry:
         if len(self.data.val_labels) == 0:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from synthaug.training import ALONE, REPORTS, Checkpoint, Entry, Report, World
+from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Fitted:
 
     step: int = 0
     history: list[Entry] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # since the last report
     seconds: float = 0.0
 
 
@@ -49,13 +51,17 @@ def fit(
 
     while done.step < steps:
         began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
-        losses = [advance(step) for step in range(done.step, last)]
-        entry = {"step": float(last), "train/loss": _mean(losses, done.step, world)}
-        entry |= also() if also else {}
-        done.step, done.seconds = last, done.seconds + time.monotonic() - began
-        done.history.append(entry)
-        report(entry)
-        if checkpoint and last < steps and checkpoint.due():
+        until = min(last, done.step + STRETCH)
+        done.losses += _all(list(map(advance, range(done.step, until))), done.step, world)
+        done.step = until
+        if until == last:
+            entry = {"step": float(last), "train/loss": fmean(done.losses)} | (also() if also else {})
+            done.losses = []
+            done.history.append(entry)
+        done.seconds += time.monotonic() - began
+        if until == last:
+            report(entry)
+        if checkpoint and until < steps and checkpoint.due():
             state = {part: {name: value.detach() for name, value in held.items()} for part, held in kept.items()}
             checkpoint.save(state | {"optimizer": optimizer.state_dict(), "done": asdict(done)})
     return done
@@ -93,15 +99,15 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, wo
     return loss.detach()
 
 
-def _mean(losses: list[Tensor], first: int, world: World) -> float:
-    """The mean loss over the steps that began at `first`, over all processes."""
+def _all(losses: list[Tensor], first: int, world: World) -> list[float]:
+    """The losses of the steps from `first` on, each added up over all processes."""
     values = torch.stack(losses)
     if world.size > 1:
         torch.distributed.all_reduce(values)
     if not bool(values.isfinite().all()):
         step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
         raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
-    return float(values.double().mean())
+    return list(map(float, values.double()))
 
 
 @contextmanager
