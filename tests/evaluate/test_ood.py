@@ -146,15 +146,21 @@ def test_c2_gaussians():
 
 
 def test_c2_fpr():
-    assert fpr95(range(1, 101), [5, 6, 7, 200]) == 0.75  # 6 is the highest that keeps 95 of 100
-    assert fpr95(range(1, 20), [1, 0.5]) == 0.5  # 19 images: 95 % are all of them
-    assert fpr95([3] * 50, [3, 2]) == 0.5
+    assert fpr95([94, 95, 96, 200], range(1, 101)) == 0.5  # 95 is the lowest that catches 95 of 100
+    assert fpr95([19, 20], range(1, 20)) == 0.5  # 19 outliers: 95 % are all of them
+    assert fpr95([3, 4], [3] * 50) == 0.5
     for _ in range(20):
-        inside, outside = rng.integers(0, 30, rng.integers(1, 60)), rng.integers(-5, 30, 40)
-        rates, kept, _ = roc_curve(
-            np.r_[np.ones(len(inside)), np.zeros(40)], np.r_[inside, outside], drop_intermediate=False
+        inside, outside = rng.integers(0, 30, 40), rng.integers(-5, 30, rng.integers(1, 60))
+        rates, caught, _ = roc_curve(
+            np.r_[np.zeros(40), np.ones(len(outside))], -np.r_[inside, outside], drop_intermediate=False
         )
-        assert fpr95(inside, outside) == pytest.approx(rates[np.argmax(kept >= 0.95 - 1e-12)])
+        assert fpr95(inside, outside) == pytest.approx(rates[np.argmax(caught >= 0.95 - 1e-12)])
+
+
+def test_c2_outliers_are_the_positive_ones():
+    """With unequal variances it matters: N(1.3, 1) against N(0, 2), both by quantiles."""
+    grid = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
+    assert fpr95(grid + 1.3, 2 * grid) == pytest.approx(norm.cdf(2 * norm.ppf(0.95) - 1.3), abs=2e-5)
 
 
 @pytest.mark.parametrize("rate", [auroc, fpr95])

@@ -108,10 +108,11 @@ def auroc(id: Scores, ood: Scores) -> float:
 
 
 def fpr95(id: Scores, ood: Scores) -> float:
-    """The share of outliers at or above the highest threshold that keeps 95 % of the in-distribution images."""
+    """The share of in-distribution images at or below the lowest threshold that catches 95 % of the outliers. (Some
+    papers take the other side for the positive one; the numbers agree where both scores have the same spread.)"""
     inside, outside = _sorted(id, "in-distribution"), _sorted(ood, "out-of-distribution")
-    keep = -(-95 * len(inside) // 100)  # rounded up
-    return float((outside >= inside[-keep]).mean())
+    catch = -(-95 * len(outside) // 100)  # rounded up
+    return float((inside <= outside[catch - 1]).mean())
 
 
 def _sorted(scores: Scores, what: str) -> np.ndarray:
