@@ -116,8 +116,8 @@ def test_keys_are_golden() -> None:
     keys = {stage: node.key for stage, node in experiment.nodes(identify).items()}
     assert keys == {
         "generate": "a48d069b0bad2beddfae71a8b08ac0e4",
-        "train": "ee7d60408a9f44ab64166844eeb7f891",
-        "evaluate": "26b82f27c3540671c205359bda92cd47",
+        "train": "1867170f80f7cad1f0df857e123c1cb6",
+        "evaluate": "ccd5744eaa9a40ae52f1b55035938734",
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from synthaug.classify.views import AugMixView, DiffAugView, SecondView
 from synthaug.dataset import Dataset
+from synthaug.diffusion.backbone import AddedLoRA, Backbone
 from synthaug.diffusion.denoisers import TrainedUNet
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.diffusion.guides import Guide
@@ -24,11 +25,12 @@ from synthaug.experiment import Experiment, Recipe, replace
 from synthaug.methods.diff_ii import DiffII
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.methods.guided import ClassifierGuided
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.weights import Weights
 
 DE = Ensemble(times=(0.0, 0.2))
 RECIPE = Recipe(steps=4, batch_size=8)
-CHANGED = {"nano:ddpm": "other weights"}
+CHANGED = {"nano:ddpm": "other weights", "nano:lcm": "another LoRA"}
 TRAINED = TrainedUNet(steps=10)
 
 
@@ -90,7 +92,6 @@ PLAIN: dict[str, Any] = {"recipe": RECIPE}
         (FEW, "recipe.views.0.weight", 2.0, {"train", *MEASURED}),
         (FEW, "recipe.views.0.cached", 3, {"train", *MEASURED}),  # more variants of the same stage
         (FEW, "evaluations.1.predictor.times", [0.0, 0.3], COPIED),
-        (FEW, "evaluations.1.predictor.margin", 0.5, {"evaluate.2"}),
         (FEW, "evaluations.1.split", "val", COPIED),
         (FEW, "evaluations.2.time", 0.5, {"evaluate.3"}),
         (FEW, "resources.checkpoint_s", 1.0, set()),
@@ -120,6 +121,24 @@ def test_settings(fields: dict[str, Any], path: str, value: Any, expected: set[s
 def test_other_weights_at_the_same_place(fields: dict[str, Any], expected: set[str]) -> None:
     base = asking(**fields)
     assert changed(base, base, otherwise) == expected
+
+
+def test_what_stops_asking_hangs_on_the_denoiser_and_not_on_copies() -> None:
+    adaptive = replace(DE, {"margin": 0.5})
+    base, both = (
+        asking(**NANO | PLAIN, evaluations=found)
+        for found in ((Accuracy(predictor=adaptive),), (Accuracy(predictor=DE), Accuracy(predictor=adaptive)))
+    )
+    assert list(base.nodes(identify)) == ["train", "evaluate"], "nothing is made beforehand for it alone"
+    assert base.key("evaluate", identify) == both.key("evaluate.2", identify)
+    assert changed(base, base, otherwise) == {"evaluate"}
+    assert changed(base, replace(base, {"evaluations.0.predictor.margin": 0.6})) == {"evaluate"}
+
+
+def test_weights_that_are_added_to_a_backbone_count() -> None:
+    backbone = Backbone("nano:sd", lora=AddedLoRA("nano:lcm"))
+    base = Experiment(dataset=Dataset("digits", shots=5), recipe=RECIPE, method=RealGuidance(), backbone=backbone)
+    assert changed(base, base, otherwise) == {"generate", "train", "evaluate"}
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,31 +76,16 @@ class Asked:
         return torch.stack(found).mean(0).cpu().numpy()
 
     def adaptive(self, margin: float) -> np.ndarray:
-        copies: Any = Lazy(self)
-        log_p, _ = Ensemble(margin=margin)(self.model, self.images, copies)
+        def copy(number: int, rows: np.ndarray) -> np.ndarray:
+            return (self.guesses(LATER[number - 1], rows) * 255).round().to(torch.uint8).cpu().numpy()
+
+        log_p, _ = Ensemble(margin=margin)(self.model, self.images, copy)
         return np.asarray(np.exp(log_p))
 
     def dda(self) -> np.ndarray:
         adapted = DDAImages().sample(self.x * 2 - 1, self.denoiser, self.seeds)
         with torch.inference_mode():
             return np.asarray(self.model((adapted.clamp(-1, 1) + 1) / 2).softmax(1).cpu())
-
-
-@dataclass(frozen=True)
-class Lazy:
-    """The copies of all images, each made when it is asked for: `copies[:, variant][chosen]`."""
-
-    asked: Asked
-    variant: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.asked.images), len(LATER)
-
-    def __getitem__(self, place: Any) -> Any:
-        if self.variant is None:
-            return Lazy(self.asked, place[1])
-        return (self.asked.guesses(LATER[self.variant], place) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def classifier(steps: int, threads: int) -> torch.nn.Module:

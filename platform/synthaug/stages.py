@@ -22,8 +22,8 @@ SUBSET = "subset"  # the training images that were chosen
 Identify = Callable[[Dataset | Weights | Path], str]
 # versions: raise one when the output of its stage changes
 STAGES = {
-    "finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "denoiser": 1, "guide": 1, "views": 1, "train": 1,
-    "evaluate": 1,
+    "finetune": 1, "prepare": 1, "generate": 1, "filter": 1, "denoiser": 1, "guide": 2, "views": 1, "train": 2,
+    "evaluate": 2,
 }  # fmt: skip
 
 
@@ -52,7 +52,9 @@ class Making:
 
 
 def of_evaluation(evaluation: Evaluation) -> list[Making]:
-    """What must be made of the images that an evaluation looks at."""
+    """What must be made of the images that an evaluation looks at, before it begins."""
+    if not evaluation.beforehand:
+        return []
     return [Making(maker, maker.variants, split, evaluation.dataset) for split, maker in evaluation.copied()]
 
 

@@ -17,9 +17,10 @@ from synthaug.classify.augmix import augmix, jensen_shannon
 from synthaug.classify.mixing import Concat
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import AugMixView, DiffAugView, FolderView, PlainView, SecondView, View
+from synthaug.diffusion.denoisers import PretrainedUNet
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.diffusion.oracle import GaussianDenoiser
-from synthaug.settings import seed_of
+from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, World
 
 CPU = torch.device("cpu")
@@ -143,6 +144,21 @@ def test_only_those_that_are_drawn_are_computed() -> None:
     none = running(DiffAugView(p=0.0))
     assert [len(images) for images, _ in none.parts(0, INDICES)] == [8, 0]
     assert none.step(0, INDICES).isfinite() and none.denoiser.rows == 0
+
+
+def test_a_batch_of_which_no_image_was_drawn_asks_no_net() -> None:
+    """A UNet's attention cannot take no rows, as a closed form can."""
+    denoiser = PretrainedUNet("nano:ddpm").load(None, "cpu")
+    run = running(DiffAugView(p=0.02))
+    run.denoiser = denoiser
+    counts = [len(run.parts(number, INDICES)[1][0]) for number in range(20)]
+    assert 0 in counts and sum(counts) == denoiser.rows > 0
+    assert run.step(counts.index(0), INDICES).isfinite()
+
+
+def test_what_is_made_beforehand_is_not_of_transformed_images() -> None:
+    with pytest.raises(UserError, match=r"^transformed: what is made beforehand is made of the plain images"):
+        DiffAugView(cached=4, transformed=True)
 
 
 @pytest.mark.parametrize("view", [DiffAugView(), DiffAugView(p=0.5), SecondView(), PlainView()])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthaug.diffusion.diffaug import Diffusion, sigma_at
+from synthaug.diffusion.diffaug import Diffusion, check_time, sigma_at
 from synthaug.diffusion.oracle import MixtureDenoiser
 from synthaug.settings import UserError
 
@@ -27,6 +27,10 @@ def some(rows: int = 6) -> tuple[torch.Tensor, torch.Tensor, MixtureDenoiser]:
 def test_times_are_those_of_the_linear_schedule() -> None:
     found = sigma_at(torch.tensor(list(TABLE), dtype=torch.float64))
     assert found.tolist() == pytest.approx(list(TABLE.values()), rel=1e-4, abs=5e-5)
+    grid = torch.arange(1000)
+    assert torch.equal(sigma_at((grid / 1000).float()), sigma_at(grid.double() / 1000)), (
+        "0.35 in float32 is less than 0.35"
+    )
     assert sigma_at(torch.tensor([1.0])) == sigma_at(torch.tensor([0.999]))
     assert (sigma_at(torch.arange(1000).double() / 1000).diff() > 0).all(), "each of the 1,000 steps is its own"
 
@@ -61,6 +65,25 @@ def test_rows_do_not_know_of_one_another() -> None:
     whole = Diffusion()(images, times, oracle, noise)
     assert torch.equal(Diffusion()(images[order], times[order], oracle, noise[order]), whole[order])
     assert torch.equal(Diffusion()(images[:1], times[:1], oracle, noise[:1]), whole[:1])
+
+
+def test_no_rows_ask_no_denoiser() -> None:
+    images, noise, _ = some()
+    found = Diffusion()(images[:0], torch.empty(0), lambda *_: pytest.fail("asked"), noise[:0])
+    assert found.shape == (0, 1, 2, 2)
+
+
+def test_noise_beyond_the_schedule_is_refused() -> None:
+    def schedule(end: float, steps: int) -> torch.Tensor:
+        return (1 - torch.linspace(1e-4, end, steps, dtype=torch.float64)).cumprod(0)
+
+    check_time(1.0, schedule(0.02, 1000))
+    with pytest.raises(
+        UserError, match=r"^time 0.4 is beyond the denoiser's schedule, which ends at 0.313 \(sigma=1.323\)$"
+    ):
+        check_time(0.4, schedule(0.02, 100))
+    for latest in (0.0, 0.2, 0.31):
+        check_time(latest, schedule(0.02, 100))
 
 
 def test_times_fill_their_interval() -> None:

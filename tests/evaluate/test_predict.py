@@ -87,9 +87,19 @@ def copies(maker: Any, pictures: np.ndarray, numbers: Sequence[int]) -> np.ndarr
     return np.stack(made).transpose(0, 3, 1, 2).reshape(len(numbers), maker.variants, 3, SIZE, SIZE)
 
 
+def among(made: np.ndarray | None) -> predict.Copy:
+    """Copies (N x K x C x H x W) as a predictor asks for them."""
+
+    def copy(variant: int, rows: np.ndarray) -> np.ndarray:
+        assert made is not None, "no copy was to be asked for"
+        return made[rows, variant - 1]
+
+    return copy
+
+
 def subject(model: nn.Module, pictures: np.ndarray, labels: np.ndarray) -> Subject:
-    def held(maker: Any, split: str, numbers: Sequence[int]) -> np.ndarray:
-        return copies(maker, pictures, numbers)
+    def held(maker: Any, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
+        return copies(maker, pictures, numbers)[:, variant - 1]
 
     ids = {"test": [f"i{n}" for n in range(len(pictures))]}
     return Subject(model, [str(c) for c in range(CLASSES)], {"test": (pictures, labels)}, ids, held)
@@ -97,16 +107,16 @@ def subject(model: nn.Module, pictures: np.ndarray, labels: np.ndarray) -> Subje
 
 def test_at_time_0_alone_it_is_the_classifier() -> None:
     model, pictures = Linear(), images(7)
-    alone, calls = Ensemble(times=(0.0,))(model, pictures, None)
-    single, _ = Single()(model, pictures, None)
-    assert np.allclose(alone, single) and calls == 0 and Ensemble(times=(0.0,)).adaptations(None) == ()
+    alone, calls = Ensemble(times=(0.0,))(model, pictures, among(None))
+    single, _ = Single()(model, pictures, among(None))
+    assert np.allclose(alone, single) and calls == 0 and Ensemble(times=(0.0,)).adaptation(None) is None
 
 
 def test_without_time_0_the_image_itself_is_not_asked() -> None:
     model, pictures = Linear(), images(4)
     de = Ensemble(times=(0.1, 0.3))
-    made = copies(de.adaptations(None)[0], pictures, range(4))
-    log_p, calls = de(model, pictures, made)
+    made = copies(de.adaptation(None), pictures, range(4))
+    log_p, calls = de(model, pictures, among(made))
     both = [model(torch.from_numpy(made[:, v])).double().softmax(1).detach().numpy() for v in range(2)]
     assert np.allclose(np.exp(log_p), sum(both) / 2) and calls == 2
 
@@ -127,18 +137,24 @@ def test_pieces_of_a_split_keep_their_ids_and_copies(monkeypatch: pytest.MonkeyP
 def test_the_ensemble_is_the_mean_over_times(average: Any) -> None:
     model, pictures = Linear(), images(5)
     de = Ensemble(average=average)
-    (maker,) = de.adaptations(None)
+    maker = de.adaptation(None)
     assert isinstance(maker, AtTimes) and maker.times == TIMES[1:] and len(TIMES) == 10
     made = copies(maker, pictures, range(5))
-    log_p, calls = de(model, pictures, made)
+    log_p, calls = de(model, pictures, among(made))
     assert calls == 9 and model.asked == 50
     for n in range(5):
         looks = torch.from_numpy(np.concatenate([pictures[n : n + 1], made[n]]))
         logits = model(looks).double()
         p = logits.softmax(1).mean(0) if average == "probability" else logits.mean(0).softmax(0)
         assert np.allclose(np.exp(log_p[n]), p.detach().numpy())
-    other = de(model, pictures, made[:, ::-1])[0]
-    assert np.allclose(other, log_p), "the order of the times does not matter"
+    backwards = Ensemble(average=average, times=TIMES[::-1])
+    other = copies(backwards.adaptation(None), pictures, range(5))
+    assert np.array_equal(other[:, ::-1], made), "noise belongs to an image and a time"
+    assert np.allclose(backwards(model, pictures, among(other))[0], log_p), "the order of the times does not matter"
+    some = Ensemble(times=(0.0, TIMES[7], TIMES[2])).adaptation(None)
+    assert np.array_equal(copies(some, pictures, range(5)), made[:, [6, 1]]), "nor which others there are"
+    with pytest.raises(UserError, match="a time stands there twice"):
+        Ensemble(times=(0.1, 0.2, 0.1))
 
 
 def test_the_mean_of_probabilities_is_not_that_of_logits() -> None:
@@ -158,7 +174,7 @@ def test_the_mean_of_probabilities_is_not_that_of_logits() -> None:
     answers = {}
     for average in ("probability", "logit"):
         de = Ensemble(times=(0.0, 0.1, 0.2), average=average)  # type: ignore[arg-type]
-        answers[average] = np.exp(de(Told(), marked[:1], marked[None, 1:])[0][0, 0])
+        answers[average] = np.exp(de(Told(), marked[:1], among(marked[None, 1:]))[0][0, 0])
     odds = (0.7 / 0.3) ** (2 / 3) * (0.001 / 0.999) ** (1 / 3)
     assert answers["probability"] == pytest.approx(p.mean(), abs=1e-6)
     assert answers["logit"] == pytest.approx(odds / (1 + odds), abs=1e-6)
@@ -183,13 +199,20 @@ def test_one_batched_pass_equals_the_loop() -> None:
 
 def test_the_adaptive_one_stops_when_sure_and_counts_what_it_asked() -> None:
     model, pictures = Linear(), images(200)
-    (maker,) = Ensemble().adaptations(None)
+    maker = Ensemble().adaptation(None)
     made = copies(maker, pictures, range(200))
-    whole, _ = Ensemble()(model, pictures, made)
-    never, all_calls = Ensemble(margin=1.0)(model, pictures, made)
+    whole, _ = Ensemble()(model, pictures, among(made))
+    never, all_calls = Ensemble(margin=1.0)(model, pictures, among(made))
     assert np.allclose(never, whole) and all_calls == 9
     model.asked = 0
-    some, calls = Ensemble(margin=0.5)(model, pictures, made)
+    given = []
+
+    def counted(variant: int, rows: np.ndarray) -> np.ndarray:
+        given.append(len(rows))
+        return among(made)(variant, rows)
+
+    some, calls = Ensemble(margin=0.5)(model, pictures, counted)
+    assert sum(given) == round(200 * calls) and given == sorted(given)[::-1], "nothing is made that is not asked"
     assert 0 < calls < 6 and model.asked == pytest.approx(200 * (calls + 1)), "one look is free"
     for n in range(20):  # the definition, image by image
         total, asked = np.zeros(CLASSES), 0
@@ -268,16 +291,16 @@ def test_respacing_keeps_the_ends() -> None:
 
 def test_dda_se_is_half_the_images_own_voice() -> None:
     model, pictures = Linear(), images(4)
-    made = copies(DDA(steps=20, start=5).adaptations(None)[0], pictures, range(4))
-    adapted = np.exp(DDA()(model, pictures, made)[0])
-    both = np.exp(DDA(self_ensemble=True)(model, pictures, made)[0])
-    own = np.exp(Single()(model, pictures, None)[0])
+    made = copies(DDA(steps=20, start=5).adaptation(None), pictures, range(4))
+    adapted = np.exp(DDA()(model, pictures, among(made))[0])
+    both = np.exp(DDA(self_ensemble=True)(model, pictures, among(made))[0])
+    own = np.exp(Single()(model, pictures, among(None))[0])
     assert np.allclose(both, (adapted + own) / 2) and not np.allclose(adapted, own)
 
 
 def test_accuracy_says_how_it_asked_and_what_it_took() -> None:
     model, pictures = Linear(), images(300)
-    labels = Single()(model, pictures, None)[0].argmax(1)
+    labels = Single()(model, pictures, among(None))[0].argmax(1)
     found = subject(model, pictures, labels)
     plain = Accuracy()(found)["metrics"]
     assert plain["test/top1"] == 1.0 and not any("calls" in name for name in plain)
@@ -310,13 +333,13 @@ def test_entropy_over_time_of_the_bayes_classifier() -> None:
 
 def test_entropy_over_time_as_an_evaluation() -> None:
     model, pictures = Linear(), images(40)
-    labels = Single()(model, pictures, None)[0].argmax(1)
+    labels = Single()(model, pictures, among(None))[0].argmax(1)
     evaluation = EntropyOverTime(times=(0.0, 0.3, 0.999))
     result = evaluation(subject(model, pictures, labels))
     metrics = result["metrics"]
     assert list(metrics) == ["test/entropy/0", "test/entropy/0.3", "test/entropy/0.999"]
     assert all(0 <= value <= math.log(CLASSES) for value in metrics.values())
-    made = copies(evaluation.adaptations[0], pictures, range(40))
+    made = copies(evaluation.copied()[0][1], pictures, range(40))
     p = model(torch.from_numpy(made[:, 1])).double().softmax(1)
     assert metrics["test/entropy/0.3"] == pytest.approx(float(-(p * p.log()).sum(1).mean()))
     assert result["about"]["log C"] == pytest.approx(math.log(4)) and result["about"]["top1"]["0"] > 0.9

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthaug.diffusion.diffaug import Diffusion
-from synthaug.settings import ContentOf, Count, Share, settings
+from synthaug.settings import ContentOf, Count, Share, UserError, settings
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,11 @@ class View(ABC):
         """How many variants of each real image must have been made beforehand."""
         return 0
 
+    @property
+    def latest(self) -> float:
+        """The latest time of DiffAug's schedule at which the denoiser is asked."""
+        return 0.0
+
     @abstractmethod
     def rows(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """This process's added rows: images (float in [0, 1]) and labels."""
@@ -84,6 +89,14 @@ class DiffAugView(View):
     cached: Annotated[int, Field(ge=0)] = 0
     transformed: bool = False
 
+    @model_validator(mode="after")
+    def _of_the_stored(self) -> DiffAugView:
+        if self.cached and self.transformed:
+            raise UserError(
+                "what is made beforehand is made of the plain images; cached=0 works in the loop", ("transformed",)
+            )
+        return self
+
     @property
     def needs_denoiser(self) -> bool:
         return self.how.denoise
@@ -91,6 +104,10 @@ class DiffAugView(View):
     @property
     def variants(self) -> int:
         return self.cached
+
+    @property
+    def latest(self) -> float:
+        return self.how.high
 
     def rows(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         import torch

@@ -25,8 +25,22 @@ def sigma_at(share: torch.Tensor) -> torch.Tensor:
 
     betas = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
     abar = (1 - betas).cumprod(0)
-    t = (share.double() * STEPS + 1e-9).long().clamp(0, STEPS - 1)
+    # a share in float32 may be a little less than it was written
+    t = (share.double() * STEPS + 1e-4).long().clamp(0, STEPS - 1)
     return ((1 - abar) / abar).sqrt().to(share.device)[t]
+
+
+def check_time(latest: float, alphas_cumprod: torch.Tensor) -> None:
+    """Refuse a time at which there is more noise than a denoiser of this schedule has seen."""
+    import torch
+
+    from synthaug.diffusion.denoiser import sigmas_of
+
+    end = float(sigmas_of(alphas_cumprod).max())
+    levels = sigma_at(torch.arange(STEPS).double() / STEPS)
+    if float(sigma_at(torch.tensor(latest))) > end * 1.001:
+        last = int((levels <= end * 1.001).sum() - 1) / STEPS
+        raise UserError(f"time {latest:g} is beyond the denoiser's schedule, which ends at {last:g} (sigma={end:.4g})")
 
 
 @settings
@@ -59,6 +73,8 @@ class Diffusion:
         """The images (B C H W in [0, 1]) after each has been at its own time under its own noise."""
         import torch
 
+        if len(images) == 0:
+            return images  # attention cannot take no rows
         from synthaug.diffusion.denoiser import per_row
         from synthaug.diffusion.sampling import diffuse_denoise
 

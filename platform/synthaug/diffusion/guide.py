@@ -111,6 +111,8 @@ def train_guide(
     many of `val` it recognises, each at a random time."""
     if guide.batch_size < world.size:
         raise UserError(f"batch_size {guide.batch_size} is smaller than the number of workers, {world.size}")
+    if len(val[0]) == 0:
+        raise UserError("there are no validation images to judge the guide by; set dataset.val_share above 0")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with contained(guide.threads, device):
         net = new_net(guide, classes, train[0].shape[2]).to(device)

@@ -19,8 +19,12 @@ class Accuracy(Evaluation):
     predictor: OneOf[Predictor] = Single()
 
     @property
-    def adaptations(self) -> tuple[Adaptation, ...]:
-        return self.predictor.adaptations(None)
+    def beforehand(self) -> bool:
+        return self.predictor.beforehand
+
+    def copied(self) -> list[tuple[str, Adaptation]]:
+        maker = self.predictor.adaptation(None)
+        return [] if maker is None else [(self.split, maker)]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
         (_, labels), classes = subject.sets[self.split], subject.classes
@@ -30,7 +34,7 @@ class Accuracy(Evaluation):
             found["top5"] = top_k(log_p, labels, 5)
         found["ece"] = expected_calibration_error(np.exp(log_p), labels)
         found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
-        found |= {"calls": calls} if self.adaptations else {}
+        found |= {"calls": calls} if self.copied() else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
         under = "/".join(filter(None, (self.title, self.predictor.name)))
         return {

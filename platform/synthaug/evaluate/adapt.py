@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.diffaug import STEPS, Diffusion, sigma_at
 from synthaug.methods.base import Context, Maker, Models, Row
-from synthaug.methods.diffuse_denoise import ROWS, diffused
+from synthaug.methods.diffuse_denoise import diffused, pieces
 from synthaug.sample import Label, Sample
 from synthaug.settings import Count, Share, seed_of, settings
 
@@ -58,8 +58,9 @@ class Adaptation(Maker):
 
 @settings(kw_only=True)
 class AtTimes(Adaptation):
-    """DiffAug's guesses at an image from several times, each under noise of its own."""
+    """DiffAug's guesses at an image from several times, each under noise of its own, whatever the other times are."""
 
+    version: ClassVar[int] = 2
     times: Annotated[tuple[Share, ...], Field(min_length=1)]
     how: Diffusion = Diffusion()
 
@@ -70,6 +71,15 @@ class AtTimes(Adaptation):
     @property
     def variants(self) -> int:
         return len(self.times)
+
+    @property
+    def latest(self) -> float:
+        return max(self.times)
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        time = self.times[variant - 1]
+        seed = seed_of("adapt", sample.id, time)
+        return Row(sample.id, sample.target, sample.target, variant, "", time, seed)
 
     def adapt(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Sequence[np.ndarray]:
         times = [self.times[row.variant - 1] for row in rows]
@@ -95,12 +105,15 @@ class DDAImages(Adaptation):
     def variants(self) -> int:
         return 1
 
+    @property
+    def latest(self) -> float:
+        return round(self.start * (STEPS - 1) / (self.steps - 1)) / STEPS
+
     def adapt(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Sequence[np.ndarray]:
         import torch
 
         made: list[np.ndarray] = []
-        for first in range(0, len(images), ROWS):
-            piece = slice(first, first + ROWS)
+        for piece in pieces(len(images), images[0].shape[0] * images[0].shape[1]):
             x = torch.from_numpy(np.stack(images[piece])).permute(0, 3, 1, 2).float().to(models.denoiser.net.device)
             out = self.sample(x / 127.5 - 1, models.denoiser, [row.seed for row in rows[piece]])
             pixels = ((out.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -153,8 +166,6 @@ class DDAImages(Adaptation):
 def respaced(steps: int) -> Tensor:
     """The cumulative products of DDPM's linear schedule at `steps` evenly spread times, first and last among them."""
     import torch
-
-    from synthaug.diffusion.diffaug import STEPS, sigma_at
 
     t = torch.linspace(0, STEPS - 1, steps, dtype=torch.float64).round()
     return 1 / (1 + sigma_at(t / STEPS).square())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from synthaug.dataset import Dataset
+from synthaug.diffusion.diffaug import check_time
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ class Subject:
 
     `model` takes images as they are stored (uint8 NCHW) or scaled to [0, 1] and returns logits over `classes`. `sets`
     are images (uint8 NCHW) and class indices of the splits that the evaluation needs, `ids` the names of the images.
-    `copies` gives what one of its `adaptations` made of some images of a split, uint8 N x K x C x H x W. `denoiser`
-    works on [-1, 1] and is there if the evaluation needs one without adaptations.
+    `copies` gives one of the copies (from 1) that an adaptation makes of some images of a split, uint8 NCHW. `denoiser`
+    works on [-1, 1] and is there if the evaluation needs one and looks at no copies.
     """
 
     model: nn.Module
     classes: Sequence[str]
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    copies: Callable[[Adaptation, str, Sequence[int]], np.ndarray] | None = None
+    copies: Callable[[Adaptation, str, Sequence[int], int], np.ndarray] | None = None
     denoiser: Denoiser | None = None
 
 
@@ -61,9 +62,9 @@ class Evaluation(Measurement):
         return (self.split,)
 
     @property
-    def adaptations(self) -> tuple[Adaptation, ...]:
-        """What must be made of each image of the split first."""
-        return ()
+    def beforehand(self) -> bool:
+        """Whether the copies that it looks at are to be made first, for all who look at the same."""
+        return True
 
     @property
     def title(self) -> str:
@@ -71,8 +72,8 @@ class Evaluation(Measurement):
         return self.split if self.dataset is None else f"{self.dataset.name}/{self.split}"
 
     def copied(self) -> list[tuple[str, Adaptation]]:
-        """What must be made of which split."""
-        return [(self.split, adaptation) for adaptation in self.adaptations]
+        """The copies that it looks at, each of a split's images."""
+        return []
 
     @property
     def needs_denoiser(self) -> bool:
@@ -81,6 +82,8 @@ class Evaluation(Measurement):
 
     def check(self, alphas_cumprod: Tensor) -> None:
         """Refuse what the schedule of the experiment's denoiser does not allow, before anything runs."""
+        for _, adaptation in self.copied():
+            check_time(adaptation.latest, alphas_cumprod)
 
     @abstractmethod
     def __call__(self, subject: Subject) -> dict[str, Any]:

@@ -147,8 +147,8 @@ class Certified(MappedEvaluation):
     def rows(self, subject: Subject, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """A certificate for each image and noise level."""
         assert subject.denoiser is not None
-        training = any(part.training for part in subject.model.modules())
-        assert not training, "a model in train mode sees its batch, which voids certificates"
+        if any(part.training for part in subject.model.modules()):
+            raise ValueError("a model in train mode sees its batch, which voids certificates")
         images, labels = subject.sets[self.split]
         grid = [level_for(sigma, subject.denoiser) for sigma in self.sigma]
         found = []

@@ -25,21 +25,20 @@ class EntropyOverTime(Evaluation):
     times: Annotated[tuple[Share, ...], Field(min_length=2)] = GRID
     how: Diffusion = Diffusion()
 
-    @property
-    def adaptations(self) -> tuple[Adaptation, ...]:
-        return (AtTimes(times=self.times, how=self.how),)
+    def copied(self) -> list[tuple[str, Adaptation]]:
+        return [(self.split, AtTimes(times=self.times, how=self.how))]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
         from synthaug.classify.loop import predict
 
         assert subject.copies is not None
-        _, labels = subject.sets[self.split]
+        ((split, maker),), (_, labels) = self.copied(), subject.sets[self.split]
         unsure, right = np.zeros(len(self.times)), np.zeros(len(self.times))
         for first in range(0, len(labels), CHUNK):
             numbers = range(first, min(first + CHUNK, len(labels)))
-            copies = subject.copies(self.adaptations[0], self.split, numbers)
             for place in range(len(self.times)):
-                p = predict(subject.model, copies[:, place]).double().softmax(1).numpy()
+                guesses = subject.copies(maker, split, numbers, place + 1)
+                p = predict(subject.model, guesses).double().softmax(1).numpy()
                 unsure[place] += entropies(p).sum()
                 right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()
         unsure, right = unsure / len(labels), right / len(labels)

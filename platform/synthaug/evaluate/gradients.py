@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.diffusion.diffaug import check_time, sigma_at
 from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.settings import Count, Share, seed_of, settings
 
@@ -29,10 +30,12 @@ class Gradients(Evaluation):
     def needs_denoiser(self) -> bool:
         return True
 
+    def check(self, alphas_cumprod: Tensor) -> None:
+        check_time(self.time, alphas_cumprod)
+
     def __call__(self, subject: Subject) -> dict[str, Any]:
         import torch
 
-        from synthaug.diffusion.diffaug import sigma_at
         from synthaug.diffusion.jacobian import asymmetry, class_gradient, curvature
         from synthaug.diffusion.sampling import standard_noise
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import Denoiser
     from synthaug.evaluate.base import Subject
 
+Copy = Callable[[int, np.ndarray], np.ndarray]  # number of a copy, from 1, and places of images: uint8 NCHW
 TIMES = tuple(round(0.05 * step, 2) for step in range(10))  # 0, 50, ..., 450 of 1,000
 CHUNK = 256  # images whose copies are in memory at once
 
@@ -29,13 +30,18 @@ class Predictor(ABC):
 
     name: ClassVar[str]
 
-    def adaptations(self, corruption: Corruption | None) -> tuple[Adaptation, ...]:
-        """The copies that are needed of each image."""
-        return ()
+    @property
+    def beforehand(self) -> bool:
+        """Whether all copies are needed, so that all who ask for them can share them."""
+        return True
+
+    def adaptation(self, corruption: Corruption | None) -> Adaptation | None:
+        """The copies of each image that are looked at, if any are."""
+        return None
 
     @abstractmethod
-    def __call__(self, model: nn.Module, images: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, float]:
-        """Log probabilities (N x C) of images (uint8 NCHW) with their copies (uint8 N x K x C x H x W), and calls."""
+    def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
+        """Log probabilities (N x C) of images (uint8 NCHW), and denoiser calls an image."""
 
 
 @settings
@@ -44,7 +50,7 @@ class Single(Predictor):
 
     name: ClassVar[str] = ""
 
-    def __call__(self, model: nn.Module, images: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, float]:
+    def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
         from synthaug.classify.loop import predict
 
         return log_softmax(predict(model, images).double().numpy()), 0.0
@@ -55,7 +61,8 @@ class Ensemble(Predictor):
     """DiffAug-Ensemble (DE): the mean over guesses from several times; at time 0 the image itself is asked.
 
     With `margin` an image is asked no further once the mean of its first class leads the second by so much: the
-    adaptive ensemble, whose mean is over what was asked.
+    adaptive ensemble, whose mean is over what was asked. Its guesses are made when they are asked for, unless another
+    evaluation has had the same ones made beforehand.
     """
 
     times: Annotated[tuple[Share, ...], Field(min_length=1)] = TIMES
@@ -63,25 +70,38 @@ class Ensemble(Predictor):
     margin: Annotated[float, Field(gt=0, le=1)] | None = None
     how: Diffusion = Diffusion()
 
+    @field_validator("times")
+    @classmethod
+    def _each_once(cls, times: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(times)) < len(times):
+            raise UserError("a time stands there twice, and its guess would be the same")
+        return times
+
     @property
     def name(self) -> str:  # type: ignore[override]
         return "DE" if self.margin is None else "adaptive DE"
 
-    def adaptations(self, corruption: Corruption | None) -> tuple[Adaptation, ...]:
-        diffused = tuple(time for time in self.times if time > 0)
-        return (AtTimes(times=diffused, how=self.how, corruption=corruption),) if diffused else ()
+    @property
+    def beforehand(self) -> bool:
+        return self.margin is None
 
-    def __call__(self, model: nn.Module, images: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, float]:
+    @property
+    def later(self) -> tuple[float, ...]:
+        """The times for which the denoiser is called."""
+        return tuple(time for time in self.times if time > 0)
+
+    def adaptation(self, corruption: Corruption | None) -> Adaptation | None:
+        return AtTimes(times=self.later, how=self.how, corruption=corruption) if self.later else None
+
+    def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
         from synthaug.classify.loop import predict
 
-        looks = [images] if 0 in self.times else []
-        looks += [] if copies is None else [copies[:, variant] for variant in range(copies.shape[1])]
-        free = len(looks) - (0 if copies is None else copies.shape[1])  # looks without a call
+        free = len(self.times) - len(self.later)  # looks without a call
         asked = np.zeros(len(images), int)
         total: np.ndarray | float = 0.0
         going = np.arange(len(images))
-        for look in looks:
-            logits = predict(model, look[going]).double()
+        for number in range(len(self.times)):
+            logits = predict(model, images[going] if number < free else copy(number - free + 1, going)).double()
             found = (logits.softmax(1) if self.average == "probability" else logits).numpy()
             if isinstance(total, float):
                 total = np.zeros((len(images), found.shape[1]))
@@ -121,18 +141,15 @@ class DDA(Predictor):
     def name(self) -> str:  # type: ignore[override]
         return "DDA-SE" if self.self_ensemble else "DDA"
 
-    def adaptations(self, corruption: Corruption | None) -> tuple[Adaptation, ...]:
-        return (
-            DDAImages(
-                steps=self.steps, start=self.start, scale=self.scale, shrink=self.shrink, corruption=corruption
-            ),
+    def adaptation(self, corruption: Corruption | None) -> Adaptation | None:
+        return DDAImages(
+            steps=self.steps, start=self.start, scale=self.scale, shrink=self.shrink, corruption=corruption
         )  # fmt: skip
 
-    def __call__(self, model: nn.Module, images: np.ndarray, copies: np.ndarray | None) -> tuple[np.ndarray, float]:
+    def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
         from synthaug.classify.loop import predict
 
-        assert copies is not None
-        p = predict(model, copies[:, 0]).double().softmax(1)
+        p = predict(model, copy(1, np.arange(len(images)))).double().softmax(1)
         if self.self_ensemble:
             p = (p + predict(model, images).double().softmax(1)) / 2
         return np.log(np.maximum(p.numpy(), np.finfo(float).tiny)), float(self.start)
@@ -143,16 +160,19 @@ def ask(
 ) -> tuple[np.ndarray, float]:
     """Log probabilities of all images of a split, corrupted if wanted, and denoiser calls an image."""
     images, _ = subject.sets[split]
-    makers = predictor.adaptations(corruption)
+    maker = predictor.adaptation(corruption)
     found: list[np.ndarray] = []
     calls = 0.0
     for first in range(0, len(images), CHUNK):
         numbers = range(first, min(first + CHUNK, len(images)))
+
+        def copy(variant: int, rows: np.ndarray, numbers: range = numbers) -> np.ndarray:
+            assert subject.copies is not None and maker is not None
+            return subject.copies(maker, split, [numbers[row] for row in rows], variant)
+
         ids = subject.ids.get(split, [""] * len(images))
         seen = corrupted(corruption, images[first : first + CHUNK], [ids[n] for n in numbers])
-        assert subject.copies is not None or not makers
-        copies = [subject.copies(maker, split, numbers) for maker in makers if subject.copies]
-        log_p, each = predictor(subject.model, seen, np.concatenate(copies, 1) if copies else None)
+        log_p, each = predictor(subject.model, seen, copy)
         found.append(log_p)
         calls += each * len(numbers)
     return np.concatenate(found), calls / len(images)
@@ -170,7 +190,7 @@ def ensemble(
 
     how = how or Diffusion()
     later = [time for time in times if time > 0]
-    looks = [images] if len(later) < len(times) else []
+    looks = [images] * (len(times) - len(later))
     if later:
         many = images.repeat(len(later), 1, 1, 1)
         at = torch.tensor(later).repeat_interleave(len(images))

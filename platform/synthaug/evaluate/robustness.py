@@ -57,8 +57,12 @@ class Robustness(Evaluation):
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(split for split, _ in self.shown))
 
+    @property
+    def beforehand(self) -> bool:
+        return self.predictor.beforehand
+
     def copied(self) -> list[tuple[str, Adaptation]]:
-        return [(split, made) for split, cell in self.shown for made in self.predictor.adaptations(cell)]
+        return [(split, made) for split, cell in self.shown if (made := self.predictor.adaptation(cell))]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
         found: dict[tuple[str, int], float] = {}

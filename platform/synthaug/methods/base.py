@@ -131,6 +131,11 @@ class Maker(ABC):
         """How many variants of a source are made in one go, because they depend on one another."""
         return 1
 
+    @property
+    def latest(self) -> float:
+        """The latest time of DiffAug's schedule at which the denoiser is asked."""
+        return 0.0
+
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         """What will be made of a sample as variant number `variant` (from 1), decided without a model."""
         return own_class(sample, variant, context)

@@ -16,16 +16,16 @@ from synthaug.settings import seed_of, settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-GOLDEN = (5**0.5 - 1) / 2
-ROWS = 256  # that go through the denoiser together
+PIXELS = 2**18  # that go through the denoiser together: 256 images of 32 px, 4 of 256
 
 
 @settings
 class DiffuseDenoise(Method):
-    """The times of an image's variants are spread evenly however many are made: each is a golden section further on
-    than the one before, from a start of the image's own. A seed of the experiment has no part in it, so that runs of
-    many seeds can share the images."""
+    """The times of an image's variants are spread evenly however many are made: each halves a widest gap (van der
+    Corput's sequence), shifted by the image's own amount, so that 2, 4, 8 ... variants have an equal part of the
+    interval each. A seed of the experiment has no part in it, so that runs of many seeds can share the images."""
 
+    version: ClassVar[int] = 2
     backbone: ClassVar[Backbone | None] = None
 
     how: Diffusion = Diffusion()
@@ -34,10 +34,14 @@ class DiffuseDenoise(Method):
     def needs_denoiser(self) -> bool:
         return self.how.denoise
 
+    @property
+    def latest(self) -> float:
+        return self.how.high
+
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of("diffuse", sample.id, variant)
         start = seed_of("diffuse", sample.id) / 2**63
-        time = self.how.low + (self.how.high - self.how.low) * ((start + variant * GOLDEN) % 1)
+        time = self.how.low + (self.how.high - self.how.low) * ((start + halves(variant - 1)) % 1)
         return Row(sample.id, sample.target, sample.target, variant, "", time, seed)
 
     def generate(
@@ -50,6 +54,11 @@ class DiffuseDenoise(Method):
         return 1
 
 
+def halves(number: int) -> float:
+    """van der Corput's sequence 0, 1/2, 1/4, 3/4, 1/8 ...: the binary digits of a number, mirrored at the point."""
+    return float(sum((number >> place & 1) / (2 << place) for place in range(number.bit_length())))
+
+
 def diffused(
     how: Diffusion, images: Sequence[np.ndarray], times: Sequence[float], seeds: Sequence[int], models: Models
 ) -> list[np.ndarray]:
@@ -59,13 +68,18 @@ def diffused(
     denoiser = models.denoiser if how.denoise else None
     device = models.denoiser.net.device if how.denoise else torch.device("cpu")
     made: list[np.ndarray] = []
-    for first in range(0, len(images), ROWS):
-        piece = slice(first, first + ROWS)
+    for piece in pieces(len(images), images[0].shape[0] * images[0].shape[1] if images else 1):
         x = torch.from_numpy(np.stack(images[piece])).permute(0, 3, 1, 2).float().to(device) / 255
         with torch.inference_mode():
             out = how(x, torch.tensor(times[piece]), denoiser, noise_of(seeds[piece], x))
         made += list((out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     return made
+
+
+def pieces(count: int, pixels: int) -> list[slice]:
+    """How many images of so many pixels go through the denoiser together."""
+    rows = max(1, PIXELS // pixels)
+    return [slice(first, first + rows) for first in range(0, count, rows)]
 
 
 def noise_of(seeds: Sequence[int], x: Tensor) -> Tensor:

@@ -12,14 +12,12 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.diffaug import sigma_at
 from synthaug.diffusion.guides import Guide
 from synthaug.methods.base import Context, Method, Models, Row
-from synthaug.methods.diffuse_denoise import noise_of
+from synthaug.methods.diffuse_denoise import noise_of, pieces
 from synthaug.sample import Label, Sample
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ROWS = 64  # that go through the denoiser and back together
 
 
 @settings
@@ -45,6 +43,10 @@ class ClassifierGuided(Method):
     def guided_by(self) -> Guide:
         return self.guide
 
+    @property
+    def latest(self) -> float:
+        return 1.0
+
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of(context.seed, "generate", sample.id, variant)
         return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)
@@ -55,8 +57,8 @@ class ClassifierGuided(Method):
         import torch
 
         made: list[np.ndarray] = []
-        for first in range(0, len(rows), ROWS):
-            x = self.sample(rows[first : first + ROWS], models).clamp(-1, 1)
+        for piece in pieces(len(rows), int(models.guide.size) ** 2):
+            x = self.sample(rows[piece], models).clamp(-1, 1)
             pixels = ((x + 1) * 127.5).round().to(torch.uint8)
             made += list(pixels.permute(0, 2, 3, 1).cpu().numpy())
         return made, [((row.target, 1.0),) for row in rows]

@@ -12,6 +12,8 @@ import numpy as np
 from synthaug.classify.views import FolderView
 from synthaug.dataset import subset
 from synthaug.experiment import Experiment, beforehand
+from synthaug.listing import Entry
+from synthaug.methods.base import Context, Maker, Models
 from synthaug.runtime.generate import Job, open_job, read_images, samples_of
 from synthaug.runtime.images import decode_all, image_size, split_arrays
 from synthaug.runtime.store import Store
@@ -72,18 +74,32 @@ def variants_of(store: Store, experiment: Experiment) -> dict[int, np.ndarray]:
     return found
 
 
-def made_of(store: Store, experiment: Experiment, stage: str, numbers: Sequence[int] | None = None) -> np.ndarray:
-    """Variants 1..k of the sources of a stage (of those with some numbers), source by source: N x K x C x H x W."""
+def made_of(
+    store: Store, experiment: Experiment, stage: str, numbers: Sequence[int] | None = None,
+    variants: Sequence[int] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Variants of the sources of a stage, all or some of each, source by source: N x K x C x H x W."""
     job = open_job(store, experiment, stage)
     chosen = job.sources if numbers is None else [job.sources[number] for number in numbers]
+    wanted = {variant: number for number, variant in enumerate(variants or range(1, job.k + 1))}
     place = {entry.id: number for number, entry in enumerate(chosen)}
     assert job.size is not None
-    made = np.empty((len(chosen), job.k, 3, job.size, job.size), np.uint8)
-    for number in job.shards(range(1, job.k + 1)):
-        wanted = [s for s in samples_of(store, job, number) if s.source in place] if _holds(job, number, place) else []
-        for sample, pixels in zip(wanted, decode_all([s.image for s in wanted], job.size), strict=True):
-            made[place[sample.source], sample.variant - 1] = pixels
+    made = np.empty((len(chosen), len(wanted), 3, job.size, job.size), np.uint8)
+    for number in job.shards(list(wanted)):
+        if not _holds(job, number, place):
+            continue
+        found = [s for s in samples_of(store, job, number) if s.source in place and s.variant in wanted]
+        for sample, pixels in zip(found, decode_all([s.image for s in found], job.size), strict=True):
+            made[place[sample.source], wanted[sample.variant]] = pixels
     return made
+
+
+def made_now(maker: Maker, entries: Sequence[Entry], images: np.ndarray, variant: int, models: Models) -> np.ndarray:
+    """One variant of some images (uint8 NCHW), made here and kept nowhere."""
+    samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
+    rows = [maker.plan(sample, variant, Context(0, (), "", "")) for sample in samples]
+    made, _ = maker.generate(rows, list(images.transpose(0, 2, 3, 1)), models)
+    return np.stack(made).transpose(0, 3, 1, 2)
 
 
 def _holds(job: Job, number: int, place: Mapping[str, int]) -> bool:
