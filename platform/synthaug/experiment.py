@@ -287,14 +287,17 @@ class _Nodes:
             raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
         base = e.generator.for_tuning()
         made_by = {"finetune": keyed(finetune), "version": finetune.version, "seed": e.seed}
-        made_by |= {"backbone": keyed(base), "weights": self.identify(base)} | contents(finetune, self.identify)
-        return self._node("finetune", made_by, *inputs)
+        return self._node("finetune", made_by | self._drawn_by(base) | contents(finetune, self.identify), *inputs)
+
+    def _drawn_by(self, backbone: Backbone) -> dict[str, Any]:
+        """A backbone in a key, with what its weights and those added to it hold."""
+        return {"backbone": keyed(backbone)} | contents({"backbone": backbone}, self.identify)
 
     def _made(self, stage: str, maker: Maker, *inputs: Node) -> Node:
         e = self.experiment
         made_by = {"method": keyed(maker), "method version": maker.version, "seed": e.seed}
         if e.generator is not None:
-            made_by |= {"backbone": keyed(e.generator), "weights": self.identify(e.generator)}
+            made_by |= self._drawn_by(e.generator)
         if named := contents(maker, self.identify):
             made_by["contents"] = named
         more, denoiser = self._asks(maker.needs_denoiser)

@@ -21,6 +21,7 @@ from synthaug.sample import decode_image
 from synthaug.settings import canonical
 from synthaug.training import REPORTS, Checkpoint, Report, World
 
+TRAINED = "trained.json"  # in the folder of a stage that trains, written last
 FILE = "adapter.safetensors"
 
 
@@ -72,7 +73,7 @@ def fit_denoiser(
         for name, data in unet_files(net).items():
             write_bytes(folder / DENOISER / name, data)
         notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
-        write_bytes(folder / "trained.json", canonical(notes | {"images": done.step * experiment.denoiser.batch_size}))
+        write_bytes(folder / TRAINED, canonical(notes | {"images": done.step * experiment.denoiser.batch_size}))
 
 
 def guide_of(store: Store, experiment: Experiment) -> PlacedGuide | None:
@@ -104,7 +105,7 @@ def fit_guide(
         notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
         notes |= {"images": done.step * guide.batch_size}
         notes |= {"denoiser_calls": done.step * guide.batch_size} if placed else {}
-        write_bytes(folder / "trained.json", canonical(notes))
+        write_bytes(folder / TRAINED, canonical(notes))
 
 
 def adapters_of(store: Store, experiment: Experiment) -> tuple[Adapter, ...]:
@@ -144,4 +145,4 @@ def fit_adapter(
     if world.rank == 0:
         write_bytes(folder / FILE, save(learned))
         notes = {"history": done.history, "steps": done.step, "seconds": done.seconds}
-        write_bytes(folder / "trained.json", canonical(notes | {"images": done.step * finetune.batch_size}))
+        write_bytes(folder / TRAINED, canonical(notes | {"images": done.step * finetune.batch_size}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -37,13 +36,11 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
         if address:
             _connect(address, common)
         else:
-            # CPUs are tokens: four of them on a small machine keep Ray's own helpers from starving ours
-            _begin(common | {"num_cpus": max(4, CORES), "include_dashboard": dashboard})
-    room = int(ray.cluster_resources().get("CPU", 0) / cpus_each) - 1
-    if actors > room:
-        raise UserError(
-            f"{actors} workers need {actors} x {cpus_each:g} + 1 CPUs, this Ray has room for {max(room, 0)}"
-        )
+            # CPUs are tokens: one more than there are, and four at least, so that Ray's own helpers do not starve ours
+            _begin(common | {"num_cpus": max(4, CORES + 1), "include_dashboard": dashboard})
+    if actors > (most := room(cpus_each)):
+        each = "a GPU each" if has_gpu() else f"{actors} x {cpus_each:g} + 1 CPUs"
+        raise UserError(f"{actors} workers need {each}, this Ray has room for {most}")
 
 
 def _begin(settings: dict[str, Any]) -> None:
@@ -118,28 +115,29 @@ def actor_resources() -> dict[str, Any]:
 
 
 def quiet_data_context() -> None:
-    """Ray Data's own bars off, no hanging for half an hour, models that failed to load once are tried again."""
+    """Ray Data's own bars off, no giving up on slow shards, models that failed to load once are tried again."""
     import ray
 
     logging.getLogger("ray.data._internal").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = 1800 if has_gpu() else 600
+    context.execution_no_progress_timeout_s = 6 * 3600  # a shard of a slow model is long; `start` checks the room
     context.max_consecutive_actor_init_deaths = 2
-
-
-def worker_paths() -> list[str]:
-    """Where a worker finds the classes that the driver knows: experiments of the user, modules of a test."""
-    return [os.path.abspath(path) for path in sys.path if os.path.isdir(path or ".") and "site-packages" not in path]
 
 
 def width() -> int:
     """Processes that compute side by side: one for each GPU, else one for each real core."""
     import ray
 
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return gpus or (CORES if nodes == 1 else int(ray.cluster_resources()["CPU"]))
+    return room() if has_gpu() or sum(node["Alive"] for node in ray.nodes()) > 1 else min(CORES, room())
+
+
+def room(cpus_each: float = 1.0) -> int:
+    """How many processes that compute there is room for: one for each GPU, else all CPUs but one, which is Ray's."""
+    import ray
+
+    there = ray.cluster_resources()
+    return int(there["GPU"]) if has_gpu() else max(0, int(there.get("CPU", 0) / cpus_each) - 1)
 
 
 def trial_resources() -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +13,16 @@ from synthaug.evaluate.adapt import Adaptation
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
 from synthaug.evaluate.filter import Candidates
 from synthaug.evaluate.predict import among
-from synthaug.experiment import SUBSET, Experiment, Making, load
+from synthaug.experiment import SUBSET, Experiment, Making
 from synthaug.runtime.adapters import denoiser_of
-from synthaug.runtime.cluster import worker_paths
-from synthaug.runtime.data import SCORES, made_of, used_images
-from synthaug.runtime.generate import open_job, samples_of
+from synthaug.runtime.data import SCORES, made_now, made_of, used_images
+from synthaug.runtime.generate import models_of, open_job, samples_of
 from synthaug.runtime.images import Arrays, decode_all, image_size, real_images, split_arrays
+from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.pool import Actor, mapped
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
-from synthaug.settings import UserError, canonical, did_you_mean, to_json
+from synthaug.settings import UserError, canonical, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -51,16 +49,13 @@ def evaluate_stages(
 
 
 def check_splits(store: Store, experiment: Experiment) -> None:
-    """Refuse to measure on a split that the data set does not have, on classes that were not learned, or with noise
-    that the denoiser does not know."""
+    """Refuse to measure on a split that the data set does not have, or on classes that were not learned."""
     for evaluation in experiment.measured().values():
         other = evaluation.dataset if isinstance(evaluation, Evaluation) else None
         listing = store.open(other or experiment.dataset)
         for split in sorted(set(evaluation.needs) - {SUBSET, *listing.splits}):
             name, hint = (other or experiment.dataset).name, did_you_mean(split, sorted(listing.splits))
             raise UserError(f"{name} has no split {split!r}{hint}", ("evaluations",))
-        if isinstance(evaluation, Evaluation) and evaluation.needs_denoiser and experiment.denoiser is not None:
-            evaluation.check(experiment.denoiser.alphas_cumprod())
         if other is not None:
             _places(listing.classes, store.open(experiment.dataset).classes, other.name)
 
@@ -99,9 +94,13 @@ def subject_of(store: Store, experiment: Experiment, evaluation: Evaluation) -> 
         found, labels = split_arrays(store.home, evaluation.dataset or experiment.dataset, split, size)
         return found, np.array(places)[labels]
 
-    def copies(maker: Adaptation, split: str, numbers: Sequence[int]) -> np.ndarray:
+    def copies(maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
         making = Making(maker, maker.variants, split, evaluation.dataset)
-        return made_of(store, experiment, experiment.stage_of(making), numbers)
+        if making in experiment.makings.values():
+            return made_of(store, experiment, experiment.stage_of(making), numbers, [variant])[:, 0]
+        entries = [listing.splits[split][number] for number in numbers]
+        models = models_of(None, denoiser=denoiser_of(store, experiment))
+        return made_now(maker, entries, images(split)[0][list(numbers)], variant, models)
 
     return Subject(
         model=model if len(places) == len(own.classes) else among(model, places, len(own.classes)),
@@ -172,32 +171,35 @@ def rows_of(evaluation: MappedEvaluation, subject: Subject, number: int) -> dict
 class EvaluateActor(Actor):
     """Holds a classifier and judges one shard a call."""
 
-    def __init__(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> None:
-        sys.path += [path for path in paths if path not in sys.path]
-        store, subject = Store(home), load(experiment)
-        assert isinstance(subject, Experiment)
-        evaluation = subject.measured()[stage]
-        assert isinstance(evaluation, MappedEvaluation)
-        self.evaluation, self.subject = evaluation, subject_of(store, subject, evaluation)
+    def __init__(self, place: dict[str, Any], stage: str) -> None:
+        self.place, self.stage = place, stage
+        self.opened: tuple[MappedEvaluation, Subject] | None = None
 
     def work(self, row: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return int(row["shard"]), rows_of(self.evaluation, self.subject, int(row["shard"]))
+        self.opened = self.opened or self.open()
+        return int(row["shard"]), rows_of(*self.opened, int(row["shard"]))
+
+    def open(self) -> tuple[MappedEvaluation, Subject]:
+        store, experiment = arrived(self.place)
+        evaluation = experiment.measured()[self.stage]
+        assert isinstance(evaluation, MappedEvaluation)
+        return evaluation, subject_of(store, experiment, evaluation)
 
 
 def _by_ray(
     store: Store, experiment: Experiment, stage: str, numbers: Sequence[int], workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Shards as they come from a pool of actors."""
-    place = {"home": str(store.home), "paths": worker_paths(), "stage": stage}
-    place["experiment"] = json.dumps(to_json(experiment))
-    return mapped(EvaluateActor, [{"shard": number} for number in numbers], workers, **place)
+    rows = [{"shard": number} for number in numbers]
+    return mapped(EvaluateActor, rows, workers, place=sent(store, experiment), stage=stage)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 
 
 def load_model(store: Store, experiment: Experiment) -> torch.nn.Module:
-    """The trained classifier."""
+    """The trained classifier, on the device that the denoiser is put on too."""
+    import torch
     from safetensors.torch import load as load_tensors
 
     from synthaug.classify import models
@@ -205,7 +207,7 @@ def load_model(store: Store, experiment: Experiment) -> torch.nn.Module:
     folder = store.folder(store.nodes(experiment)["train"])
     model = models.build(experiment.recipe.model, len(store.open(experiment.dataset).classes))
     model.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
-    return models.prepared(experiment.recipe, model)
+    return models.prepared(experiment.recipe, model).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def filter_stage(store: Store, experiment: Experiment, say: Say) -> Artefact:

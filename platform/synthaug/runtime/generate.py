@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,17 +19,17 @@ from synthaug.dataset import subset
 from synthaug.diffusion.denoisers import PlacedDenoiser
 from synthaug.diffusion.guides import PlacedGuide
 from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
-from synthaug.experiment import SUBSET, Experiment, Node, load
+from synthaug.experiment import SUBSET, Experiment, Node
 from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Maker, Models, Row
 from synthaug.runtime.adapters import adapters_of, denoiser_of, guide_of
-from synthaug.runtime.cluster import worker_paths
 from synthaug.runtime.images import image_size
+from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.pool import Actor, mapped
 from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
 from synthaug.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
-from synthaug.settings import UserError, to_json
+from synthaug.settings import UserError
 
 if TYPE_CHECKING:
     from synthaug.diffusion.backbone import Backbone
@@ -290,18 +289,13 @@ class GenerateActor(Actor):
         store, job = self.jobs[order]
         return generate_shard(store, job, job.models, int(row["shard"]))
 
-    def open(self, home: str, paths: Sequence[str], experiment: str, stage: str) -> tuple[Store, Job]:
-        sys.path += [path for path in paths if path not in sys.path]
-        store, subject = Store(home), load(experiment)
-        assert isinstance(subject, Experiment)
-        return store, open_job(store, subject, stage)
+    def open(self, place: dict[str, Any], stage: str) -> tuple[Store, Job]:
+        store, experiment = arrived(place)
+        return store, open_job(store, experiment, stage)
 
 
 def _by_ray(store: Store, pending: Sequence[tuple[Job, int]], workers: int) -> Iterator[dict[str, Any]]:
     """Receipts as they come from a pool of actors; images never enter the object store."""
-    place = {"home": str(store.home), "paths": worker_paths()}
-    orders = {
-        id(job): json.dumps(place | {"experiment": json.dumps(to_json(job.experiment)), "stage": job.stage})
-        for job, _ in pending
-    }
+    jobs = {id(job): job for job, _ in pending}
+    orders = {key: json.dumps({"place": sent(store, job.experiment), "stage": job.stage}) for key, job in jobs.items()}
     return mapped(GenerateActor, [{"order": orders[id(job)], "shard": number} for job, number in pending], workers)

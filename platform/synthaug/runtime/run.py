@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from synthaug.classify.views import View
 from synthaug.dataset import subset
+from synthaug.diffusion.diffaug import check_time
+from synthaug.evaluate.base import Evaluation
 from synthaug.experiment import Experiment, Node, Sweep
+from synthaug.methods.base import Method
 from synthaug.runtime import cluster
 from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import check_splits, evaluate_stages, filter_stage
@@ -66,7 +70,7 @@ def run_experiment(
     except KeyboardInterrupt:
         run.end("KILLED")
         raise
-    except (UserError, RuntimeError, OSError):
+    except Exception:
         run.end("FAILED")
         raise
     store.record(subject, list(nodes.values()), {"run_id": run.id, "name": name})
@@ -93,9 +97,24 @@ def is_ready(store: Store, experiment: Experiment) -> bool:
         return True
     check_recipe(store, experiment)
     check_splits(store, experiment)
+    check_noise(experiment)
     if experiment.method is not None:
         check_prompts(store, experiment)
     return False
+
+
+def check_noise(experiment: Experiment) -> None:
+    """Refuse noise that the denoiser does not know."""
+    parts = (experiment.method, *experiment.recipe.views, *experiment.measured().values())
+    for part in parts:
+        if not isinstance(part, Method | View | Evaluation) or not part.needs_denoiser:
+            continue
+        assert experiment.denoiser is not None
+        schedule = experiment.denoiser.alphas_cumprod()
+        if isinstance(part, Evaluation):
+            part.check(schedule)
+        else:
+            check_time(part.latest, schedule)
 
 
 def tell(store: Store, experiments: Sequence[Experiment]) -> None:

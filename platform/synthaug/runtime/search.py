@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthaug.experiment import Experiment, Sweep, Trial, load
+from synthaug.experiment import Experiment, Sweep, Trial
 from synthaug.runtime import cluster
 from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import evaluate_stages, filter_stage
 from synthaug.runtime.generate import make_images
+from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.run import (
     found_artefacts,
@@ -30,7 +30,7 @@ from synthaug.runtime.run import (
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Run, Tracker
 from synthaug.runtime.train import train_stage
-from synthaug.settings import UserError, canonical, hash_of, to_json
+from synthaug.settings import canonical, hash_of, to_json
 
 
 def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
     except KeyboardInterrupt:
         parent.end("KILLED")
         raise
-    except (UserError, RuntimeError, OSError):
+    except Exception:
         parent.end("FAILED")
         raise
     if errors:
@@ -114,13 +114,13 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
 
     from synthaug.runtime.watch import Watcher
 
-    texts = [canonical({"experiment": to_json(e), "stage": stage}).decode() for e, stage in jobs.values()]
+    texts = [canonical({"place": sent(store, e), "stage": stage}).decode() for e, stage in jobs.values()]
     title = next(iter(jobs.values()))[1].partition(".")[0]
     total = sum(_steps_of(store, experiment, stage) for experiment, stage in jobs.values())
     with Progress("trials" if title == "train" else title, "steps", total) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, cluster.trial_resources()),
-            param_space={"home": str(store.home), "paths": cluster.worker_paths(), "job": tune.grid_search(texts)},
+            param_space={"job": tune.grid_search(texts)},
             tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),
             run_config=tune.RunConfig(
                 name=f"sweep-{hash_of(texts)[:16]}-{int(time.time())}",
@@ -148,13 +148,10 @@ def _steps_of(store: Store, experiment: Experiment, stage: str) -> int:
 
 def run_trial(config: Mapping[str, Any]) -> None:
     """What a trial process does: train and evaluate, or fine-tune; images are there already."""
-    sys.path += [path for path in config["paths"] if path not in sys.path]
     from ray import tune
 
     job = json.loads(config["job"])
-    experiment = load(json.dumps(job["experiment"]))
-    assert isinstance(experiment, Experiment)
-    store = Store(config["home"])
+    store, experiment = arrived(job["place"])
     train_stage(store, experiment, tune.report, _silent, stage=job["stage"])
     if job["stage"] == "train":
         evaluate_stages(store, experiment, _silent, measured=lambda: tune.report({"measured": 1}))

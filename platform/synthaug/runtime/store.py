@@ -170,7 +170,7 @@ class Store:
     def _open(self, dataset: Dataset) -> Listing:
         if dataset.path is None:
             return dataset.open()
-        place = self.root / "index" / f"{hash_of(str(Path(dataset.path).expanduser().resolve()))}.json"
+        place = self.root / "index" / f"{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve())])}.json"
         facts: Facts = read_json(place) or {}
         known = json.dumps(facts)
         try:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from synthaug.experiment import Experiment, beforehand, load
-from synthaug.runtime.adapters import denoiser_of, fit_adapter, fit_denoiser, fit_guide
+from synthaug.experiment import Experiment, beforehand
+from synthaug.runtime.adapters import TRAINED, denoiser_of, fit_adapter, fit_denoiser, fit_guide
 from synthaug.runtime.data import training_data
 from synthaug.runtime.images import image_size
+from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.store import Artefact, Say, Store, write_bytes
-from synthaug.settings import canonical, to_json
+from synthaug.settings import canonical
 from synthaug.training import ALONE, Checkpoint, Report, World
 
 
@@ -29,7 +29,7 @@ class FileCheckpoint:
     def load(self) -> dict[str, Any] | None:
         import torch
 
-        return torch.load(self.path, weights_only=True) if self.path.exists() else None
+        return torch.load(self.path, map_location="cpu", weights_only=True) if self.path.exists() else None
 
     def due(self) -> bool:
         return self.writes and time.monotonic() - self.last >= self.every_s
@@ -53,13 +53,15 @@ def train_stage(
             _train_with_ray(store, experiment, stage, folder, workers, report)
         else:
             _train_here(store, experiment, stage, folder, report, ALONE)
-        return dict(json.loads((folder / "trained.json").read_bytes()))
+        return dict(json.loads((folder / TRAINED).read_bytes()))
 
     return store.stage(store.nodes(experiment)[stage], make, say)
 
 
 def _train_here(store: Store, experiment: Experiment, stage: str, folder: Path, report: Report, world: World) -> None:
-    """Train, and leave the result and trained.json in the folder; of several workers, the first writes."""
+    """Train, and leave the result and, last, trained.json in the folder; of several workers, the first writes."""
+    if (folder / TRAINED).exists():
+        return  # somebody was stopped after this and before the manifest
     checkpoint = FileCheckpoint(folder, experiment.resources.checkpoint_s, writes=world.rank == 0)
     if stage == "train":
         fit_classifier(store, experiment, folder, report, checkpoint, world)
@@ -91,7 +93,7 @@ def fit_classifier(
         write_bytes(folder / "model.safetensors", save({k: v.contiguous() for k, v in trained.model.items()}))
         notes = {"history": trained.history, "steps": trained.steps, "images": trained.images_seen}
         notes |= {"denoiser_calls": trained.denoiser_calls} if looping else {}
-        write_bytes(folder / "trained.json", canonical(notes | {"seconds": trained.seconds}))
+        write_bytes(folder / TRAINED, canonical(notes | {"seconds": trained.seconds}))
 
 
 def check_recipe(store: Store, experiment: Experiment) -> None:
@@ -116,15 +118,14 @@ def _train_with_ray(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from synthaug.runtime.cluster import has_gpu, start, worker_paths
+    from synthaug.runtime.cluster import has_gpu, start
 
     start(actors=workers, cpus_each=0.9, dashboard=True)
-    config = {"experiment": canonical(to_json(experiment)).decode(), "home": str(store.home), "folder": str(folder)}
-    config["stage"] = stage
+    config = {"place": sent(store, experiment), "folder": str(folder), "stage": stage}
     gpu = has_gpu()
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=config | {"paths": worker_paths()},
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 0.9}
         ),
@@ -135,18 +136,15 @@ def _train_with_ray(
         ),
     )
     trainer.fit()
-    for metrics in json.loads((folder / "trained.json").read_bytes())["history"]:
+    for metrics in json.loads((folder / TRAINED).read_bytes())["history"]:
         report(metrics)
 
 
 def train_worker(config: Mapping[str, Any]) -> None:
     """What each worker of a TorchTrainer runs; checkpoints lie in the stage's folder, not in Ray's."""
-    sys.path += [path for path in config["paths"] if path not in sys.path]
     import ray.train
 
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size())
-    experiment = load(config["experiment"])
-    assert isinstance(experiment, Experiment)
-    store, folder = Store(config["home"]), Path(config["folder"])
-    _train_here(store, experiment, config["stage"], folder, ray.train.report, world)
+    store, experiment = arrived(config["place"])
+    _train_here(store, experiment, config["stage"], Path(config["folder"]), ray.train.report, world)
