@@ -113,8 +113,9 @@ def imagenet_c(root: Path, family: bool = True) -> Path:
 
 def imagenet_d(root: Path) -> Path:
     """ImageNet-D, whose folders do not have the same classes; the questions are for language models."""
-    for i, (split, classes) in enumerate({"background": "ab", "material": "bc", "texture": "ac"}.items()):
-        class_folders(root / split, [f"{letter}_towel" for letter in classes], 2, first=10 * i)
+    three = ("bath_towel", "chair", "pen")
+    for i, (split, places) in enumerate({"background": (0, 1), "material": (1, 2), "texture": (0, 2)}.items()):
+        class_folders(root / split, [three[place] for place in places], 2, first=10 * i)
         (root / "questions").mkdir(exist_ok=True)
         (root / "questions" / f"{split}.csv").write_text("path,question\n")
     return root

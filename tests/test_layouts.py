@@ -11,6 +11,7 @@ from replicas import WORDNETS, aircraft, counts, cub, domainnet, folders, imagen
 from shapes import class_folders
 from synthaug.dataset import Dataset
 from synthaug.layouts import DOMAINS
+from synthaug.published import IMAGENET_D
 from synthaug.settings import UserError
 
 
@@ -150,8 +151,25 @@ def test_imagenet_c_has_a_split_for_each_severity(family: bool, tmp_path: Path) 
 
 def test_imagenet_d_knows_the_classes_of_all_its_folders(tmp_path: Path) -> None:
     listing = Dataset("imagenet-d", path=str(imagenet_d(tmp_path))).open()
-    assert listing.classes == ("a_towel", "b_towel", "c_towel") and listing.words[0] == "a towel"
+    assert listing.classes == ("bath_towel", "chair", "pen") and listing.words[0] == "bath towel"
     assert counts(listing) == {"background": [2, 2, 0], "material": [0, 2, 2], "texture": [2, 0, 2]}
+
+
+def test_imagenet_d_calls_the_classes_of_imagenet_otherwise() -> None:
+    """Where both have the same word for a class, it is the same class."""
+    from torchvision.models import ResNet50_Weights
+
+    from synthaug.runtime.evaluate import _places
+
+    names, learned = ResNet50_Weights.IMAGENET1K_V1.meta["categories"], [f"n{number:08d}" for number in range(1000)]
+    assert len(IMAGENET_D) == 113 and len({place for places in IMAGENET_D.values() for place in places}) == 125
+    same = [name for name in IMAGENET_D if name.replace("_", " ") in names]
+    assert len(same) > 40 and all(names.index(name.replace("_", " ")) in IMAGENET_D[name] for name in same)
+    assert [names[place] for place in IMAGENET_D["pen"]] == ["ballpoint", "quill", "fountain pen"]
+    assert _places(("bath_towel", "chair"), learned, "imagenet-d") == [(434,), (423, 559, 765)]
+    for ours, name in ((learned[:999], "imagenet-d"), (learned, "imagenet-r")):
+        with pytest.raises(UserError, match=f"1 classes of {name} were not learned, the first is 'pen'"):
+            _places(("pen",), ours, name)
 
 
 def test_test_sets_are_told_apart_by_names_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

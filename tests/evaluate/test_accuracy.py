@@ -92,3 +92,24 @@ def test_evaluation(classes, split):
 
 def test_settings_both_ways():
     assert from_json(Evaluation, to_json(Accuracy(split="val"))) == Accuracy(split="val")
+
+
+def test_of_several_true_classes_any_is_right():
+    """A pen may be called a ballpoint, a quill or a fountain pen, as ImageNet-D counts it."""
+
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([[0.0, 3, 2, 1], [3.0, 0, 1, 2], [0.0, 1, 3, 2]]))
+
+        def forward(self, images):
+            return self.logits[images[:, 0, 0, 0].long()]
+
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] + np.zeros((3, 3, 2, 2), np.uint8)
+    labels = np.array([1, 1, 0])
+
+    def top1(also):
+        return Accuracy()(Subject(Told(), "abcd", {"test": (images, labels)}, also=also))["metrics"]["test/top1"]
+
+    assert top1({}) == pytest.approx(1 / 3) and top1({1: (1, 0)}) == pytest.approx(2 / 3)
+    assert top1({0: (0, 2, 3)}) == pytest.approx(2 / 3) and top1({1: (1, 0), 0: (0, 2)}) == 1

@@ -19,6 +19,10 @@ class Accuracy(Evaluation):
     predictor: OneOf[Predictor] = Single()
 
     @property
+    def under(self) -> str:
+        return "/".join(filter(None, (self.title, self.predictor.name)))
+
+    @property
     def beforehand(self) -> bool:
         return self.predictor.beforehand
 
@@ -27,8 +31,8 @@ class Accuracy(Evaluation):
         return [] if maker is None else [(self.split, maker)]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
-        (_, labels), classes = subject.sets[self.split], subject.classes
         log_p, calls = ask(self.predictor, subject, self.split)
+        labels, classes = subject.meant(self.split, log_p), subject.classes
         found = {"top1": top_k(log_p, labels, 1)}
         if len(classes) > 5:
             found["top5"] = top_k(log_p, labels, 5)
@@ -36,9 +40,8 @@ class Accuracy(Evaluation):
         found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
         found |= {"calls": calls} if self.copied() else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
-        under = "/".join(filter(None, (self.title, self.predictor.name)))
         return {
-            "metrics": {f"{under}/{name}": value for name, value in found.items()},
+            "metrics": {f"{self.under}/{name}": value for name, value in found.items()},
             "per_class": dict(zip(classes, per_class(counts), strict=True)),
             "confusion": counts.tolist(),
         }

@@ -30,6 +30,11 @@ class Measurement(ABC):
         """The sets of real images that are looked at: "train" (the whole pool), "val", "test", or "subset" (the
         training images that were chosen)."""
 
+    @property
+    def under(self) -> str:
+        """What tells its numbers from those of another measurement of its kind."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -38,7 +43,8 @@ class Subject:
     `model` takes images as they are stored (uint8 NCHW) or scaled to [0, 1] and returns logits over `classes`. `sets`
     are images (uint8 NCHW) and class indices of the splits that the evaluation needs, `ids` the names of the images.
     `copies` gives one of the copies (from 1) that an adaptation makes of some images of a split, uint8 NCHW. `denoiser`
-    works on [-1, 1] and is there if the evaluation needs one and looks at no copies.
+    works on [-1, 1] and is there if the evaluation needs one and looks at no copies. `also` are the classes that
+    are as true as the one that an image is labelled with, itself among them.
     """
 
     model: nn.Module
@@ -47,6 +53,16 @@ class Subject:
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     copies: Callable[[Adaptation, str, Sequence[int], int], np.ndarray] | None = None
     denoiser: Denoiser | None = None
+    also: Mapping[int, Sequence[int]] = field(default_factory=dict)
+
+    def meant(self, split: str, scores: np.ndarray) -> np.ndarray:
+        """The true classes of a split's images; where several are true, the one that got the highest score."""
+        labels = self.sets[split][1]
+        if not self.also:
+            return labels
+        return np.array(
+            [max(self.also.get(int(c), (int(c),)), key=row.__getitem__) for c, row in zip(labels, scores, strict=True)]
+        )
 
 
 @settings
@@ -70,6 +86,10 @@ class Evaluation(Measurement):
     def title(self) -> str:
         """What the names of its numbers begin with."""
         return self.split if self.dataset is None else f"{self.dataset.name}/{self.split}"
+
+    @property
+    def under(self) -> str:
+        return self.title
 
     def copied(self) -> list[tuple[str, Adaptation]]:
         """The copies that it looks at, each of a split's images."""

@@ -58,6 +58,10 @@ class Robustness(Evaluation):
         return tuple(dict.fromkeys(split for split, _ in self.shown))
 
     @property
+    def under(self) -> str:
+        return "/".join(filter(None, (self.title, self.predictor.name)))
+
+    @property
     def beforehand(self) -> bool:
         return self.predictor.beforehand
 
@@ -69,16 +73,15 @@ class Robustness(Evaluation):
         calls = []
         for cell, (split, corruption) in zip(self.cells, self.shown, strict=True):
             log_p, each = ask(self.predictor, subject, split, corruption)
-            found[cell] = top_k(log_p, subject.sets[split][1], 1)
+            found[cell] = top_k(log_p, subject.meant(split, log_p), 1)
             calls.append(each)
-        under = "/".join(filter(None, (self.title, self.predictor.name)))
-        metrics = {f"{under}/top1": float(np.mean(list(found.values())))}
+        metrics = {f"{self.under}/top1": float(np.mean(list(found.values())))}
         for family, names in FAMILIES.items():
             if mine := [value for (name, _), value in found.items() if name in names]:
-                metrics[f"{under}/{family}/top1"] = float(np.mean(mine))
+                metrics[f"{self.under}/{family}/top1"] = float(np.mean(mine))
         for severity in self.severities:
             mine = [value for (_, other), value in found.items() if other == severity]
-            metrics[f"{under}/severity-{severity}/top1"] = float(np.mean(mine))
-        metrics |= {f"{under}/calls": float(np.mean(calls))} if self.copied() else {}
+            metrics[f"{self.under}/severity-{severity}/top1"] = float(np.mean(mine))
+        metrics |= {f"{self.under}/calls": float(np.mean(calls))} if self.copied() else {}
         table = {name: [found[name, severity] for severity in self.severities] for name in self.corruptions}
         return {"metrics": metrics, "about": {"severities": list(self.severities), "top1": table}}

@@ -14,6 +14,8 @@ from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation
 from synthaug.evaluate.filter import Candidates
 from synthaug.evaluate.predict import among
 from synthaug.experiment import SUBSET, Experiment, Making
+from synthaug.layouts import WORDNET
+from synthaug.published import PUBLISHED
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import SCORES, made_now, made_of, used_images
 from synthaug.runtime.generate import models_of, open_job, samples_of
@@ -60,9 +62,11 @@ def check_splits(store: Store, experiment: Experiment) -> None:
             _places(listing.classes, store.open(experiment.dataset).classes, other.name)
 
 
-def _places(theirs: Sequence[str], ours: Sequence[str], name: str) -> list[int]:
-    """Where the classes of another data set are among those that were learned."""
-    place = {cls: number for number, cls in enumerate(ours)}
+def _places(theirs: Sequence[str], ours: Sequence[str], name: str) -> list[tuple[int, ...]]:
+    """Where the classes of another data set are among those that were learned: some mean several of ImageNet's."""
+    place: dict[str, tuple[int, ...]] = {cls: (number,) for number, cls in enumerate(ours)}
+    if name in PUBLISHED and len(ours) == 1000 and all(map(WORDNET.fullmatch, ours)):
+        place |= PUBLISHED[name].places
     if strange := [cls for cls in theirs if cls not in place]:
         said = f"{len(strange)} classes of {name} were not learned, the first is {strange[0]!r}"
         raise UserError(f"{said}{did_you_mean(strange[0], list(ours))}", ("evaluations",))
@@ -83,16 +87,18 @@ def _measure(store: Store, experiment: Experiment, evaluation: Measurement) -> d
 
 
 def subject_of(store: Store, experiment: Experiment, evaluation: Evaluation) -> Subject:
-    """What an evaluation may look at. On a data set with some of the classes only those can be answered."""
+    """What an evaluation may look at. On a data set with some of the classes only those can be answered, unless it has
+    its own names for them."""
     own, size = store.open(experiment.dataset), image_size(store, experiment)
-    listing = store.open(evaluation.dataset or experiment.dataset)
+    shown = evaluation.dataset or experiment.dataset
+    listing = store.open(shown)
     placed = denoiser_of(store, experiment) if evaluation.needs_denoiser and not evaluation.copied() else None
-    places = _places(listing.classes, own.classes, "it")
-    model = load_model(store, experiment)
+    places = _places(listing.classes, own.classes, shown.name)
+    model, free = load_model(store, experiment), set(own.classes).isdisjoint(listing.classes)
 
     def images(split: str) -> Arrays:
-        found, labels = split_arrays(store.home, evaluation.dataset or experiment.dataset, split, size)
-        return found, np.array(places)[labels]
+        found, labels = split_arrays(store.home, shown, split, size)
+        return found, np.array([first for first, *_ in places])[labels]
 
     def copies(maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
         making = Making(maker, maker.variants, split, evaluation.dataset)
@@ -102,9 +108,11 @@ def subject_of(store: Store, experiment: Experiment, evaluation: Evaluation) -> 
         models = models_of(None, denoiser=denoiser_of(store, experiment))
         return made_now(maker, entries, images(split)[0][list(numbers)], variant, models)
 
+    if not free and len(places) < len(own.classes):
+        model = among(model, [first for first, *_ in places], len(own.classes))
     return Subject(
-        model=model if len(places) == len(own.classes) else among(model, places, len(own.classes)),
-        classes=own.classes, sets=Sets(evaluation.needs, images), copies=copies,
+        model=model, classes=own.classes, sets=Sets(evaluation.needs, images), copies=copies,
+        also={first: (first, *others) for first, *others in places if others},
         ids={split: [entry.id for entry in listing.splits[split]] for split in evaluation.needs},
         denoiser=placed[0].load(placed[1]) if placed else None,
     )  # fmt: skip
