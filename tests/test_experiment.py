@@ -23,7 +23,7 @@ from synthaug.evaluate.fidelity import Fidelity
 from synthaug.evaluate.filter import BaseProb, ClipMulti, Filter
 from synthaug.evaluate.ood import Detector, OutOfDistribution
 from synthaug.evaluate.outliers import Outliers
-from synthaug.evaluate.predict import Predictor
+from synthaug.evaluate.predict import Ensemble, Predictor
 from synthaug.experiment import (
     Choice,
     Domain,
@@ -270,3 +270,19 @@ def test_spaces_are_gridded_or_drawn_and_quantised() -> None:
     assert len(set(values)) > 8
     again = Sweep(base=base, space=space, searcher=RandomSearch(samples=40), seeds=1).trials()
     assert values == [t.fields["method.strength"] for t in again]
+
+
+def test_numbers_of_two_evaluations_have_names_of_their_own() -> None:
+    asked = (
+        Accuracy(),
+        Accuracy(split="val"),
+        Accuracy(predictor=Ensemble()),
+        Accuracy(predictor=Ensemble(margin=0.5)),
+    )
+    assert len(tiny(evaluations=asked, denoiser="nano:ddpm").measured()) == 4
+    for twice, name in (
+        (Accuracy(), "Accuracy of test"),
+        (Accuracy(predictor=Ensemble(margin=0.9)), "test/adaptive DE"),
+    ):
+        with pytest.raises(UserError, match=rf"two evaluations would have one name \(.*{name}\); ask for one of them"):
+            tiny(evaluations=(*asked, twice), denoiser="nano:ddpm")

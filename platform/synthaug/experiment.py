@@ -132,6 +132,15 @@ class Experiment:
             raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))
         return self
 
+    @field_validator("evaluations")
+    @classmethod
+    def _told_apart(cls, evaluations: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        named = [(type(evaluation).__name__, evaluation.under) for evaluation in evaluations]
+        if twice := [name for name in named if named.count(name) > 1]:
+            both = " of ".join(filter(None, twice[0]))
+            raise UserError(f"the numbers of two evaluations would have one name ({both}); ask for one of them apart")
+        return evaluations
+
     @property
     def makings(self) -> dict[str, Making]:
         """What is made image by image, by the names of its stages, each once."""

@@ -289,6 +289,13 @@ def test_it_learns_and_is_read_again() -> None:
     assert slope[0].sum() < 0 < slope[1].sum(), "darker for the dark class, brighter for the bright one"
 
 
+def test_a_guide_needs_validation_images() -> None:
+    pictures = (np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, int))
+    none = tuple(part[:0] for part in pictures)
+    with pytest.raises(UserError, match="no validation images to judge the guide by; set dataset.val_share above 0"):
+        train_guide(guide(), pictures, none, 2, None, report=lambda _: None)
+
+
 def test_validation_is_alike_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every classifier at every report is shown the same images under the same noise."""
     from synthaug.diffusion import guide as module

@@ -43,6 +43,50 @@ def test_any_other_failure_to_start_is_not_hidden(error: Exception, monkeypatch:
         cluster._begin({})
 
 
+class Machine:
+    """A Ray that has what it was asked for, on one node or several."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, gpus: int = 0) -> None:
+        self.cpus, self.nodes, self.gpus = 0, nodes, gpus
+        monkeypatch.setattr(cluster, "_own", False)
+        monkeypatch.setattr(ray, "is_initialized", lambda: self.cpus > 0)
+        monkeypatch.setattr(ray, "init", self.init)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(self.cpus)} | self.devices)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes)
+
+    def init(self, **settings: object) -> None:
+        self.cpus = self.nodes * int(str(settings["num_cpus"]))
+
+    @property
+    def devices(self) -> dict[str, float]:
+        return {"GPU": float(self.gpus)} if self.gpus else {}
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 4, 8, 64])
+def test_a_sweep_fits_a_machine_of_any_size(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CORES", cores)
+    Machine(monkeypatch)
+    cluster.start()
+    assert cluster.width() == cores
+    cluster.start(actors=cores)
+
+
+def test_there_is_a_process_for_each_gpu_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, gpus=2)
+    cluster.start(actors=2)
+    assert cluster.width() == 2
+    with pytest.raises(UserError, match="^3 workers need a GPU each, this Ray has room for 2$"):
+        cluster.start(actors=3)
+
+
+def test_several_nodes_are_used_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CORES", 8)
+    Machine(monkeypatch, nodes=3)
+    cluster.start()
+    assert cluster.width() == 3 * 9 - 1
+    cluster.start(actors=26)
+
+
 def test_what_ray_says_while_it_ends_is_not_among_the_results(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,19 @@ def test_killed_in_training_and_run_again_ends_with_the_same_numbers(
     assert not list(store.root.glob("**/checkpoint.pt"))
 
 
+def test_killed_between_the_last_step_and_the_manifest_trains_no_more(
+    undisturbed: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, answer = undisturbed
+    manifest = Path(answer["stages"]["train"]["path"]) / "manifest.json"
+    before = manifest.read_bytes()
+    manifest.unlink()
+    monkeypatch.setattr("synthaug.classify.loop.train", lambda *_, **__: pytest.fail("trained again"))
+    assert science(synthaug.run(experiment(), home=home)) == science(answer)
+    ours, theirs = json.loads(manifest.read_bytes()), json.loads(before)
+    assert ours["history"] == theirs["history"] and ours["steps"] == theirs["steps"]
+
+
 def test_two_that_ask_at_once_get_the_same_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the moment between looking and making stretched, so that without a lock everybody makes one."""
     from mlflow import MlflowClient
