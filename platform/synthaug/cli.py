@@ -294,9 +294,8 @@ def clean(
     found = store.unneeded()
     for folder, why in found:
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
-        print(f"{'removed' if yes else 'would remove'} {folder} ({why}, {size:.1f} MB)")
-        if yes:
-            store.remove(folder)
+        done = "would remove" if not yes else "removed" if store.remove(folder, why) else "left, as it is in use,"
+        print(f"{done} {folder} ({why}, {size:.1f} MB)")
     if not found:
         print("nothing to clean")
     elif not yes:

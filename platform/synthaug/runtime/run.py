@@ -62,6 +62,7 @@ def run_experiment(
         cluster.start(actors=workers, address=address, dashboard=True)
     tell(store, [experiment])
     tracker = Tracker(store.home, name)
+    store.begin(subject, list(nodes.values()))
     run = tracker.open(run_key(nodes), label(experiment), {"synthaug.kind": "experiment"})
     try:
         found = make_all(store, experiment, run, workers)

@@ -44,6 +44,7 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
         return answer(store, sweep, trials, known["run_id"], known["run_ids"])
     tell(store, [trial.experiment for trial in trials])
     tracker = Tracker(store.home, name)
+    store.begin(subject, nodes)
     parent = tracker.open(hash_of(subject), f"sweep {name}", {"synthaug.kind": "sweep"})
     parent.json("sweep.json", subject)
     errors: list[str] = []

@@ -197,37 +197,53 @@ class Store:
 
     # --- records of what was run, for report and clean ---
 
+    def begin(self, subject: dict[str, Any], nodes: Sequence[Node]) -> None:
+        """Note what a run is about to make and use, so that `clean` leaves it alone."""
+        write_json(self._place(subject, "begun"), {"artefacts": _names(nodes)})
+
     def record(self, subject: dict[str, Any], nodes: Sequence[Node], more: dict[str, Any]) -> None:
         write_json(self._place(subject), {"subject": subject, "artefacts": _names(nodes)} | more)
+        self._place(subject, "begun").unlink(missing_ok=True)
 
     def recorded(self, subject: dict[str, Any], nodes: Sequence[Node]) -> dict[str, Any] | None:
         """What was noted when the same subject, with the same content behind it, was run to its end."""
         known: dict[str, Any] | None = read_json(self._place(subject))
         return known if known and known["artefacts"] == _names(nodes) else None
 
-    def _place(self, subject: dict[str, Any]) -> Path:
-        return self.root / "record" / f"{hash_of(subject)}.json"
+    def _place(self, subject: dict[str, Any], kind: str = "record") -> Path:
+        return self.root / kind / f"{hash_of(subject)}.json"
 
-    def records(self) -> list[dict[str, Any]]:
-        return [r for p in sorted((self.root / "record").glob("*.json")) if (r := read_json(p)) is not None]
+    def records(self, kind: str = "record") -> list[dict[str, Any]]:
+        return [r for p in sorted((self.root / kind).glob("*.json")) if (r := read_json(p)) is not None]
 
     def unneeded(self) -> list[tuple[Path, str]]:
-        """Artefacts that were never finished, or that no recorded run refers to."""
-        wanted = {name for record in self.records() for name in record["artefacts"]}
-        found = []
-        for stage in STAGES:
-            for folder in sorted(p for p in (self.root / stage).glob("*") if p.is_dir()):
-                if not (folder / "manifest.json").exists():
-                    found.append((folder, "unfinished"))
-                elif f"{stage}/{folder.name}" not in wanted:
-                    found.append((folder, "no run refers to it"))
-        return found
+        """Artefacts that were never finished, or that no run refers to, finished or begun."""
+        wanted, folders = self._wanted(), [p for s in STAGES for p in sorted((self.root / s).glob("*")) if p.is_dir()]
+        return [(folder, why) for folder in folders if (why := _unneeded(folder, wanted))]
 
-    def remove(self, folder: Path) -> None:
+    def _wanted(self) -> set[str]:
+        return {name for kind in ("record", "begun") for record in self.records(kind) for name in record["artefacts"]}
+
+    def remove(self, folder: Path, why: str) -> bool:
+        """Take an artefact away, unless somebody is at work on it or has finished it meanwhile."""
         assert self.root in folder.parents
-        with locked(folder.with_suffix(".lock"), lambda: None):
+        with folder.with_suffix(".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            if _unneeded(folder, self._wanted()) != why:
+                return False
             (folder / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(folder)
+            return True
+
+
+def _unneeded(folder: Path, wanted: set[str]) -> str:
+    """Why an artefact could go, or nothing."""
+    if not (folder / "manifest.json").exists():
+        return "unfinished"
+    return "" if f"{folder.parent.name}/{folder.name}" in wanted else "no run refers to it"
 
 
 def _names(nodes: Sequence[Node]) -> list[str]:
