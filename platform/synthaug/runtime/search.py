@@ -101,13 +101,13 @@ def _make(store: Store, todo: Sequence[Trial], address: str | None) -> list[str]
         return errors
     for experiment in filtered:
         filter_stage(store, experiment, say)
-    return _tune(store, [(trial.experiment, "train") for trial in todo])
+    return _tune(store, [(trial.experiment, "train") for trial in todo], measure=True)
 
 
-def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
-    """Ray Tune over stages that train, each once: in process, one torch thread and one reused process each. The
-    errors of some."""
-    jobs = {_job_key(store, experiment, stage): (experiment, stage) for experiment, stage in wanted}
+def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]], *, measure: bool = False) -> list[str]:
+    """Ray Tune over stages that train, each once, and with `measure` their evaluations: in process, one torch thread
+    and one reused process each. The errors of some."""
+    jobs = {_job_key(store, experiment, stage, measure): (experiment, stage) for experiment, stage in wanted}
     if not jobs:
         return []
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep here, not only Tune's part of it
@@ -115,10 +115,11 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
 
     from synthaug.runtime.watch import Watcher
 
-    texts = [canonical({"place": sent(store, e), "stage": stage}).decode() for e, stage in jobs.values()]
+    places = [{"place": sent(store, e), "stage": stage, "measure": measure} for e, stage in jobs.values()]
+    texts = [canonical(place).decode() for place in places]
     title = next(iter(jobs.values()))[1].partition(".")[0]
-    total = sum(_steps_of(store, experiment, stage) for experiment, stage in jobs.values())
-    with Progress("trials" if title == "train" else title, "steps", total) as progress:
+    total = sum(_steps_of(store, experiment, stage, measure) for experiment, stage in jobs.values())
+    with Progress("trials" if measure else title, "steps", total) as progress:
         tuner = tune.Tuner(
             tune.with_resources(run_trial, cluster.trial_resources()),
             param_space={"job": tune.grid_search(texts)},
@@ -134,16 +135,16 @@ def _tune(store: Store, wanted: Sequence[tuple[Experiment, str]]) -> list[str]:
     return [str(error).strip().splitlines()[-1] for error in results.errors]
 
 
-def _job_key(store: Store, experiment: Experiment, stage: str) -> str:
+def _job_key(store: Store, experiment: Experiment, stage: str, measure: bool) -> str:
     """What a trial makes: one stage, and behind a trained classifier its evaluations."""
     nodes = store.nodes(experiment)
-    return run_key(nodes) if stage == "train" else nodes[stage].key
+    return run_key(nodes) if measure else nodes[stage].key
 
 
-def _steps_of(store: Store, experiment: Experiment, stage: str) -> int:
+def _steps_of(store: Store, experiment: Experiment, stage: str, measure: bool) -> int:
     """How often a trial will report: while it trains, unless that is done, and after each of its measurements."""
     trained = store.manifest(store.nodes(experiment)[stage]) is not None
-    measured = len(experiment.measured()) if stage == "train" else 0
+    measured = len(experiment.measured()) if measure else 0
     return measured + (0 if trained else reports_of(experiment, stage))
 
 
@@ -154,7 +155,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     job = json.loads(config["job"])
     store, experiment = arrived(job["place"])
     train_stage(store, experiment, tune.report, _silent, stage=job["stage"])
-    if job["stage"] == "train":
+    if job["measure"]:
         evaluate_stages(store, experiment, _silent, measured=lambda: tune.report({"measured": 1}))
     tune.report({"finished": 1})
 

@@ -1,4 +1,4 @@
-"""The store: every artefact at the hash of what made it. The only module that touches artefact files."""
+"""The store: every artefact at the hash of what made it, written whole or not at all."""
 
 from __future__ import annotations
 
