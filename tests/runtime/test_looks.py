@@ -179,6 +179,26 @@ def test_times_are_spread_evenly_however_many() -> None:
     assert 0.38 < np.mean(starts) < 0.42 and min(starts) < 0.21 and max(starts) > 0.59
 
 
+def test_what_stops_asking_gives_the_same_with_copies_and_without(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it asks the denoiser where it is unsure; beside DE, whose copies are there, it asks no more."""
+    monkeypatch.setattr("synthaug.evaluate.predict.CHUNK", 300)
+    adaptive = Accuracy(predictor=replace(DE, {"margin": 0.01}))
+    alone, beside = (experiment(evaluations=asked) for asked in ((adaptive,), (Accuracy(predictor=DE), adaptive)))
+    store = trained(here, alone)
+    train_stage(store, alone, quiet, quiet)
+    asked = []
+    real = UNetDenoiser.__call__
+    monkeypatch.setattr(UNetDenoiser, "__call__", lambda self, x, *more: asked.append(len(x)) or real(self, x, *more))
+    assert list(alone.makings) == []
+    found = evaluate_stages(store, alone, quiet)["evaluate"].manifest["result"]["metrics"]
+    assert sum(asked) == round(797 * found["test/adaptive DE/calls"]) and 0 < sum(asked) < 2 * 797
+    make_images(store, [beside], 0, quiet)
+    asked.clear()
+    store.remove(store.folder(alone.nodes(store.identify)["evaluate"]), "no run refers to it")
+    again = evaluate_stages(store, beside, quiet)["evaluate.2"].manifest["result"]["metrics"]
+    assert asked == [] and again == pytest.approx(found, abs=2e-3)
+
+
 def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, cluster: None) -> None:
     subject = experiment(DiffAugView(cached=4), evaluations=(Accuracy(predictor=DE),))
     found = []
