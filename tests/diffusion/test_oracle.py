@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
@@ -62,6 +63,21 @@ def test_derivative_is_posterior_covariance(oracle: Any) -> None:
     torch.testing.assert_close(slope, cov / SIGMA**2, atol=1e-10, rtol=0)
     torch.testing.assert_close(cov, cov.T, atol=1e-12, rtol=0)
     assert torch.linalg.eigvalsh(cov).min() > 0
+
+
+@pytest.mark.parametrize("oracle", oracles())
+@pytest.mark.parametrize("a", [0.25, 0.6, 0.95])
+def test_derivative_in_variance_preserving_form(oracle: Any, a: float) -> None:
+    """A1 and A2 at x_t = a x0 + s noise: of the guess it is a Cov[x0|x_t] / s^2, of m = a x0 it is Cov[m|x_t] / s^2."""
+    s, x_t = (1 - a * a) ** 0.5, torch.from_numpy(draw(1, seed=5))
+    points = MixtureDenoiser(np.ones(3), MEANS, np.zeros((3, 3, 3)))
+    known = points if isinstance(oracle, EmpiricalDenoiser) else oracle
+    cov = known.posterior_cov(x_t / a, s / a)[0]
+    of_x0 = jacobian(lambda row: oracle(row / a, s / a)[0], x_t)[:, 0]
+    of_m = jacobian(lambda row: a * oracle(row / a, s / a)[0], x_t)[:, 0]
+    torch.testing.assert_close(of_x0, a * cov / s**2, atol=1e-10, rtol=0)
+    torch.testing.assert_close(of_m, (a * a * cov) / s**2, atol=1e-10, rtol=0)
+    assert torch.linalg.eigvalsh(cov).min() > -1e-12
 
 
 def test_derivative_by_finite_differences() -> None:
@@ -124,15 +140,23 @@ def test_empirical_is_a_mixture_of_points() -> None:
 
 
 def test_empirical_limits() -> None:
-    """A3: inside the convex hull; the nearest point, ties shared, at small sigma; the mean at large sigma."""
+    """A3: the nearest point, ties shared, at small sigma; the mean at large sigma."""
     data, x = draw(20, seed=1), draw(50)
     oracle = EmpiricalDenoiser(data)
-    assert np.all(oracle(x, SIGMA) <= data.max(0)) and np.all(oracle(x, SIGMA) >= data.min(0))
     nearest = data[((x[:, None] - data) ** 2).sum(2).argmin(1)]
     np.testing.assert_allclose(oracle(x, 1e-6), nearest, atol=1e-8)
     np.testing.assert_allclose(oracle(x, 1e6), np.broadcast_to(data.mean(0), x.shape), atol=1e-8)
     tied = EmpiricalDenoiser([[-1.0], [1.0], [5.0]])
     np.testing.assert_allclose(tied(np.zeros((1, 1)), 1e-9), 0, atol=1e-8)
+
+
+def test_empirical_guesses_lie_in_the_convex_hull() -> None:
+    """A3: every guess is a weighted mean of the points, with weights that are not negative and sum to 1."""
+    data = draw(20, seed=1)
+    corners = np.concatenate([data.T, np.ones((1, 20))])
+    for guess in EmpiricalDenoiser(data)(3 * draw(30), SIGMA):
+        assert nnls(corners, np.append(guess, 1.0))[1] < 1e-8
+    assert nnls(corners, np.append(data.max(0), 1.0))[1] > 0.1, "a corner of the box around them is none"
 
 
 def test_empirical_counts_duplicates_and_ignores_order() -> None:
