@@ -15,7 +15,7 @@ from synthaug.diffusion.diffaug import sigma_at
 from synthaug.diffusion.guides import Guide
 from synthaug.diffusion.oracle import MixtureDenoiser
 from synthaug.evaluate.recognised import Recognised
-from synthaug.methods import guided
+from synthaug.methods import diffuse_denoise
 from synthaug.methods.base import Context, Models, Row
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.sample import Sample
@@ -98,7 +98,7 @@ def test_rows_do_not_know_of_each_other(total: bool, monkeypatch: pytest.MonkeyP
     method = ClassifierGuided(steps=5, total=total, guide=Guide(second="denoised"))
     whole = made(method, rows(7), Bayes(behind=total))[0]
     assert np.abs(whole[3:5].astype(int) - made(method, rows(2, first=3), Bayes(behind=total))[0]).max() <= 1
-    monkeypatch.setattr(guided, "ROWS", 3)
+    monkeypatch.setattr(diffuse_denoise, "PIXELS", 3 * SIZE * SIZE)
     assert np.abs(whole.astype(int) - made(method, rows(7), Bayes(behind=total))[0]).max() <= 1
 
 
