@@ -7,24 +7,14 @@ from typing import Any
 import numpy as np
 
 from synthaug.evaluate.adapt import Adaptation
-from synthaug.evaluate.base import Evaluation, Subject
-from synthaug.evaluate.predict import Predictor, Single, ask
-from synthaug.settings import OneOf, settings
+from synthaug.evaluate.base import Subject
+from synthaug.evaluate.predict import Asked, ask
+from synthaug.settings import settings
 
 
 @settings
-class Accuracy(Evaluation):
+class Accuracy(Asked):
     """Top-1, top-5 (with more than five classes), expected calibration error, loss, per-class accuracy, confusion."""
-
-    predictor: OneOf[Predictor] = Single()
-
-    @property
-    def under(self) -> str:
-        return "/".join(filter(None, (self.title, self.predictor.name)))
-
-    @property
-    def beforehand(self) -> bool:
-        return self.predictor.beforehand
 
     def copied(self) -> list[tuple[str, Adaptation]]:
         maker = self.predictor.adaptation(None)

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from synthaug.diffusion.diffaug import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
-from synthaug.settings import Count, Share, UserError, settings
+from synthaug.evaluate.base import Evaluation
+from synthaug.settings import Count, OneOf, Share, UserError, settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -153,6 +154,21 @@ class DDA(Predictor):
         if self.self_ensemble:
             p = (p + predict(model, images).double().softmax(1)) / 2
         return np.log(np.maximum(p.numpy(), np.finfo(float).tiny)), float(self.start)
+
+
+@settings
+class Asked(Evaluation):
+    """What asks a classifier in a way that can be chosen."""
+
+    predictor: OneOf[Predictor] = Single()
+
+    @property
+    def under(self) -> str:
+        return "/".join(filter(None, (self.title, self.predictor.name)))
+
+    @property
+    def beforehand(self) -> bool:
+        return self.predictor.beforehand
 
 
 def ask(

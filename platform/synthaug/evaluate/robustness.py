@@ -9,17 +9,17 @@ from pydantic import Field, field_validator
 
 from synthaug.evaluate.accuracy import top_k
 from synthaug.evaluate.adapt import Adaptation, Corruption
-from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.base import Subject
 from synthaug.evaluate.corruptions import FAMILIES
-from synthaug.evaluate.predict import Predictor, Single, ask
-from synthaug.settings import OneOf, UserError, did_you_mean, settings
+from synthaug.evaluate.predict import Asked, ask
+from synthaug.settings import UserError, did_you_mean, settings
 
 Severity = Annotated[int, Field(ge=1, le=5)]
 FIFTEEN = tuple(name for family, names in FAMILIES.items() if family != "extra" for name in names)
 
 
 @settings
-class Robustness(Evaluation):
+class Robustness(Asked):
     """Top-1 under each corruption and severity; means over all, over each family and over each severity.
 
     The images of `split` are corrupted here, unless `dataset` is one that comes corrupted, as `imagenet-c` does.
@@ -27,7 +27,6 @@ class Robustness(Evaluation):
 
     corruptions: Annotated[tuple[str, ...], Field(min_length=1)] = FIFTEEN
     severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
-    predictor: OneOf[Predictor] = Single()
 
     @field_validator("corruptions")
     @classmethod
@@ -56,14 +55,6 @@ class Robustness(Evaluation):
     @property
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(split for split, _ in self.shown))
-
-    @property
-    def under(self) -> str:
-        return "/".join(filter(None, (self.title, self.predictor.name)))
-
-    @property
-    def beforehand(self) -> bool:
-        return self.predictor.beforehand
 
     def copied(self) -> list[tuple[str, Adaptation]]:
         return [(split, made) for split, cell in self.shown if (made := self.predictor.adaptation(cell))]
