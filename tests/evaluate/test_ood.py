@@ -295,8 +295,9 @@ def test_what_chooses_is_not_reported_on(subject, tmp_path):
 def test_bad_settings(fields, message):
     with pytest.raises(UserError, match=message):
         OutOfDistribution(**fields)
-    with pytest.raises(UserError, match="percentile"):
-        SCALE(percentile=100)
+    for percentile in (0, 100):
+        with pytest.raises(UserError, match=f"percentile: Input should be .* than {percentile}, got {percentile}"):
+            SCALE(percentile=percentile)
 
 
 def test_without_validation_images(subject):

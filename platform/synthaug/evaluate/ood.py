@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Scores = Sequence[float] | np.ndarray | Tensor
 
-Percentile = Annotated[float, Field(ge=0, lt=100)]
+Percentile = Annotated[float, Field(gt=0, lt=100)]
 FROM_65 = tuple(float(p) for p in range(65, 100, 5))
 
 
