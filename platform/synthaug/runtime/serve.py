@@ -21,7 +21,8 @@ def serve(home: Path, port: int) -> None:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise UserError(f"port {port} is taken; choose another with --port")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # ten busy processes for what is not used
-    address = f"http://127.0.0.1:{port}"
+    # without the last part MLflow begins at the traces of agents
+    address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     print(f"MLflow with the runs of {store.home}: {address}  (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += [
