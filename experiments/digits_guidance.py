@@ -54,13 +54,13 @@ def guided() -> Sweep:
 
 
 def scales() -> Sweep:
-    """How strongly to steer; 1 is Bayes' rule."""
+    """How strongly to steer; 1 is Bayes' rule. Not measured yet."""
     arms = {name: ARMS[name] for name in ("noisy", "denoised")}
     return Sweep(base=noisy(), arms=arms, space={"method.scale": Choice((0.5, 1.0, 2.0, 4.0))}, seeds=(0,))
 
 
 def training() -> Sweep:
     """The accuracy of the guides themselves at random times (guide/val/top1), and what they steer to, for three
-    trainings of each."""
+    trainings of each. Not measured yet."""
     arms = {name: ARMS[name] for name in ("noisy", "noisy twice", "denoised")}
     return Sweep(base=noisy(), arms=arms, space={"method.guide.seed": Choice((0, 1, 2))}, seeds=(0,))
