@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Entry = dict[str, float]
 Report = Callable[[Entry], None]
@@ -36,3 +39,16 @@ class World:
 
 
 ALONE = World()
+
+
+def all_losses(losses: list[Tensor], first: int, world: World) -> list[float]:
+    """The losses of the steps from `first` on, each added up over all processes."""
+    import torch
+
+    values = torch.stack(losses)
+    if world.size > 1:
+        torch.distributed.all_reduce(values)
+    if not bool(values.isfinite().all()):
+        step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
+        raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
+    return list(map(float, values.double()))

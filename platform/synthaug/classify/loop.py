@@ -21,7 +21,7 @@ from synthaug.classify.models import build, centre, check_size, crop_of, prepare
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import Batch
 from synthaug.settings import UserError, seed_of
-from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World
+from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World, all_losses
 
 if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import Denoiser
@@ -178,7 +178,8 @@ class _Run:
         for number in range(done.step, last):
             self.reseed(seed_of(self.seed, "train", number))
             losses.append(self.step(number, next(batches)))
-        done.losses += self.all_losses(losses, done.step)
+        # each process's is its share times their number, so that DDP's mean is that of the batch
+        done.losses += [value / self.world.size for value in all_losses(losses, done.step, self.world)]
         done.step, done.seconds = last, done.seconds + time.monotonic() - began
         done.calls += (getattr(self.denoiser, "rows", 0) - called) * self.world.size  # they share each batch evenly
 
@@ -254,17 +255,6 @@ class _Run:
         flat = made.reshape(-1, *made.shape[2:])
         images = resized(gather(flat, sources * made.shape[1] + drawn).to(self.device), self.recipe.image_size)
         return centre(images, crop_of(self.recipe)), self.data.labels[sources].to(self.device, torch.float32)
-
-    def all_losses(self, losses: list[torch.Tensor], first: int) -> list[float]:
-        """The losses of the steps from `first` on, each the mean over all processes."""
-        values = torch.stack(losses)
-        if self.world.size > 1:
-            torch.distributed.all_reduce(values)
-            values /= self.world.size
-        if not bool(values.isfinite().all()):
-            step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
-            raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
-        return cast(list[float], values.double().tolist())
 
     def validate(self) -> Entry:
         if len(self.data.val_labels) == 0:

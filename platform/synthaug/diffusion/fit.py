@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World
+from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World, all_losses
 
 
 @dataclass
@@ -52,7 +52,7 @@ def fit(
     while done.step < steps:
         began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
         until = min(last, done.step + STRETCH)
-        done.losses += _all(list(map(advance, range(done.step, until))), done.step, world)
+        done.losses += all_losses(list(map(advance, range(done.step, until))), done.step, world)
         done.step = until
         if until == last:
             entry = {"step": float(last), "train/loss": fmean(done.losses)} | (also() if also else {})
@@ -97,17 +97,6 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, wo
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
     return loss.detach()
-
-
-def _all(losses: list[Tensor], first: int, world: World) -> list[float]:
-    """The losses of the steps from `first` on, each added up over all processes."""
-    values = torch.stack(losses)
-    if world.size > 1:
-        torch.distributed.all_reduce(values)
-    if not bool(values.isfinite().all()):
-        step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
-        raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
-    return list(map(float, values.double()))
 
 
 @contextmanager

@@ -64,16 +64,10 @@ def run_experiment(
     tracker = Tracker(store.home, name)
     store.begin(subject, list(nodes.values()))
     run = tracker.open(run_key(nodes), label(experiment), {"synthaug.kind": "experiment"})
-    try:
+    with run.told_of_its_end():
         found = make_all(store, experiment, run, workers)
         metrics = metrics_of(store, experiment, found)
         log_finished(run, store, experiment, found, metrics | {"time/call_s": time.monotonic() - started})
-    except KeyboardInterrupt:
-        run.end("KILLED")
-        raise
-    except Exception:
-        run.end("FAILED")
-        raise
     store.record(subject, list(nodes.values()), {"run_id": run.id, "name": name})
     return answer(run.id, experiment, found, metrics)
 

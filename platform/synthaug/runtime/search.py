@@ -48,20 +48,13 @@ def run_sweep(store: Store, sweep: Sweep, name: str, address: str | None) -> dic
     parent = tracker.open(hash_of(subject), f"sweep {name}", {"synthaug.kind": "sweep"})
     parent.json("sweep.json", subject)
     errors: list[str] = []
-    try:
+    with parent.told_of_its_end():
         if todo:
             say(f"{len(trials) - len(todo)} of {len(trials)} trials are in the store, {len(todo)} to run")
             errors = _make(store, todo, address)
         run_ids = _log(store, tracker, parent, trials)
-    except KeyboardInterrupt:
-        parent.end("KILLED")
-        raise
-    except Exception:
-        parent.end("FAILED")
-        raise
-    if errors:
-        parent.end("FAILED")
-        raise RuntimeError(f"{len(errors)} of {len(trials)} trials failed, the first with: {errors[0]}")
+        if errors:
+            raise RuntimeError(f"{len(errors)} of {len(trials)} trials failed, the first with: {errors[0]}")
     parent.metrics([(0, {"time/call_s": time.monotonic() - started})])
     parent.end()
     store.record(subject, nodes, {"run_id": parent.id, "run_ids": run_ids, "name": name})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,20 @@ class Run:
     def end(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.id, status)
         self.finished = status == "FINISHED"
+
+    @contextmanager
+    def told_of_its_end(self) -> Iterator[None]:
+        """What is left by an error ends as failed, by Ctrl-C as killed; what is not goes on."""
+        status = "FAILED"
+        try:
+            yield
+            status = ""
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            if status:
+                self.end(status)
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
