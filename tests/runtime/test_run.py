@@ -136,18 +136,27 @@ def test_two_that_ask_at_once_get_the_same_run(home: Path, monkeypatch: pytest.M
         assert len(set(threads.map(lambda tracker: tracker.open("key", "name", {}).id, trackers))) == 1
 
 
-def test_a_failed_run_says_so_and_goes_on_later(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class TrainingError(Exception):
+    """Ray Train's is no RuntimeError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError, "FAILED"), (TrainingError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_a_failed_run_says_so_and_goes_on_later(
+    error: type[BaseException], status: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     def broken(*arguments: object, **more: object) -> None:
-        raise RuntimeError("the training loss is nan at step 3")
+        raise error("the training loss is nan at step 3")
 
     monkeypatch.setattr("synthaug.runtime.run.train_stage", broken)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(error):
         synthaug.run(experiment(method=None), home=home)
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     ids = [e.experiment_id for e in client.search_experiments()]
-    assert [run.info.status for run in client.search_runs(ids)] == ["FAILED"]
+    assert [run.info.status for run in client.search_runs(ids)] == [status]
     monkeypatch.undo()
     answer = synthaug.run(experiment(method=None), home=home)
     assert [(run.info.run_id, run.info.status) for run in client.search_runs(ids)] == [(answer["run_id"], "FINISHED")]
