@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synthaug.dataset import Dataset
-from synthaug.listing import Listing
-from synthaug.sample import decode_image
+from synthaug.data.dataset import Dataset
+from synthaug.data.listing import Listing
+from synthaug.data.sample import decode_image
 
 DREAMS = (
     "handwritten on paper", "thick and large", "thin and small", "bold and dark", "a light thin drawing",

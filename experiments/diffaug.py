@@ -24,8 +24,8 @@ from experiments.unidiffda import PRETRAINED
 from synthaug.classify.augment import HorizontalFlip, RandomCrop
 from synthaug.classify.optim import SGD, AdamW
 from synthaug.classify.views import AugMixView, DiffAugView, FolderView, SecondView
-from synthaug.dataset import Dataset
-from synthaug.diffusion.denoisers import GuidedDiffusion
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.pixel_models import GuidedDiffusion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import Evaluation
 from synthaug.evaluate.predict import DDA, Ensemble, Predictor, Single

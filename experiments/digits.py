@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synthaug.classify.augment import CutMix, Mixup, TrivialAugment
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.experiment import Experiment, Recipe, Sweep
 from synthaug.methods.real_guidance import RealGuidance

@@ -7,9 +7,9 @@ from typing import Any
 
 from synthaug.classify.augment import RandomCrop
 from synthaug.classify.views import AugMixView, DiffAugView, PlainView, SecondView
-from synthaug.dataset import Dataset
-from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.one_step import Diffusion
+from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.certify import Certified
 from synthaug.evaluate.entropy import EntropyOverTime

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from synthaug.clip import Clip
-from synthaug.dataset import Dataset
-from synthaug.diffusion.denoisers import PretrainedUNet
-from synthaug.diffusion.guides import Guide
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.features import ClipFeatures
 from synthaug.evaluate.fidelity import Fidelity

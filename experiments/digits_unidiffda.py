@@ -9,9 +9,10 @@ from typing import Any
 from synthaug.classify.augment import CutMix, Mixup, TrivialAugment
 from synthaug.classify.mixing import GlobalRandomReplace, LocalRandomReplace, Replace
 from synthaug.clip import Clip
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.suffixes import DIGITS
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
-from synthaug.diffusion.personalize import LoRA, TextualInversion
+from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.features import ClipFeatures
 from synthaug.evaluate.fidelity import Fidelity
@@ -26,7 +27,6 @@ from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.prompts import SuffixDream, SuffixExchange
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.suffixes import DIGITS
 
 STEPS = 300  # optimiser steps of every arm, whatever its epochs hold
 SD, PIX2PIX, CLIP = Backbone("nano:sd"), Backbone("nano:pix2pix"), Clip("nano:clip")

@@ -58,8 +58,8 @@ def measure_clip(folder: Path) -> None:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from synthaug import glyphs
     from synthaug.clip import Clip
+    from synthaug.data import glyphs
     from synthaug.nano import measure_clip as measure
     from synthaug.nano.train import load_glyphs
 
@@ -142,7 +142,8 @@ def measure_lcm(folder: Path) -> None:
     import torch
     from diffusers import DPMSolverMultistepScheduler, LCMScheduler, StableDiffusionPipeline
 
-    from synthaug import glyphs, nano
+    from synthaug import nano
+    from synthaug.data import glyphs
     from synthaug.nano import measure
     from synthaug.nano.train import load_glyphs
 
@@ -171,7 +172,7 @@ def ddpm(folder: Path) -> None:
     unseen digit from time 0.3 is 0.095 off (root mean square; the nearest training images 0.213), and read as the digit
     that it was in 97.8 %. Cost: an hour of one core.
     """
-    from synthaug.diffusion.denoisers import TrainedUNet
+    from synthaug.diffusion.pixel_models import TrainedUNet
     from synthaug.diffusion.unet import train_unet, unet_files
     from synthaug.nano import measure_ddpm as measure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from synthaug.classify.augment import HorizontalFlip, RandomCrop
 from synthaug.classify.optim import SGD
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep
 from synthaug.methods.real_guidance import RealGuidance
 

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 from synthaug.classify.augment import CutMix, HorizontalFlip, Mixup, RandomCrop
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Utilize
 from synthaug.classify.optim import SGD
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.published import PUBLISHED
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.features import InceptionFeatures
 from synthaug.evaluate.fidelity import Fidelity
@@ -34,7 +35,6 @@ from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.published import PUBLISHED
 
 SD15 = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5", precision="fp16")
 PIX2PIX = Backbone(model="timbrooks/instruct-pix2pix", precision="fp16", resolution=256)

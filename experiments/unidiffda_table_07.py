@@ -7,9 +7,9 @@ training images, so `--set dataset.prompt="a sketch image of a {}"` asks for ano
 from __future__ import annotations
 
 from experiments import unidiffda as protocol
+from synthaug.data.layouts import DOMAINS
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
-from synthaug.layouts import DOMAINS
 
 
 def _sweep(*, epochs: bool = False) -> Sweep:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from shapes import class_folders, paint
-from synthaug.layouts import DOMAINS
-from synthaug.listing import Listing
-from synthaug.published import PUBLISHED
+from synthaug.data.layouts import DOMAINS
+from synthaug.data.listing import Listing
+from synthaug.data.published import PUBLISHED
 
 WORDNETS = ("n01440764", "n02012849")
 ONLY_TESTS = {f"imagenet-{kind}" for kind in ("a", "c", "d", "r", "s", "sketch")}

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import Label, soft_label
 from synthaug.diffusion.backbone import Backbone
 from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.base import Method, Models, Row
-from synthaug.sample import Label, soft_label
 from synthaug.settings import settings
 
 NANO = Backbone(model="nano:sd")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shapes import class_folders
-from synthaug import suffixes
 from synthaug.cli import import_file
-from synthaug.dataset import Dataset
+from synthaug.data import suffixes
+from synthaug.data.dataset import Dataset
 
 CAPTIONS = import_file(str(Path(__file__).parents[1] / "experiments" / "captions.py"))
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from replicas import cifar, counts
-from synthaug.dataset import Dataset
-from synthaug.sample import decode_image
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image
 from synthaug.settings import UserError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from shapes import class_folders, paint
-from synthaug.dataset import Dataset, subset
-from synthaug.folder import Facts
-from synthaug.sample import decode_image
+from synthaug.data.dataset import Dataset, subset
+from synthaug.data.folder import Facts
+from synthaug.data.sample import decode_image
 from synthaug.settings import UserError
 
 
@@ -68,7 +68,7 @@ def test_known_facts_are_used_and_brought_up_to_date(tmp_path: Path, monkeypatch
     class_folders(tmp_path, ["a", "b"], 4)
     facts: Facts = {}
     digest = opened(tmp_path).open(facts).digest
-    monkeypatch.setattr("synthaug.folder._fact", lambda path: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr("synthaug.data.folder._fact", lambda path: pytest.fail(f"read {path} again"))
     assert opened(tmp_path).open(facts).digest == digest
     monkeypatch.undo()
     paint(tmp_path / "a" / "0.png", 999)

@@ -12,10 +12,10 @@ from synthaug.classify.augment import Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
 from synthaug.classify.optim import SGD, Optimizer
 from synthaug.classify.views import View
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.denoisers import DenoiserModel
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
+from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import ImageEvaluation, Measurement
 from synthaug.evaluate.entropy import EntropyOverTime

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from synthaug import glyphs
+from synthaug.data import glyphs
 
 
 def _many(indices: range, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -28,7 +28,7 @@ def test_a_glyph_depends_on_its_index_and_seed_alone() -> None:
 
 def test_another_process_draws_the_same_without_heavy_imports() -> None:
     code = (
-        "import sys, hashlib, synthaug.glyphs as g; assert not {'torch', 'matplotlib'} & set(sys.modules);"
+        "import sys, hashlib, synthaug.data.glyphs as g; assert not {'torch', 'matplotlib'} & set(sys.modules);"
         "print(hashlib.sha256(g.render(12345, 6)[0].tobytes()).hexdigest())"
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from synthaug.classify.views import AugMixView, DiffAugView, SecondView
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
-from synthaug.diffusion.denoisers import TrainedUNet
-from synthaug.diffusion.diffaug import Diffusion
-from synthaug.diffusion.guides import Guide
-from synthaug.diffusion.personalize import LoRA, TextualInversion
+from synthaug.diffusion.finetune import LoRA, TextualInversion
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.one_step import Diffusion
+from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.filter import BaseProb
 from synthaug.evaluate.gradients import Gradients

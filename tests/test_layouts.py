@@ -9,9 +9,9 @@ import pytest
 
 from replicas import WORDNETS, aircraft, counts, cub, domainnet, folders, imagenet_c, imagenet_d, semi_inat
 from shapes import class_folders
-from synthaug.dataset import Dataset
-from synthaug.layouts import DOMAINS
-from synthaug.published import IMAGENET_D
+from synthaug.data.dataset import Dataset
+from synthaug.data.layouts import DOMAINS
+from synthaug.data.published import IMAGENET_D
 from synthaug.settings import UserError
 
 
@@ -181,7 +181,7 @@ def test_test_sets_are_told_apart_by_names_and_sizes(tmp_path: Path, monkeypatch
     for other in ("__MACOSX", ".git", "n1"):
         (tmp_path / other).mkdir()
     dataset = Dataset("imagenet-r", path=str(tmp_path))
-    monkeypatch.setattr("synthaug.folder.decode_image", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("synthaug.data.folder.decode_image", lambda data: pytest.fail("decoded"))
     monkeypatch.setattr(Path, "open", lambda *args: pytest.fail("opened"))
     before = dataset.open()
     assert counts(before) == {"test": [60, 60]}

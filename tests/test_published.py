@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from replicas import ONLY_TESTS, counts, cub, folders, make, semi_inat
-from synthaug.dataset import KNOWN, Dataset, subset
-from synthaug.published import PUBLISHED
-from synthaug.sample import decode_image
+from synthaug.data.dataset import KNOWN, Dataset, subset
+from synthaug.data.published import PUBLISHED
+from synthaug.data.sample import decode_image
 from synthaug.settings import UserError, keyed
 
 
@@ -92,7 +92,7 @@ def test_equal_images_on_both_sides_are_counted_and_kept(tmp_path: Path) -> None
 
 def test_large_sets_are_told_apart_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders(tmp_path, held="val")
-    monkeypatch.setattr("synthaug.folder.decode_image", lambda data: pytest.fail("decoded"))
+    monkeypatch.setattr("synthaug.data.folder.decode_image", lambda data: pytest.fail("decoded"))
     listing = Dataset("imagenet100", path=str(tmp_path)).open()
     assert counts(listing) == {"train": [4, 4], "val": [1, 1], "test": [2, 2]}
     monkeypatch.undo()
@@ -146,7 +146,7 @@ def test_words_come_from_the_user_then_the_files_then_the_table(tmp_path: Path) 
 
 
 def test_all_of_imagenet_takes_the_words_of_torchvision(tmp_path: Path) -> None:
-    from synthaug.layouts import _synsets
+    from synthaug.data.layouts import _synsets
 
     ids = [f"n{number:08d}" for number in range(1000)]
     words = _synsets(tmp_path, ids)
@@ -158,5 +158,5 @@ def test_facts_are_shared_by_the_names_of_one_folder(tmp_path: Path, monkeypatch
     semi_inat(tmp_path)
     facts: dict[str, list[object]] = {}
     Dataset("semi_inat_species", path=str(tmp_path)).open(facts)
-    monkeypatch.setattr("synthaug.folder._fact", lambda path: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr("synthaug.data.folder._fact", lambda path: pytest.fail(f"read {path} again"))
     assert Dataset("semi_inat_order", path=str(tmp_path)).open(facts).classes == ("Fagales", "Hymenoptera")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthaug.sample import Sample, decode_image, encode_image, from_parquet, label_matrix, soft_label, to_parquet
+from synthaug.data.sample import Sample, decode_image, encode_image, from_parquet, label_matrix, soft_label, to_parquet
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 

@@ -15,7 +15,7 @@ import torch
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace
 from synthaug.classify.recipe import Recipe
 from synthaug.cli import import_file, subjects_in
-from synthaug.diffusion.personalize import LoRA, TextualInversion
+from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.experiment import Experiment, Sweep, load
 from synthaug.settings import to_json
 
@@ -147,7 +147,7 @@ def test_coarse_and_medical_arms_concatenate(protocol: Any) -> None:
 
 
 def test_suffixes_of_diff_ii_are_ten_for_every_class(protocol: Any) -> None:
-    from synthaug import suffixes
+    from synthaug.data import suffixes
 
     for task, name in ((protocol.birds(5), "Fish Crow"), (protocol.planes(5), "F-16A/B")):
         assert len(set(suffixes.read(protocol.suffixes(task)).of_class(name))) == 10

@@ -30,7 +30,7 @@ from synthaug.classify.mixing import Concat
 from synthaug.classify.models import build, prepared
 from synthaug.classify.recipe import Recipe
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import DDAImages
 from synthaug.evaluate.predict import TIMES, Ensemble, ensemble
 from synthaug.methods.diffuse_denoise import noise_of

@@ -27,12 +27,12 @@ from synthaug.classify.loop import Data, train
 from synthaug.classify.mixing import Concat
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import DiffAugView, SecondView, View
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image, encode_image, resize_image
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
+from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.diffusion.unet import new_scheduler, new_unet
 from synthaug.runtime.images import decode_all
-from synthaug.sample import decode_image, encode_image, resize_image
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 K = 8

@@ -26,12 +26,12 @@ from generation import save_sd15, sources, spread
 from PIL import Image
 from torch import Tensor
 
+from synthaug.data.sample import encode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.codec import load_pipe, token_ids
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.diffusion.fit import fit
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
 from synthaug.diffusion.tuning import Example, Latents, Lesson, Student, student_of, views
-from synthaug.sample import encode_image
 from synthaug.training import ALONE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -28,9 +28,9 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from synthaug.data.sample import encode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.pipeline import Pipeline
-from synthaug.sample import encode_image
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,14 +17,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import Label
 from synthaug.diffusion.backbone import Backbone
 from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.base import Method, Models, Row
 from synthaug.runtime import cluster, generate
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.store import Store
-from synthaug.sample import Label
 from synthaug.settings import settings
 
 SLEEP_S = 0.002

@@ -195,7 +195,7 @@ def list_(file: Annotated[str | None, typer.Argument(metavar="[FILE]")] = None) 
 def show(ref: REF, set_: SET = [], home: HOME = RUNS, as_json: JSON = False) -> None:  # noqa: B006
     """The resolved experiment, each stage's key, what is cached and what will run."""
     from synthaug.experiment import Sweep
-    from synthaug.runtime.plan import describe, plan
+    from synthaug.pages.plan import describe, plan
     from synthaug.settings import to_json
 
     _, subject = resolve(ref, set_)
@@ -221,8 +221,8 @@ def run(
     """Run an experiment or a sweep: makes what is missing, in order."""
     name, subject = resolve(ref, set_)
     with results_only() as result:
+        from synthaug.pages.summary import summary
         from synthaug.runtime.run import run as run_it
-        from synthaug.runtime.summary import summary
 
         answer = run_it(subject, home=home, workers=workers, address=address, name=name)
         result(json.dumps(answer) if as_json else summary(name, subject, answer, home))
@@ -235,7 +235,7 @@ def report(
     home: HOME = RUNS,
 ) -> None:
     """A static page: table with intervals and paired tests, cost, galleries, curves."""
-    from synthaug.runtime.report import recorded_subjects, write_report
+    from synthaug.pages.report import recorded_subjects, write_report
     from synthaug.runtime.store import Store
 
     store = Store(home).prepare()
@@ -251,7 +251,7 @@ def export(
     home: HOME = RUNS,
 ) -> None:
     """The generated images as an ImageFolder with metadata.csv, for people who train elsewhere."""
-    from synthaug.runtime.export import export_images
+    from synthaug.pages.export import export_images
 
     _, subject = resolve(ref, set_)
     with results_only() as result:
@@ -272,7 +272,7 @@ def ui(
 @app.command()
 def doctor(home: HOME = RUNS) -> None:
     """Versions, devices, memory, disk, Ray, MLflow, models: what is wrong and how to mend it."""
-    from synthaug.runtime.doctor import examine
+    from synthaug.pages.doctor import examine
 
     failed = 0
     for name, well, text in examine(home):

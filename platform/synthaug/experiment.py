@@ -11,11 +11,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.denoisers import DenoiserModel, PretrainedUNet, TrainedUNet
-from synthaug.diffusion.guides import Guide
-from synthaug.diffusion.personalize import Finetune
+from synthaug.diffusion.finetune import Finetune
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.pixel_models import DenoiserModel, PretrainedUNet, TrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter

@@ -32,11 +32,22 @@ class UserError(ValueError):
 
 
 @dataclass_transform(frozen_default=True)
-def settings(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
-    """A frozen pydantic dataclass that refuses unknown fields and explains mistakes in one line."""
+def settings(cls: type[T] | None = None, /, *, kw_only: bool = False, key: str | None = None) -> Any:
+    """A frozen pydantic dataclass that refuses unknown fields and explains mistakes in one line.
+
+    `key` is what keys and old JSON call the class, where that is not `module:Class`: the name under which it was first
+    published. So a class can move to another file without costing anybody a cache.
+    """
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=kw_only, config=config)
-    return (lambda cls: _explained(make(cls))) if cls is None else _explained(make(cls))
+
+    def made(cls: type[T]) -> Any:
+        found = _explained(make(cls))
+        if key is not None:
+            setattr(found, _KEY_NAME, key)
+        return found
+
+    return made if cls is None else made(cls)
 
 
 def _explained(cls: Any) -> Any:
@@ -62,6 +73,7 @@ class _Kinded:
 
 
 _NOT_KEYED, _BY_CONTENT = "not in the key", "a file that enters the key by its content"
+_KEY_NAME = "_key_name"
 OneOf = Annotated[T, _Kinded()]
 NotKeyed = Annotated[T, _NOT_KEYED]
 ContentOf = Annotated[T, _BY_CONTENT]
@@ -70,6 +82,11 @@ ContentOf = Annotated[T, _BY_CONTENT]
 def kind_of(value: object) -> str:
     """`module:Class` of a settings value."""
     return f"{type(value).__module__}:{type(value).__qualname__}"
+
+
+def key_name(cls: type) -> str:
+    """What keys call a class: a name of its own, not inherited, or where it lies."""
+    return str(cls.__dict__.get(_KEY_NAME, f"{cls.__module__}:{cls.__qualname__}"))
 
 
 def to_json(value: Any) -> dict[str, Any]:
@@ -121,13 +138,16 @@ def names(base: type[Any]) -> list[str]:
 
 
 def find_class(base: type[T], kind: str) -> type[T]:
-    """The subclass of `base` called `kind`: `module:Class`, or a bare name looked up below `base`."""
+    """The subclass of `base` called `kind`: `module:Class` as it is or was, or a bare name looked up below `base`."""
     module, colon, name = kind.partition(":")
     if not colon:
         for cls in subclasses(base):
             if cls.__name__ == kind:
                 return cls
         raise UserError(f"no {base.__name__} is called {kind!r}{did_you_mean(kind, names(base))}")
+    for cls in subclasses(base) if module.startswith("synthaug.") else ():
+        if key_name(cls) == kind:
+            return cls
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
@@ -168,14 +188,20 @@ def class_at(cls: type, path: tuple[str, ...]) -> type:
     return cls
 
 
-def keyed(value: Any) -> Any:
-    """What of a value enters a key: no field at its default, none marked NotKeyed, no name of a file."""
+def keyed(value: Any, *, places: bool = False) -> Any:
+    """What of a value enters a key: no field at its default, none marked NotKeyed, no name of a file.
+
+    With `places` the marked ones enter too: the name of a record, which tells two folders apart, and yet stays the same
+    when a class moves or is given a new field.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        given = {f: getattr(value, f.name) for f, marks in _fields(value) if not {_NOT_KEYED, _BY_CONTENT} & marks}
-        return {"kind": kind_of(value)} | {f.name: keyed(v) for f, v in given.items() if v != _default(f)}
+        left_out = set() if places else {_NOT_KEYED, _BY_CONTENT}
+        given = {f: getattr(value, f.name) for f, marks in _fields(value) if not left_out & marks}
+        found = {f.name: keyed(v, places=places) for f, v in given.items() if v != _default(f)}
+        return {"kind": key_name(type(value))} | found
     if isinstance(value, dict):
-        return {key: keyed(item) for key, item in value.items()}
-    return [keyed(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: keyed(item, places=places) for key, item in value.items()}
+    return [keyed(item, places=places) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _fields(value: Any) -> Iterator[tuple[dataclasses.Field[Any], set[str]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.classify.views import DiffAugView, View
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.evaluate.base import Evaluation
 from synthaug.evaluate.outliers import image_files
 from synthaug.methods.base import Maker

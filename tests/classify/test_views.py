@@ -17,9 +17,9 @@ from synthaug.classify.augmix import augmix, jensen_shannon
 from synthaug.classify.mixing import Concat
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import AugMixView, DiffAugView, FolderView, PlainView, SecondView, View
-from synthaug.diffusion.denoisers import PretrainedUNet
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.oracle import GaussianDenoiser
+from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, World
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthaug.diffusion.diffaug import Diffusion, check_time, sigma_at
+from synthaug.diffusion.one_step import Diffusion, check_time, sigma_at
 from synthaug.diffusion.oracle import MixtureDenoiser
 from synthaug.settings import UserError
 

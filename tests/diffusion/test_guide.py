@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from synthaug.diffusion.fit import fit
-from synthaug.diffusion.guide import Lesson, new_net, noised, read, recognised, train_guide
-from synthaug.diffusion.guides import Guide
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.guide_net import Lesson, new_net, noised, read, recognised, train_guide
 from synthaug.diffusion.jacobian import asymmetry, class_gradient, curvature, jvp, vjp
 from synthaug.diffusion.oracle import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
 from synthaug.diffusion.sampling import euler, karras_sigmas, steered
@@ -298,7 +298,7 @@ def test_a_guide_needs_validation_images() -> None:
 
 def test_validation_is_alike_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every classifier at every report is shown the same images under the same noise."""
-    from synthaug.diffusion import guide as module
+    from synthaug.diffusion import guide_net as module
 
     seen: list[Tensor] = []
     real: Callable[..., Any] = module.noised

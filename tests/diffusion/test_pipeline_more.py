@@ -131,8 +131,8 @@ def test_latents_decode_to_the_images(pipeline: Pipeline, images: list[np.ndarra
 
 def test_inverted_and_resumed_comes_back(images: list[np.ndarray]) -> None:
     """Without guidance DDIM undoes its inversion, the better the more steps there are (nano:sd, a real image)."""
-    from synthaug.dataset import Dataset
-    from synthaug.sample import decode_image
+    from synthaug.data.dataset import Dataset
+    from synthaug.data.sample import decode_image
 
     listing = Dataset("digits").open()
     entries = listing.splits["train"][:4]

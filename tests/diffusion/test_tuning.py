@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.codec import load_pipe
-from synthaug.diffusion.personalize import TEMPLATES, Finetune, LoRA, TextualInversion
+from synthaug.diffusion.finetune import TEMPLATES, Finetune, LoRA, TextualInversion
 from synthaug.diffusion.tuning import Example, Latents, tune, views
 from synthaug.settings import UserError
 from synthaug.training import World

@@ -11,8 +11,8 @@ import torch
 
 from synthaug.diffusion import fit
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.denoisers import TrainedUNet
 from synthaug.diffusion.fit import newest_share
+from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.diffusion.unet import Lesson, new_scheduler, new_unet, train_unet, unet_files
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, World

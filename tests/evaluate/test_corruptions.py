@@ -11,11 +11,11 @@ from PIL import Image
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.glyphs import render
+from synthaug.data.sample import decode_image
 from synthaug.evaluate.corruptions import FAMILIES, blur, corrupt, digital, lines, noise, weather
 from synthaug.evaluate.corruptions.dice import Dice
-from synthaug.glyphs import render
-from synthaug.sample import decode_image
 from synthaug.settings import UserError
 
 NAMES = [name for family in FAMILIES.values() for name in family]

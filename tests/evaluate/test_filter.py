@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthaug import glyphs
 from synthaug.clip import Clip
+from synthaug.data import glyphs
 from synthaug.evaluate.filter import BaseProb, Candidates, ClipBinary, ClipMulti
 
 CLIP = Clip("nano:clip")

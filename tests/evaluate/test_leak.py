@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pixels import Pixels, images
 
+from synthaug.data.sample import decode_image, encode_image, resize_image
 from synthaug.evaluate.base import ImageEvaluation
 from synthaug.evaluate.leak import Leak, differences, expected_share, share_closer
-from synthaug.sample import decode_image, encode_image, resize_image
 from synthaug.settings import from_json, to_json
 
 PIXELS = Leak(extractor=Pixels())

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from shapes import paint
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image
 from synthaug.evaluate.outliers import (
     Folder,
     Letters,
@@ -17,7 +18,6 @@ from synthaug.evaluate.outliers import (
     grating,
     image_files,
 )
-from synthaug.sample import decode_image
 from synthaug.settings import UserError, from_json, keyed, parts, to_json
 
 MADE = [Letters(count=30), Noise(count=30), Noise(law="gaussian", count=30), Textures(count=30)]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synthaug.diffusion.diffaug import Diffusion, sigma_at
+from synthaug.data.sample import Sample
+from synthaug.diffusion.one_step import Diffusion, sigma_at
 from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from synthaug.evaluate import predict
 from synthaug.evaluate.accuracy import Accuracy
@@ -21,7 +22,6 @@ from synthaug.evaluate.entropy import EntropyOverTime, entropies
 from synthaug.evaluate.predict import DDA, TIMES, Ensemble, Single, ask, ensemble
 from synthaug.methods.base import Context
 from synthaug.methods.diffuse_denoise import noise_of
-from synthaug.sample import Sample
 from synthaug.settings import UserError, seed_of
 
 SIZE, CLASSES = 8, 4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import synthaug
 from shapes import tiny
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.adapt import corrupted
 from synthaug.evaluate.base import Subject

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import Sample, decode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.methods.base import Context, Models, Row
 from synthaug.methods.gif import GIF, Judge, draws, turn
-from synthaug.sample import Sample, decode_image
 
 NAMES = tuple(str(i) for i in range(10))
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from shapes import Noise, tiny
-from synthaug.diffusion.diffaug import sigma_at
-from synthaug.diffusion.guides import Guide
+from synthaug.data.sample import Sample
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.one_step import sigma_at
 from synthaug.diffusion.oracle import MixtureDenoiser
 from synthaug.evaluate.recognised import Recognised
 from synthaug.methods import diffuse_denoise
 from synthaug.methods.base import Context, Models, Row
 from synthaug.methods.guided import ClassifierGuided
-from synthaug.sample import Sample
 from synthaug.settings import UserError, seed_of
 
 SIZE, SPREAD = 4, 0.05

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
+from synthaug.data.sample import Sample
 from synthaug.methods import fractals
 from synthaug.methods.base import Context, Method, Row
 from synthaug.methods.da_fusion import DAFusion
@@ -21,7 +22,6 @@ from synthaug.methods.diffuse_mix import DiffuseMix, seam
 from synthaug.methods.gif import GIF
 from synthaug.methods.prompts import SuffixDream, SuffixExchange
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.sample import Sample
 from synthaug.settings import UserError
 
 NAMES = tuple(str(i) for i in range(10))

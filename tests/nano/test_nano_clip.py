@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from synthaug import glyphs, nano
+from synthaug import nano
 from synthaug.clip import Clip
+from synthaug.data import glyphs
 from synthaug.nano import measure_clip
 from synthaug.nano.train import load_glyphs
 from synthaug.nano.train_clip import NOTHING, Budget, contrast, empty, question, sentence, train_clip

@@ -9,10 +9,10 @@ from diffusers import DDPMPipeline
 
 from synthaug import nano
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.denoisers import PretrainedUNet
-from synthaug.diffusion.diffaug import Diffusion
 from synthaug.diffusion.jacobian import asymmetry, jvp, vjp
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.oracle import EmpiricalDenoiser
+from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.nano.measure_ddpm import digits
 
 FOLDER = nano.path("nano:ddpm")

@@ -10,8 +10,9 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from synthaug import glyphs, nano
+from synthaug import nano
 from synthaug.clip import Clip
+from synthaug.data import glyphs
 from synthaug.nano import captions, measure, measure_clip
 from synthaug.nano.train import load_glyphs, new_scheduler
 from synthaug.nano.train_lcm import Budget, Consistency, LoRA, train_lcm

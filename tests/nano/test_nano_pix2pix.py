@@ -17,7 +17,8 @@ from diffusers import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from synthaug import glyphs, nano
+from synthaug import nano
+from synthaug.data import glyphs
 from synthaug.nano import measure
 from synthaug.nano.styles import PROMPT, STYLES
 from synthaug.nano.train_pix2pix import Budget, Pairs, load_pairs, train_pix2pix, widened

@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from synthaug import glyphs, nano
+from synthaug import nano
+from synthaug.data import glyphs
 from synthaug.nano import captions, measure
 from synthaug.settings import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthaug import glyphs
+from synthaug.data import glyphs
 from synthaug.nano.styles import STYLES, stylise
 
 

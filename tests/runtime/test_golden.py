@@ -10,11 +10,11 @@ import pytest
 
 import synthaug
 from shapes import NANO, Noise, tiny
+from synthaug.data.sample import decode_image
 from synthaug.experiment import STAGES, Recipe, seed_of
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.runtime.generate import make_images, open_job, read_images
 from synthaug.runtime.store import Store
-from synthaug.sample import decode_image
 
 
 def test_seeds() -> None:

@@ -10,10 +10,11 @@ import pytest
 
 import synthaug
 from synthaug.classify.recipe import Recipe
-from synthaug.dataset import Dataset, subset
-from synthaug.diffusion import guide as guiding
-from synthaug.diffusion.denoisers import TrainedUNet
-from synthaug.diffusion.guides import Guide
+from synthaug.data.dataset import Dataset, subset
+from synthaug.data.sample import decode_image
+from synthaug.diffusion import guide_net as guiding
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.runtime.adapters import guide_of
@@ -21,7 +22,6 @@ from synthaug.runtime.generate import make_images, open_job, read_images
 from synthaug.runtime.run import under
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
-from synthaug.sample import decode_image
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
 GUIDE = Guide(second="denoised", channels=(8,), steps=4, batch_size=4)

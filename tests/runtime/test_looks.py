@@ -14,11 +14,12 @@ from shapes import tiny
 from synthaug.classify.augment import RandomCrop
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import DiffAugView, FolderView, PlainView
-from synthaug.dataset import Dataset, subset
+from synthaug.data.dataset import Dataset, subset
+from synthaug.data.sample import decode_image
 from synthaug.diffusion import unet
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.denoisers import PretrainedUNet, TrainedUNet
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
+from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import MappedEvaluation, Subject
 from synthaug.evaluate.certify import Certified
@@ -30,15 +31,14 @@ from synthaug.evaluate.predict import Ensemble
 from synthaug.evaluate.robustness import Robustness
 from synthaug.experiment import Experiment, Sweep, identity, replace
 from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
+from synthaug.pages.plan import plan
+from synthaug.pages.report import recorded_subjects, write_report
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import made_of, training_data
 from synthaug.runtime.evaluate import evaluate_stages
 from synthaug.runtime.generate import make_images, open_job
-from synthaug.runtime.plan import plan
-from synthaug.runtime.report import recorded_subjects, write_report
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
-from synthaug.sample import decode_image
 from synthaug.settings import UserError, seed_of, settings
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
@@ -161,8 +161,8 @@ def test_cached_variants_are_those_of_the_formula(here: Path) -> None:
 
 def test_times_are_spread_evenly_however_many() -> None:
     maker = DiffuseDenoise(how=Diffusion(low=0.2, high=0.6))
+    from synthaug.data.sample import Sample
     from synthaug.methods.base import Context
-    from synthaug.sample import Sample
 
     for id in ("a", "b", "c"):
         sample = Sample(id, b"", ((0, 1.0),), id, 0)

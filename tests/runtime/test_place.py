@@ -11,7 +11,7 @@ import pytest
 
 import synthaug
 from shapes import class_folders, tiny
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.runtime import place

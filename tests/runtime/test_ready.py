@@ -11,8 +11,8 @@ from diffusers import DDPMScheduler, UNet2DModel
 from replicas import WORDNETS
 from shapes import class_folders, tiny
 from synthaug.classify.views import DiffAugView
-from synthaug.dataset import Dataset
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.entropy import EntropyOverTime
 from synthaug.evaluate.gradients import Gradients

@@ -11,7 +11,7 @@ from shapes import Noise, tiny
 from synthaug.classify.augment import TrivialAugment
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
-from synthaug.runtime.report import write_report
+from synthaug.pages.report import write_report
 from synthaug.runtime.run import run_experiment
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
@@ -106,7 +106,7 @@ def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthaug.runtime.report.MANY", 1)
+    monkeypatch.setattr("synthaug.pages.report.MANY", 1)
     page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
     assert "of the 1 arms that end highest" in page and "<tr><th>arm<th>0<th>1<th>2" in page
     assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"

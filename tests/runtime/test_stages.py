@@ -20,8 +20,9 @@ import synthaug
 from shapes import NANO, Noise, tiny
 from synthaug.classify.mixing import Replace
 from synthaug.clip import Clip
+from synthaug.data.sample import decode_image
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.personalize import LoRA, TextualInversion
+from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.features import ClipFeatures
 from synthaug.evaluate.fidelity import Fidelity
@@ -35,15 +36,14 @@ from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.pages.export import export_images
+from synthaug.pages.plan import plan
+from synthaug.pages.report import write_report
 from synthaug.runtime.adapters import stages_of
 from synthaug.runtime.data import training_data, used_images
-from synthaug.runtime.export import export_images
 from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.plan import plan
-from synthaug.runtime.report import write_report
 from synthaug.runtime.store import Store
 from synthaug.runtime.train import train_stage
-from synthaug.sample import decode_image
 from synthaug.settings import UserError
 
 CLIP = Clip("nano:clip")

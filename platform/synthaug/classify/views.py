@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.settings import ContentOf, Count, Share, UserError, settings
 
 if TYPE_CHECKING:

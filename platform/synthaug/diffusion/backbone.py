@@ -14,7 +14,7 @@ from synthaug.settings import Count, UserError, settings
 from synthaug.weights import Weights, files_of
 
 if TYPE_CHECKING:
-    from synthaug.diffusion.personalize import Adapter
+    from synthaug.diffusion.finetune import Adapter
     from synthaug.diffusion.pipeline import Pipeline as Pipeline
 
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from synthaug.data.sample import resize_image
 from synthaug.diffusion.batches import Recent
-from synthaug.sample import resize_image
 from synthaug.settings import UserError
 
 _SOURCES, _PROMPTS = 512, 4096  # how many encoded ones are kept

@@ -17,7 +17,7 @@ from torch import Tensor
 from synthaug.diffusion.backbone import Backbone, check
 from synthaug.diffusion.batches import Pieces
 from synthaug.diffusion.codec import Codec, load_pipe
-from synthaug.diffusion.personalize import Adapter, fuse
+from synthaug.diffusion.finetune import Adapter, fuse
 from synthaug.settings import UserError
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from synthaug.diffusion.backbone import Backbone, add_tokens, check
 from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.codec import load_pipe, token_ids
+from synthaug.diffusion.finetune import TEMPLATES, Adapter, Finetune, LoRA, TextualInversion
 from synthaug.diffusion.fit import Fitted, contained, fit
-from synthaug.diffusion.personalize import TEMPLATES, Adapter, Finetune, LoRA, TextualInversion
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 

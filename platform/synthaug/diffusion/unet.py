@@ -12,8 +12,8 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from synthaug.diffusion.denoisers import TrainedUNet
 from synthaug.diffusion.fit import Fitted, contained, fit
+from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from synthaug.diffusion.diffaug import STEPS, Diffusion, sigma_at
+from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.one_step import STEPS, Diffusion, sigma_at
 from synthaug.methods.base import Context, Maker, Models, Row
 from synthaug.methods.diffuse_denoise import diffused, pieces
-from synthaug.sample import Label, Sample
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:

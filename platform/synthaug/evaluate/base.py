@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from synthaug.dataset import Dataset
-from synthaug.diffusion.diffaug import check_time
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.one_step import check_time
 from synthaug.settings import settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes
 from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.evaluate.predict import CHUNK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug.diffusion.diffaug import check_time, sigma_at
+from synthaug.diffusion.one_step import check_time, sigma_at
 from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.settings import Count, Share, seed_of, settings
 

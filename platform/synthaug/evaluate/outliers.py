@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from synthaug.dataset import Dataset
-from synthaug.sample import decode_image, resize_image
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image, resize_image
 from synthaug.settings import ContentOf, Count, UserError, seed_of, settings
 
 Part = Literal["val", "test"]

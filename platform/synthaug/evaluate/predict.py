@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
 from synthaug.evaluate.base import Evaluation
 from synthaug.settings import Count, OneOf, Share, UserError, settings

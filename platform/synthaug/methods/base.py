@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.denoisers import PlacedDenoiser
-from synthaug.diffusion.guides import Guide, PlacedGuide
-from synthaug.diffusion.personalize import Adapter, Finetune
-from synthaug.sample import Label, Sample, encode_image
+from synthaug.diffusion.finetune import Adapter, Finetune
+from synthaug.diffusion.guide import Guide, PlacedGuide
+from synthaug.diffusion.pixel_models import PlacedDenoiser
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from synthaug.clip import Clip
     from synthaug.diffusion.backbone import Pipeline
     from synthaug.diffusion.denoiser import UNetDenoiser
-    from synthaug.diffusion.guide import GuideNet
+    from synthaug.diffusion.guide_net import GuideNet
     from synthaug.scorer import Scorer
 
 STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")

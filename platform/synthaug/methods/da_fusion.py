@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from synthaug.diffusion.personalize import Finetune, TextualInversion
+from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.finetune import Finetune, TextualInversion
 from synthaug.methods.base import Context, Models, Row
 from synthaug.methods.prompts import pick
 from synthaug.methods.sdedit import SDEdit
-from synthaug.sample import Label, Sample
 from synthaug.settings import settings
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.methods.base import Context, Models, Row, own_class
 from synthaug.methods.sdedit import SDEdit
-from synthaug.sample import Label, Sample
 from synthaug.settings import settings
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from synthaug import suffixes
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.data import suffixes
+from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.methods.base import Context, Maker, Method, Models, Row, own_class
-from synthaug.sample import Label, Sample
 from synthaug.settings import ContentOf, Count, Share, seed_of, settings
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from synthaug.diffusion.personalize import Finetune, LoRA, TextualInversion
+from synthaug.data.sample import Label, Sample, soft_label
+from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.methods.base import Context, Models, Row, own_class
 from synthaug.methods.sdedit import SDEdit
-from synthaug.sample import Label, Sample, soft_label
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from synthaug.data.sample import Label, Sample
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.methods.base import Context, Method, Models, Row
-from synthaug.sample import Label, Sample
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:

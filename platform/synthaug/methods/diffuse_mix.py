@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.methods import fractals
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import pick
-from synthaug.sample import Label, Sample, resize_image
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from synthaug.clip import Clip
+from synthaug.data.sample import Label, Sample
 from synthaug.methods.base import Context, Models, Row, own_class
 from synthaug.methods.prompts import pick
 from synthaug.methods.sdedit import SDEdit
-from synthaug.sample import Label, Sample
 from synthaug.settings import Count, seed_of, settings
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from synthaug.data.sample import Label, Sample
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.diffaug import sigma_at
-from synthaug.diffusion.guides import Guide
+from synthaug.diffusion.guide import Guide
+from synthaug.diffusion.one_step import sigma_at
 from synthaug.methods.base import Context, Method, Models, Row
 from synthaug.methods.diffuse_denoise import noise_of, pieces
-from synthaug.sample import Label, Sample
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:

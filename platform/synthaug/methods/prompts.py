@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-from synthaug import suffixes
+from synthaug.data import suffixes
 from synthaug.methods.base import Context, Row
 from synthaug.settings import ContentOf, seed_of, settings
 

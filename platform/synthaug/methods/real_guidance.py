@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from synthaug.data.sample import Label
 from synthaug.methods.base import Models, Row
 from synthaug.methods.sdedit import SDEdit
-from synthaug.sample import Label
 from synthaug.settings import settings
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
+from synthaug.data.sample import Sample
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import Plain, Prompts
-from synthaug.sample import Sample
 from synthaug.settings import Count, OneOf, Share, UserError, settings
 
 if TYPE_CHECKING:

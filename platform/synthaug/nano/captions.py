@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from synthaug.diffusion import personalize
+from synthaug.diffusion import finetune as personalize
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -17,7 +17,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from synthaug import glyphs
+from synthaug.data import glyphs
 from synthaug.nano import styles
 from synthaug.nano.captions import PHOTO
 from synthaug.settings import seed_of

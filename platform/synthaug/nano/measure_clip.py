@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthaug import glyphs
-from synthaug.dataset import Dataset
+from synthaug.data import glyphs
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image
 from synthaug.nano.train_clip import empty, kind
-from synthaug.sample import decode_image
 from synthaug.scorer import Scorer
 from synthaug.settings import seed_of
 

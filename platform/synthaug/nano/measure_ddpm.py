@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.sample import decode_image
 from synthaug.diffusion.denoiser import UNetDenoiser
-from synthaug.diffusion.diffaug import Diffusion
+from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.oracle import EmpiricalDenoiser
 from synthaug.nano import measure
-from synthaug.sample import decode_image
 from synthaug.settings import seed_of
 
 TIMES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from synthaug import glyphs
+from synthaug.data import glyphs
 from synthaug.diffusion.fit import newest_share
 from synthaug.nano import captions
 from synthaug.settings import seed_of

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from synthaug import glyphs
+from synthaug.data import glyphs
 from synthaug.nano import captions
 from synthaug.nano.train import Average, load_glyphs, optimise
 from synthaug.settings import seed_of

@@ -14,7 +14,8 @@ from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionMode
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from synthaug import glyphs, nano
+from synthaug import nano
+from synthaug.data import glyphs
 from synthaug.nano import captions
 from synthaug.nano.train import Average, encode, load_glyphs, optimise
 from synthaug.settings import seed_of

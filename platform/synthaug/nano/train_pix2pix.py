@@ -21,7 +21,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from synthaug import glyphs, nano
+from synthaug import nano
+from synthaug.data import glyphs
 from synthaug.nano.styles import PROMPT, STYLES, stylise
 from synthaug.nano.train import Average, encode, fit_vae, new_scheduler, optimise
 from synthaug.settings import seed_of

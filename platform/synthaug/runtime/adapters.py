@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from synthaug import suffixes
-from synthaug.dataset import subset
-from synthaug.diffusion.denoisers import FOLDER as DENOISER
-from synthaug.diffusion.denoisers import PlacedDenoiser, TrainedUNet
-from synthaug.diffusion.guides import FILE as GUIDE
-from synthaug.diffusion.guides import PlacedGuide
-from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
+from synthaug.data import suffixes
+from synthaug.data.dataset import subset
+from synthaug.data.sample import decode_image
+from synthaug.diffusion.finetune import Adapter, tokens_of, words_after
+from synthaug.diffusion.guide import FILE as GUIDE
+from synthaug.diffusion.guide import PlacedGuide
+from synthaug.diffusion.pixel_models import FOLDER as DENOISER
+from synthaug.diffusion.pixel_models import PlacedDenoiser, TrainedUNet
 from synthaug.experiment import SUBSET, Experiment, numbered
 from synthaug.runtime.images import image_size, real_images, split_arrays
 from synthaug.runtime.store import Store, write_bytes
-from synthaug.sample import decode_image
 from synthaug.settings import canonical
 from synthaug.training import REPORTS, Checkpoint, Report, World
 
@@ -88,7 +88,7 @@ def fit_guide(
     """Train the noisy classifier on exactly the images that the classifier may see, and leave it in the folder."""
     from safetensors.torch import save
 
-    from synthaug.diffusion.guide import train_guide
+    from synthaug.diffusion.guide_net import train_guide
 
     guide, dataset, listing = experiment.guide, experiment.dataset, store.open(experiment.dataset)
     assert guide is not None

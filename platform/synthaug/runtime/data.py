@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synthaug.classify.views import FolderView
-from synthaug.dataset import subset
+from synthaug.data.dataset import subset
+from synthaug.data.listing import Entry
+from synthaug.data.sample import Sample, label_matrix
 from synthaug.experiment import Experiment, beforehand
-from synthaug.listing import Entry
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.runtime.generate import Job, open_job, read_images, samples_of
 from synthaug.runtime.images import decode_all, image_size, split_arrays
 from synthaug.runtime.store import Store
-from synthaug.sample import Sample, label_matrix
 from synthaug.settings import UserError
 
 if TYPE_CHECKING:

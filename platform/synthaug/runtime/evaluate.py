@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.data.layouts import WORDNET
+from synthaug.data.published import PUBLISHED
 from synthaug.evaluate.adapt import Adaptation
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
 from synthaug.evaluate.filter import Candidates
 from synthaug.evaluate.predict import among
 from synthaug.experiment import SUBSET, Experiment, Making
-from synthaug.layouts import WORDNET
-from synthaug.published import PUBLISHED
+from synthaug.progress import Progress
 from synthaug.runtime.adapters import denoiser_of
 from synthaug.runtime.data import SCORES, made_now, made_of, used_images
 from synthaug.runtime.generate import models_of, open_job, samples_of
 from synthaug.runtime.images import Arrays, decode_all, image_size, real_images, split_arrays
 from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.pool import Actor, mapped
-from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store, read_json, write_bytes, write_json
 from synthaug.settings import UserError, canonical, did_you_mean
 

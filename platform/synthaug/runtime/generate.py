@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthaug.dataset import subset
-from synthaug.diffusion.denoisers import PlacedDenoiser
-from synthaug.diffusion.guides import PlacedGuide
-from synthaug.diffusion.personalize import Adapter, tokens_of, words_after
+from synthaug.data.dataset import subset
+from synthaug.data.listing import Entry, Listing
+from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
+from synthaug.diffusion.finetune import Adapter, tokens_of, words_after
+from synthaug.diffusion.guide import PlacedGuide
+from synthaug.diffusion.pixel_models import PlacedDenoiser
 from synthaug.experiment import SUBSET, Experiment, Node
-from synthaug.listing import Entry, Listing
 from synthaug.methods.base import Context, Maker, Models, Row
+from synthaug.progress import Progress
 from synthaug.runtime.adapters import adapters_of, denoiser_of, guide_of
 from synthaug.runtime.images import image_size
 from synthaug.runtime.place import arrived, sent
 from synthaug.runtime.pool import Actor, mapped
-from synthaug.runtime.progress import Progress
 from synthaug.runtime.store import Artefact, Say, Store
-from synthaug.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.settings import UserError
 
 if TYPE_CHECKING:

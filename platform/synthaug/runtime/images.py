@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from synthaug.dataset import Dataset, subset
+from synthaug.data.dataset import Dataset, subset
+from synthaug.data.listing import Entry, Listing
+from synthaug.data.sample import decode_image, resize_image
 from synthaug.experiment import SUBSET, Experiment
-from synthaug.listing import Entry, Listing
 from synthaug.runtime.store import Store
-from synthaug.sample import decode_image, resize_image
 from synthaug.settings import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.classify.views import View
-from synthaug.dataset import subset
-from synthaug.diffusion.diffaug import check_time
+from synthaug.data.dataset import subset
+from synthaug.diffusion.one_step import check_time
 from synthaug.evaluate.base import Evaluation
 from synthaug.experiment import Experiment, Node, Sweep
 from synthaug.methods.base import Method
+from synthaug.progress import Progress, say
 from synthaug.runtime import cluster
 from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import check_splits, evaluate_stages, filter_stage
 from synthaug.runtime.generate import check_prompts, make_images, open_job
-from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.store import Artefact, Store
 from synthaug.runtime.tracking import Run, Tracker, flat
 from synthaug.runtime.train import check_recipe, train_stage
@@ -246,7 +246,7 @@ def log_finished(
     run: Run, store: Store, experiment: Experiment, found: dict[str, Artefact], metrics: dict[str, float]
 ) -> None:
     """Everything about a finished experiment that people compare in the UI."""
-    from synthaug.runtime import figures
+    from synthaug.evaluate import figures
 
     listing = store.open(experiment.dataset)
     run.params(params_of(experiment))

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, Trial
+from synthaug.progress import Progress, say
 from synthaug.runtime import cluster
 from synthaug.runtime.adapters import diffusion_stages, reports_of, stages_of
 from synthaug.runtime.evaluate import evaluate_stages, filter_stage
 from synthaug.runtime.generate import make_images
 from synthaug.runtime.place import arrived, sent
-from synthaug.runtime.progress import Progress, say
 from synthaug.runtime.run import (
     found_artefacts,
     is_cached,

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from synthaug.dataset import Dataset
+from synthaug.data.dataset import Dataset
+from synthaug.data.folder import Facts
+from synthaug.data.listing import Listing
 from synthaug.experiment import STAGES, Experiment, Node, files_behind, identity
-from synthaug.folder import Facts
-from synthaug.listing import Listing
 from synthaug.settings import UserError, hash_of
 from synthaug.weights import Weights
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from synthaug.runtime.progress import Progress
+from synthaug.progress import Progress
 
 
 class Watcher(Callback):

@@ -43,7 +43,7 @@ def check_time(latest: float, alphas_cumprod: torch.Tensor) -> None:
         raise UserError(f"time {latest:g} is beyond the denoiser's schedule, which ends at {last:g} (sigma={end:.4g})")
 
 
-@settings
+@settings(key="synthaug.diffusion.diffaug:Diffusion")
 class Diffusion:
     """What is done to an image at a time between `low` and `high`.
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime import table
-from synthaug.runtime.report import write_report
+from synthaug.pages import table
+from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from synthaug.folder import AT, Facts
-from synthaug.layouts import Found, Reader
-from synthaug.listing import Entry, hash_pixels
-from synthaug.sample import encode_image
+from synthaug.data.folder import AT, Facts
+from synthaug.data.layouts import Found, Reader
+from synthaug.data.listing import Entry, hash_pixels
+from synthaug.data.sample import encode_image
 from synthaug.settings import UserError
 
 

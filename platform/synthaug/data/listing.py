@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthaug.sample import Sample
+from synthaug.data.sample import Sample
 from synthaug.settings import canonical
 
 

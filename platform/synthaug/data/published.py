@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from synthaug import layouts
-from synthaug.cifar import CIFAR10, CIFAR100, Cifar, cifar
-from synthaug.folder import AT, Facts, class_folders, cut
-from synthaug.layouts import ANY_NAME, WORDNET, Found, Reader, on_disk, only_tests
-from synthaug.listing import Entry, Listing
+from synthaug.data import layouts
+from synthaug.data.cifar import CIFAR10, CIFAR100, Cifar, cifar
+from synthaug.data.folder import AT, Facts, class_folders, cut
+from synthaug.data.layouts import ANY_NAME, WORDNET, Found, Reader, on_disk, only_tests
+from synthaug.data.listing import Entry, Listing
 from synthaug.settings import UserError, canonical
 
 PHOTO = "a photo of a {}"

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import UnidentifiedImageError
 
-from synthaug.listing import Entry, Listing, hash_pixels
-from synthaug.sample import decode_image
+from synthaug.data.listing import Entry, Listing, hash_pixels
+from synthaug.data.sample import decode_image
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]

@@ -12,14 +12,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from synthaug.folder import AT, Facts, open_folder
-from synthaug.listing import Entry, Listing, hash_pixels
-from synthaug.published import PHOTO, PUBLISHED, open_published
-from synthaug.sample import encode_image
+from synthaug.data.folder import AT, Facts, open_folder
+from synthaug.data.listing import Entry, Listing, hash_pixels
+from synthaug.data.published import PHOTO, PUBLISHED, open_published
+from synthaug.data.sample import encode_image
 from synthaug.settings import Count, NotKeyed, UserError, canonical, did_you_mean, seed_of, settings
 
 
-@settings
+@settings(key="synthaug.dataset:Dataset")
 class Dataset:
     """`digits`, `glyphs`, `folder` (class folders, or train/ [val/] test/ with class folders, at `path`) or a published
     set (published.py) at `path`.
@@ -119,7 +119,7 @@ def _show(pixels: np.ndarray, id: str) -> bytes:
 
 def open_glyphs(dataset: Dataset, facts: Facts) -> Listing:
     """Rendered letters and digits: 200 train, 50 val and 50 test images of each of the 36 classes."""
-    from synthaug import glyphs
+    from synthaug.data import glyphs
 
     counts = {"train": 200, "val": 50, "test": 50}
     splits: dict[str, tuple[Entry, ...]] = {}

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.evaluate import figures
 from synthaug.experiment import Experiment, Sweep, Trial
-from synthaug.runtime import figures, table
+from synthaug.pages import table
 from synthaug.runtime.generate import open_job
 from synthaug.runtime.run import NANO_NOTE, found_artefacts, is_cached, is_nano, label, metrics_of
 from synthaug.runtime.store import Artefact, Store, write_bytes

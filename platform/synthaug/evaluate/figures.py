@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.data.sample import decode_image, resize_image
 from synthaug.runtime.generate import Job, read_images
-from synthaug.sample import decode_image, resize_image
 from synthaug.settings import seed_of
 
 if TYPE_CHECKING:

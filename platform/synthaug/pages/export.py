@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.data import used_images
 from synthaug.runtime.generate import check_prompts
 from synthaug.runtime.run import images_stages
 from synthaug.runtime.store import Store, write_bytes
-from synthaug.sample import Sample
 from synthaug.settings import UserError
 
 COLUMNS = ("file_name", "source", "class", "label", "variant", "prompt", "seed", "strength", "method")

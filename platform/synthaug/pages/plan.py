@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synthaug.dataset import subset
+from synthaug.data.dataset import subset
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.generate import open_job
 from synthaug.runtime.store import Store

@@ -38,7 +38,7 @@ class DenoiserModel(ABC):
         return []
 
 
-@settings
+@settings(key="synthaug.diffusion.denoisers:PretrainedUNet")
 class PretrainedUNet(DenoiserModel, Weights):
     """An unconditional pixel model of diffusers, embedded, on disk, or downloaded: a folder with unet/ and scheduler/,
     or with what is in those two."""
@@ -78,7 +78,7 @@ class PretrainedUNet(DenoiserModel, Weights):
         return [f"{self.model} has seen more images than the {shots} a class; TrainedUNet sees only those"]
 
 
-@settings
+@settings(key="synthaug.diffusion.denoisers:GuidedDiffusion")
 class GuidedDiffusion(DenoiserModel):
     """A checkpoint of OpenAI's guided-diffusion or improved-diffusion (a .pt file), as DiffAug was published with.
 
@@ -112,7 +112,7 @@ class GuidedDiffusion(DenoiserModel):
         return adm.alphas_cumprod(self.schedule, self.timesteps)
 
 
-@settings
+@settings(key="synthaug.diffusion.denoisers:TrainedUNet")
 class TrainedUNet(DenoiserModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
 

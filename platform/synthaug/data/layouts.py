@@ -13,8 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from synthaug.folder import AT, Facts, Files, class_folders, contents, readable, refuse_bad, sized, visible_folders
-from synthaug.listing import Entry
+from synthaug.data.folder import AT, Facts, Files, class_folders, contents, readable, refuse_bad, sized, visible_folders
+from synthaug.data.listing import Entry
 from synthaug.settings import UserError, canonical, seed_of
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "sketch")  # of DomainNet, beside the `real` one

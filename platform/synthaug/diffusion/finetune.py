@@ -57,7 +57,7 @@ class Finetune(ABC):
         """Put what was learned into a diffusers pipeline."""
 
 
-@settings
+@settings(key="synthaug.diffusion.personalize:TextualInversion")
 class TextualInversion(Finetune):
     """One new word a class, all classes together, everything else frozen (Gal et al. 2022; DA-Fusion).
 
@@ -84,7 +84,7 @@ class TextualInversion(Finetune):
             rows[id] = vector.to(rows)
 
 
-@settings
+@settings(key="synthaug.diffusion.personalize:LoRA")
 class LoRA(Finetune):
     """Low-rank changes of the UNet's attention, learned from the images under their class's word (DreamBooth without
     an identifier or prior preservation). `crops` random squares of each image that is not one are encoded."""

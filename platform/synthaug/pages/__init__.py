@@ -1,0 +1,1 @@
+"""What people read: what a run would do, tables, reports, exports."""
