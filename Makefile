@@ -1,14 +1,29 @@
 # make demo and make test need Python 3.11+ and make, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q --numprocesses 2 --no-loadscope-reorder --durations 10
 
-.PHONY: demo test check setup lock clean
+# Half of a short run is Python compiling its libraries anew, if it may not keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+IMPORT := $(BIN)/python -c 'import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]'
+WARM_A := diffusers.loaders.peft diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix \
+  diffusers.pipelines.ddpm.pipeline_ddpm transformers.models.clip.modeling_clip torchvision.transforms.v2 \
+  torchmetrics.image.fid
+WARM_B := mlflow.server mlflow.store.tracking.sqlalchemy_store ray.data ray.tune.search.optuna ray.dashboard.dashboard \
+  ray._private.log_monitor ray._private.runtime_env.agent.main optuna matplotlib.backends.backend_svg scipy.stats \
+  sklearn.datasets jsonschema pytest xdist.remote
+BY_PATH := $(addprefix .venv/lib/python3*/site-packages/, ray/data ray/dashboard ray/autoscaler mlflow/store)
+
+.PHONY: demo test nightly check setup lock clean
 
 demo: setup
 	$(BIN)/synthaug run experiments/digits.py:demo
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+nightly: check
+	$(PYTEST) -m nightly
 
 check: setup
 	$(BIN)/ruff check .
@@ -24,6 +39,8 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@echo "importing once what a run needs, so that its bytecode is there"
+	@$(IMPORT) $(WARM_A) & $(IMPORT) $(WARM_B) && $(BIN)/python -m compileall -q $(BY_PATH) && wait $$!
 	touch $@
 
 # Newer versions within pyproject's ranges: make lock UPGRADE=--upgrade

@@ -15,9 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from synthaug.clip import Clip
+from synthaug.clip import Clip, Scorer
 from synthaug.nano import captions
-from synthaug.scorer import Scorer
 from synthaug.settings import UserError, keyed
 
 TEXTS = ["a photo of a 3", "A photo with no 3", "an oil painting of  3"]

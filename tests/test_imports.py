@@ -7,7 +7,11 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -15,95 +19,133 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "platform" / "synthaug"
-# what a module or package may import of ours, beside itself
-BELOW = {
-    "settings": set(),
-    "training": set(),
-    "suffixes": {"settings"},
-    "space": {"settings"},
-    "sample": {"settings"},
-    "weights": {"settings", "nano"},
-    "scorer": {"settings"},
-    "clip": {"settings", "weights", "scorer"},
-    "glyphs": {"settings"},
-    "listing": {"settings", "sample"},
-    "folder": {"settings", "sample", "listing"},
-    "layouts": {"settings", "listing", "folder"},
-    "cifar": {"settings", "sample", "listing", "folder", "layouts"},
-    "published": {"settings", "listing", "folder", "layouts", "cifar"},
-    "dataset": {"settings", "sample", "listing", "folder", "glyphs", "published"},
-    "diffusion": {"settings", "sample", "nano", "weights", "training"},
-    "methods": {"settings", "sample", "diffusion", "clip", "scorer", "suffixes"},
-    "classify": {"settings", "sample", "training"},
-    "evaluate": {"settings", "sample", "classify", "clip", "scorer", "diffusion", "methods", "dataset", "glyphs"},
-    "nano": {
-        "settings",
-        "sample",
-        "glyphs",
-        "listing",
-        "dataset",
-        "diffusion",
-        "classify",
-        "evaluate",
-        "clip",
-        "scorer",
-    },
-    "stages": {"settings", "dataset", "methods", "classify", "evaluate", "weights"},
-    "experiment": {
-        "stages",
-        "settings",
-        "space",
-        "sample",
-        "listing",
-        "dataset",
-        "diffusion",
-        "methods",
-        "classify",
-        "evaluate",
-        "weights",
-    },
-}
-BELOW["runtime"] = {*BELOW, "experiment"}
-BELOW["cli"] = {*BELOW, "runtime"}
-BELOW["__init__"] = {"experiment", "runtime"}
-EXCEPTIONS = {
-    ("classify/views.py", "diffusion."),
-    ("classify/loop.py", "diffusion.denoiser"),
-    ("diffusion/backbone.py", "nano"),
-}
+# What stands left may be imported by what stands right of it. Above all of them: the package's own `run`, and `nano`,
+# which trains the embedded models and which nothing here imports.
+ORDER = """settings, space, training, progress < data < weights, clip < diffusion < methods < classify < evaluate
+    < experiment < stages < runtime < pages < cli < , nano"""
+RANK = {name.strip(): rank for rank, name in enumerate(ORDER.replace("<", ",").split(","))}
+LONGEST_FUNCTION, LONGEST_FILE = 40, 400  # lines
+Graph = dict[str, set[str]]
 
 
-def imports(path: Path) -> set[str]:
+def files(source: Path = SOURCE) -> dict[str, Path]:
+    """By module: `data.sample` is data/sample.py, `data` is data/__init__.py, "" the package itself."""
+    found = {".".join(path.relative_to(source).with_suffix("").parts): path for path in sorted(source.rglob("*.py"))}
+    return {name.removesuffix("__init__").removesuffix("."): path for name, path in found.items()}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def statements(node: ast.AST, types: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All imports of a file, the lazy ones too; without `types` not those under `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif types or not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
+            yield from statements(child, types)
+
+
+def imports(path: Path, types: bool = True) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(tree(path), types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def files() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
+def graph(source: Path = SOURCE, types: bool = True) -> Graph:
+    """Which file imports which of ours; `from synthaug.data import sample` is an import of data/sample.py."""
+    there = files(source)
+
+    def file_of(imported: str) -> str:
+        name = imported.removeprefix("synthaug").removeprefix(".")
+        while name not in there:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        name: {file_of(other) for other in imports(path, types) if other.partition(".")[0] == "synthaug"} - {name}
+        for name, path in there.items()
+    }
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_one_way(path: Path) -> None:
-    name = str(path.relative_to(SOURCE))
-    part = name.partition("/")[0].removesuffix(".py")
-    for imported in imports(path):
-        top = imported.partition(".")[0]
-        assert top not in ("experiments", "tests")
-        if top in ("ray", "mlflow"):
-            assert part == "runtime", f"{name} imports {imported}"
-        if top == "synthaug" and "." in imported:
-            ours = imported.removeprefix("synthaug.")
-            other = ours.partition(".")[0]
-            allowed = other == part or other in BELOW[part]
-            if part == "diffusion" and other == "nano":
-                allowed = name == "diffusion/backbone.py"
-            assert allowed or any(name == n and ours.startswith(o) for n, o in EXCEPTIONS), f"{name} imports {imported}"
+def part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def breaches(found: Graph) -> list[str]:
+    """What is against the order, as `methods.base -> experiment`."""
+    strangers = [f"{name} has no place in the order" for name in found if part(name) not in RANK]
+    return strangers + [
+        f"{name} -> {other}"
+        for name, others in found.items()
+        for other in sorted(others)
+        if part(name) != part(other) and RANK.get(part(name), 0) <= RANK.get(part(other), 0)
+    ]
+
+
+def circle(found: Graph) -> list[str]:
+    """Files that import one another in turn, if there are any."""
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def too_long(source: Path = SOURCE) -> list[str]:
+    """Functions and files above their size."""
+    found = [f"{name}: {lines}" for name, path in files(source).items() if (lines := length(path)) > LONGEST_FILE]
+    for name, path in files(source).items():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef) and (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
+                found.append(f"{name}.{node.name}: {lines}")
+    return found
+
+
+def length(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_imports_go_one_way() -> None:
+    assert not breaches(graph())
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert not circle(graph(types=False))
+
+
+def test_the_rules_find_what_is_against_them() -> None:
+    assert (
+        breaches({"data.sample": {"settings"}, "space": {"settings"}, "": {"cli"}, "nano.train": {"evaluate.ood"}})
+        == []
+    )
+    assert breaches({"data.sample": {"cli"}, "settings": {"space"}, "odd": set(), "weights": {"nano"}}) == [
+        "odd has no place in the order", "data.sample -> cli", "settings -> space", "weights -> nano",
+    ]  # fmt: skip
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    lazy = ast.parse("if TYPE_CHECKING:\n    import a\ndef f():\n    import b\n")
+    assert [[found.names[0].name for found in statements(lazy, types)] for types in (True, False)] == [
+        ["a", "b"],
+        ["b"],
+    ]
+
+
+def test_only_the_runtime_imports_ray_and_mlflow_and_nothing_the_experiments() -> None:
+    for name, path in files().items():
+        tops = {imported.partition(".")[0] for imported in imports(path)}
+        assert not tops & {"experiments", "tests"}, name
+        assert part(name) == "runtime" or not tops & {"ray", "mlflow"}, name
+
+
+def test_functions_and_files_are_short() -> None:
+    assert not too_long()
 
 
 def test_only_the_store_writes_artefacts() -> None:
@@ -121,33 +163,43 @@ def test_platform_is_still_the_standard_library() -> None:
     assert platform.system() and not (ROOT / "platform" / "__init__.py").exists()
 
 
-def test_synthaug_imports_without_ray_and_mlflow() -> None:
-    modules = [
-        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
-        for path in files()
-        if path.parent.name != "runtime"
-    ]
-    code = (
-        "import sys, importlib\n"
-        "from importlib.machinery import PathFinder\n"
-        "real, gone = PathFinder.find_spec, ('ray', 'mlflow')\n"
-        "def find_spec(name, *more): return None if name.partition('.')[0] in gone else real(name, *more)\n"
-        "PathFinder.find_spec = find_spec\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
-        "assert not {'ray', 'mlflow'} & sys.modules.keys()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+# Each part says what it has loaded: settings alone, then all that is ours in a Python that has neither Ray nor MLflow.
+CHILD = """
+import importlib, json, sys
+from importlib.machinery import PathFinder
+heavy = {'torch', 'diffusers', 'ray', 'mlflow'}
+import synthaug.experiment
+from synthaug.evaluate.base import Evaluation
+from synthaug.methods.base import Method
+from synthaug.settings import subclasses
+list(subclasses(Method)), list(subclasses(Evaluation))
+settings = sorted(heavy & sys.modules.keys())
+real = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition('.')[0] in ('ray', 'mlflow') else real(name, *more)
+failed = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        failed[name] = str(error)
+print(json.dumps({'settings': settings, 'all': sorted(heavy & sys.modules.keys()), 'failed': failed}))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    names = [f"synthaug.{name}".rstrip(".") for name in files() if part(name) != "runtime"]
+    done = subprocess.run([sys.executable, "-c", CHILD, *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
 
 
-def test_settings_import_no_torch() -> None:
-    code = (
-        "import sys; import synthaug.experiment; from synthaug.settings import subclasses; "
-        "from synthaug.methods.base import Method; from synthaug.evaluate.base import Evaluation; "
-        "list(subclasses(Method)), list(subclasses(Evaluation)); "
-        "sys.exit(bool({'torch', 'diffusers', 'ray', 'mlflow'} & sys.modules.keys()))"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_settings_import_no_torch(loaded: dict[str, Any]) -> None:
+    assert loaded["settings"] == []
+
+
+def test_synthaug_imports_without_ray_and_mlflow(loaded: dict[str, Any]) -> None:
+    assert not loaded["failed"] and not {"ray", "mlflow"} & set(loaded["all"])
 
 
 def test_cluster_yaml_is_what_ray_up_takes() -> None:

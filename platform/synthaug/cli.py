@@ -292,10 +292,10 @@ def clean(
 
     store = Store(home).prepare()
     found = store.unneeded()
-    for folder, why in found:
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6
-        done = "would remove" if not yes else "removed" if store.remove(folder, why) else "left, as it is in use,"
-        print(f"{done} {folder} ({why}, {size:.1f} MB)")
+    for name, why in found:
+        size = store.disk.size(name) / 1e6
+        done = "would remove" if not yes else "removed" if store.remove(name, why) else "left, as it is in use,"
+        print(f"{done} {store.disk.local(name)} ({why}, {size:.1f} MB)")
     if not found:
         print("nothing to clean")
     elif not yes:

@@ -52,3 +52,9 @@ def all_losses(losses: list[Tensor], first: int, world: World) -> list[float]:
         step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
         raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
     return list(map(float, values.double()))
+
+
+def reports_in(steps: int) -> int:
+    """How often a training of so many steps reports: REPORTS times, or as often as whole steps allow."""
+    every = -(-steps // REPORTS)
+    return -(-steps // every)

@@ -10,8 +10,9 @@ from pydantic import model_validator
 
 from synthaug.settings import NotKeyed, UserError, settings
 
-_WEIGHTS = (".safetensors", ".bin")
+_WEIGHTS = (".safetensors", ".bin")  # in the order in which from_pretrained looks for them
 _TEXTS = (".json", ".txt")
+_EMBEDDED = Path(__file__).parent / "nano" / "weights"  # package data, beside what trains it
 
 
 @settings
@@ -45,22 +46,34 @@ class Weights(ABC):
     def identity_files(self) -> dict[str, Path]:
         """Those files by the name under which they enter the key."""
         root = self.folder()
+        # relative and with /, so that a key is the same in every folder and on every system
         return {path.relative_to(root).as_posix(): path for path in self.weight_files()}
 
     def commit(self) -> str | None:
         """The resolved revision of a model from the hub: an identity as good as its hash."""
         folder = self.folder()
-        return folder.name if folder.parent.name == "snapshots" else None
+        return folder.name if folder.parent.name == "snapshots" else None  # the cache's .../snapshots/<commit>
 
 
 def locate(model: str, revision: str | None, ways_out: str) -> Path:
     """The folder of an embedded model, of a path, or of a snapshot in the Hugging Face cache."""
     if model.startswith("nano:"):
-        from synthaug import nano
-
-        return nano.path(model)
+        return embedded(model)
     folder = Path(model).expanduser()
     return folder if folder.is_dir() else _downloaded(model, revision, ways_out)
+
+
+def embedded_names() -> tuple[str, ...]:
+    """The embedded models that are there, such as `nano:sd`."""
+    return tuple(f"nano:{folder.name}" for folder in sorted(_EMBEDDED.iterdir()) if folder.is_dir())
+
+
+def embedded(name: str) -> Path:
+    """The folder of an embedded model."""
+    # compared with the names, not looked up as a path: `nano:../..` is a folder, too
+    if name not in embedded_names():
+        raise UserError(f"no embedded model {name!r}; known: {', '.join(embedded_names())}")
+    return _EMBEDDED / name.removeprefix("nano:")
 
 
 def _downloaded(model: str, revision: str | None, ways_out: str) -> Path:
@@ -68,13 +81,18 @@ def _downloaded(model: str, revision: str | None, ways_out: str) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
+        # local only: `show` must answer at once, and a cluster's workers may have no network
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (HFValidationError, LocalEntryNotFoundError):  # a path that is not there is no valid name on the hub
         raise UserError(f"the model {model!r} is not on this machine; {ways_out}") from None
 
 
 def files_of(folder: Path) -> list[Path]:
     """What `from_pretrained` reads of a folder: safetensors rather than bin, no variants, and all texts."""
     found = [path for path in sorted(folder.glob("*")) if "." not in path.stem]  # a dot: a variant
-    weights = next((w for suffix in _WEIGHTS if (w := [p for p in found if p.suffix == suffix])), [])
-    return weights + [path for path in found if path.suffix in _TEXTS]
+    texts = [path for path in found if path.suffix in _TEXTS]
+    for suffix in _WEIGHTS:
+        weights = [path for path in found if path.suffix == suffix]
+        if weights:
+            return weights + texts
+    return texts  # a tokenizer or a scheduler

@@ -12,7 +12,8 @@ from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPi
 from PIL import Image
 
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.pipeline import Pipeline, _Row
+from synthaug.diffusion.pipeline import Pipeline
+from synthaug.diffusion.steps import part_of
 from synthaug.settings import UserError
 
 
@@ -82,8 +83,8 @@ def test_few_steps_start_at_the_level_that_strength_asks(
 ) -> None:
     """diffusers cuts the list of steps instead: at strength 0.9 and five steps it would start at 799."""
     pipeline = Backbone(str(tiny_sd), scheduler="LCMScheduler").load("cpu")
-    row = _Row("a", 0, max(1, int(strength * steps)), strength)
-    assert pipeline._timesteps(pipeline.scheduler("LCMScheduler"), steps, row).tolist() == levels
+    part = part_of("LCMScheduler", steps, strength)
+    assert pipeline._timesteps(pipeline.scheduler("DDIMScheduler"), part).tolist() == levels
 
 
 def test_few_steps_of_mixed_strengths_do_not_depend_on_their_neighbours(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 from scipy.stats import chisquare, kstest
 
 from synthaug.data.sample import Sample
+from synthaug.diffusion.steps import part_of
 from synthaug.methods import fractals
 from synthaug.methods.base import Context, Method, Row
 from synthaug.methods.da_fusion import DAFusion
@@ -207,6 +209,23 @@ def test_suffixes_are_dreamt_or_exchanged(tmp_path: Path) -> None:
         assert row.prompt.partition("seen on ")[2] in PEERS[row.target], "of the class that is asked for"
 
 
+def test_a_table_that_changes_is_read_again_in_the_next_stage(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    method = RealGuidance(prompts=SuffixDream(table=str(table)))
+
+    def prompts(context: Context) -> set[str]:
+        return {row.prompt.partition(", ")[2] for row in rows(method, 2, context)}
+
+    for phrase in ("red", "blue"):
+        table.write_text(json.dumps({"classes": {"*": [phrase]}}))
+        context = dataclasses.replace(CONTEXT)
+        assert prompts(context) == {phrase} and context == CONTEXT
+    table.unlink()
+    assert prompts(context) == {"blue"}, "read once for a stage, however many rows are planned"
+    with pytest.raises(UserError, match="table.json is no table of suffixes"):
+        prompts(dataclasses.replace(CONTEXT))
+
+
 def test_a_table_without_the_class_or_the_image_is_named(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     table.write_text('{"classes": {"4": []}}')
@@ -220,19 +239,15 @@ def test_a_table_without_the_class_or_the_image_is_named(tmp_path: Path) -> None
 
 
 def test_one_step_is_run_and_said() -> None:
-    assert RealGuidance(strength=0.1, steps=5).run_steps() == 1
     assert RealGuidance(strength=0.1, steps=5).notes() == [
         "strength 0.1 of 5 steps is less than one step: one is run"
     ]  # fmt: skip
     assert RealGuidance(strength=0.1, steps=10).notes() == []
-    steps = {(s, t): RealGuidance(strength=s, steps=t).run_steps() for t in (25, 10, 5, 3) for s in (0.1, 0.5, 0.9)}
-    assert list(steps.values()) == [2, 12, 22, 1, 5, 9, 1, 2, 4, 1, 1, 2]
+    steps = [part_of(None, t, s).run for t in (25, 10, 5, 3) for s in (0.1, 0.5, 0.9)]
+    assert steps == [2, 12, 22, 1, 5, 9, 1, 2, 4, 1, 1, 2]
 
 
-def test_calls_are_estimated() -> None:
-    assert RealGuidance().calls() == 44 and RealGuidance(guidance=1).calls() == 22
-    assert 22 < RealGuidance(guided=(0.2, 0.6)).calls() < 44
-    assert DiffuseMix(steps=10).calls() == 30 and DiffII(steps=10).calls() == 20
+def test_guidance_needs_an_interval() -> None:
     with pytest.raises(UserError, match="is no interval"):
         RealGuidance(guided=(0.6, 0.2))
 

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from synthaug import nano
-from synthaug.clip import Clip
+from synthaug.clip import Clip, Scorer
 from synthaug.data import glyphs
 from synthaug.nano import measure_clip
 from synthaug.nano.train import load_glyphs
 from synthaug.nano.train_clip import NOTHING, Budget, contrast, empty, question, sentence, train_clip
-from synthaug.scorer import Scorer
 
 Glyphs = tuple[torch.Tensor, torch.Tensor]
 

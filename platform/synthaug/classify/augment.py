@@ -35,12 +35,17 @@ class RandomCrop(Transform):
         import torch
         from torch.nn.functional import pad
 
-        n, high, wide = len(images), self.size or images.shape[2], self.size or images.shape[3]
+        n = len(images)
+        high = self.size or images.shape[2]
+        wide = self.size or images.shape[3]
         padded = pad(images, [self.padding] * 4)
         if padded.shape[2] < high or padded.shape[3] < wide:
             raise UserError(f"RandomCrop: size {self.size} is larger than the padded image {tuple(padded.shape[2:])}")
         windows = padded.unfold(2, high, 1).unfold(3, wide, 1)  # a view: B C rows columns high wide
-        row, column = (torch.randint(windows.shape[axis], (n,)).to(images.device) for axis in (2, 3))
+        # drawn on the CPU, so that every device crops alike
+        row = torch.randint(windows.shape[2], (n,)).to(images.device)
+        column = torch.randint(windows.shape[3], (n,)).to(images.device)
+        # one index beside each image: no loop, and only the chosen windows are copied
         return windows[torch.arange(n, device=images.device), :, row, column], labels
 
 
@@ -66,6 +71,7 @@ class TrivialAugment(Transform):
 
         from synthaug.classify import policy
 
+        # the published grid of strengths: 0, 1/30, ..., 1 of the largest
         level = torch.randint(policy.BINS, (len(images),)) / (policy.BINS - 1)
         return policy.apply(images, *policy.draw(level), policy.WIDE), labels
 
@@ -83,8 +89,10 @@ class RandAugment(Transform):
         from synthaug.classify import policy
 
         level = torch.full((len(images),), self.magnitude / (policy.BINS - 1))
+        reach = policy.moderate(width=images.shape[3], height=images.shape[2])
         for _ in range(self.num_ops):
-            images = policy.apply(images, *policy.draw(level), policy.moderate(images.shape[3], images.shape[2]))
+            # with replacement, as published: an image may be given one operation twice
+            images = policy.apply(images, *policy.draw(level), reach)
         return images, labels
 
 
@@ -101,6 +109,7 @@ class Mixup(Transform):
 
         if torch.rand(()) >= self.p:
             return images, labels
+        # torchvision blends in place, which whole numbers do not take
         mixed, labels = v2.MixUp(alpha=self.alpha)(images.float(), labels)
         return mixed.round_().to(torch.uint8), labels
 
@@ -118,4 +127,5 @@ class CutMix(Transform):
 
         if torch.rand(()) >= self.p:
             return images, labels
+        # labels go by the pixels that are left of each image, after the box was cut at the border
         return v2.CutMix(alpha=self.alpha)(images, labels)  # type: ignore[no-any-return]

@@ -25,8 +25,10 @@ def augmix(
     The mixture has `width` chains of `depth` operations (below 1: 1 to 3, each chain its own number), weighted by
     Dirichlet(alpha); its share in the result is Beta(alpha, alpha).
     """
+    # the order of the draws is what a seed stands for
     weights = shares(len(images), width, alpha, generator).to(images.device)
     blend = shares(len(images), 2, alpha, generator)[:, 0].to(images.device)
+    # on the CPU, where apply() asks which images have which operation: on a GPU each answer would be a wait
     ops, level = (drawn.cpu() for drawn in draw(len(images), width, depth, severity, generator))
     mixed = torch.zeros(images.shape, device=images.device)
     for chain in range(width):
@@ -34,6 +36,7 @@ def augmix(
         for step in range(len(ops)):
             variant = policy.apply(variant, ops[step, chain], level[step, chain], limits(images), OPERATIONS)
         mixed += weights[:, chain, None, None, None] * variant
+    # (1 - m) x + m mixture, m ~ Beta(alpha, alpha); left as floats, rounded nowhere
     return torch.lerp(images.float(), mixed, blend[:, None, None, None])
 
 
@@ -49,13 +52,15 @@ def draw(
 
     A level is uniform between 0.1 and `severity`, of 10, with a random sign.
     """
-    shape, device = (depth if depth > 0 else 3, width, count), generator.device
+    device = generator.device
+    shape = (depth if depth > 0 else 3, width, count)
     ops = torch.randint(1, len(OPERATIONS), shape, generator=generator, device=device)
     level, sign = (torch.rand(shape, generator=generator, device=device) for _ in range(2))
     if depth < 1:
+        # three steps are drawn for all, and those beyond a chain's own length do nothing
         length = torch.randint(1, 4, shape[1:], generator=generator, device=device)
         ops = torch.where(torch.arange(3, device=device)[:, None, None] < length, ops, 0)
-    level = (0.1 + (severity - 0.1) * level) / 10
+    level = (0.1 + (severity - 0.1) * level) / 10  # levels are published as parts of 10, Reach speaks of parts of 1
     return ops, torch.where(sign < 0.5, -level, level)
 
 
@@ -68,27 +73,32 @@ def limits(images: torch.Tensor) -> Reach:
 def jensen_shannon(logits: Sequence[torch.Tensor]) -> torch.Tensor:
     """How far the predictions for the same images (B x C each) are apart: the sum over images of the mean KL(p || M),
     M the mean prediction, at least 1e-7 everywhere."""
-    logs = torch.stack([each.log_softmax(1) for each in logits])
-    mean = logs.exp().mean(0).clamp(1e-7, 1)
+    logs = torch.stack([each.log_softmax(1) for each in logits])  # V B C
+    mean = logs.exp().mean(0).clamp(1e-7, 1)  # a class that no view believes in would give log 0
+    # KL(p || M) = sum p (log p - log M); the sum over the batch, because the loop divides by its size
     return (logs.exp() * (logs - mean.log())).sum() / len(logits)
 
 
 def _rotate(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     """By whole degrees."""
-    return policy.OPERATIONS[5](images, (level * reach.rotate).trunc() / reach.rotate, reach)
+    degrees = (level * reach.rotate).trunc()
+    return policy.OPERATIONS[5](images, degrees / reach.rotate, reach)
 
 
 def _posterize(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
     """4 bits are left at the lowest level, and fewer at a higher one, as in the published code."""
+    # the published code hands Pillow 4 - level as the bits that stay; here they are the 8 - cut upper ones
     cut = (4 + (level.abs() * reach.posterize).trunc()).to(torch.uint8)[:, None, None, None]
     return (images >> cut) << cut
 
 
 def _solarize(images: torch.Tensor, level: torch.Tensor, reach: Reach) -> torch.Tensor:
+    # 256, not 255: at level 0 nothing is inverted, white neither
     threshold = 256 - (level.abs() * 256).trunc()[:, None, None, None]
     return torch.where(images >= threshold, 255 - images, images)
 
 
+# 6 to 9 of the policy, which ImageNet-C would test, are left out
 OPERATIONS: tuple[Callable[..., torch.Tensor], ...] = (
     policy.OPERATIONS[0],  # the identity
     *policy.OPERATIONS[1:5],  # shear and translate, along x and y

@@ -67,7 +67,7 @@ class _Progress:
     """What a checkpoint holds beside model and optimiser."""
 
     step: int = 0
-    score: tuple[float, float] | None = None
+    score: tuple[float, float] | None = None  # (top-1, -loss) of `best`
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[Entry] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # since the last evaluation
@@ -95,11 +95,12 @@ def train(
     with _contained(recipe.threads, device):
         run = _Run(recipe, utilize, data, seed, world, device, denoiser)
         done = run.restore(checkpoint.load() if checkpoint else None)
-        if run.total == 0:
+        if run.total == 0:  # published weights, asked as they are
             report(run.untrained(done))
         while done.step < run.total:
             entry = run.interval(done, checkpoint)
             report(entry)
+            # not after the last step: what is kept then is the result
             if checkpoint and done.step < run.total and checkpoint.due():
                 checkpoint.save(run.state(done))
     return Trained(done.best, done.history, done.step, done.step * recipe.batch_size, done.seconds, done.calls)
@@ -116,15 +117,17 @@ class _Run:
             raise UserError(f"batch_size {recipe.batch_size} is smaller than the number of workers, {world.size}")
         self.recipe, self.utilize, self.data, self.seed, self.world = recipe, utilize, data, seed, world
         self.device, self.denoiser = device, denoiser
-        self.epoch_length = len(self.order(0))
+        self.epoch_length = len(self.order(0))  # every epoch of a use is as long as its first
         self.total = recipe.total_steps(self.epoch_length)
         self.ends = evaluation_steps(self.total, recipe.evaluations)
+        # the same start for every arm of a seed, so that arms are paired
         model = build(recipe.model, data.labels.shape[1], weights=recipe.weights, seed=seed_of(seed, "init"))
         check_size(model.net, recipe, data.images.shape[2])
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.optimizer = recipe.optimizer.build(self.model.parameters())
+        # kept, because the schedule overwrites lr, and a restored optimiser holds that of its last step
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
     def order(self, epoch: int) -> torch.Tensor:
@@ -156,13 +159,14 @@ class _Run:
     def interval(self, done: _Progress, checkpoint: Checkpoint | None) -> Entry:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""
         last = next(end for end in self.ends if end > done.step)
-        self.model.train()
+        self.model.train()  # validate() leaves it in evaluation mode
         batches = stream(self.order, self.recipe.batch_size, done.step)
         while done.step < last:
             self.stretch(done, batches, min(last, done.step + STRETCH))
             if checkpoint and done.step < last and checkpoint.due():
                 checkpoint.save(self.state(done))
         began = time.monotonic()
+        # in epochs of this use: concatenation's are 1 + k times as long as those of the real images
         entry = {"step": last, "epoch": last * self.recipe.batch_size / self.epoch_length}
         entry |= {"train/loss": fmean(done.losses), "lr": self.optimizer.param_groups[0]["lr"]}
         entry |= self.validate()
@@ -174,14 +178,15 @@ class _Run:
     def stretch(self, done: _Progress, batches: Iterator[torch.Tensor], last: int) -> None:
         """Some steps, each with random numbers of its own, so that it does not matter where a run was resumed."""
         began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
-        losses = []
+        losses = []  # tensors: read once after the stretch, because reading one waits for the device
         for number in range(done.step, last):
             self.reseed(seed_of(self.seed, "train", number))
             losses.append(self.step(number, next(batches)))
         # each process's is its share times their number, so that DDP's mean is that of the batch
         done.losses += [value / self.world.size for value in all_losses(losses, done.step, self.world)]
         done.step, done.seconds = last, done.seconds + time.monotonic() - began
-        done.calls += (getattr(self.denoiser, "rows", 0) - called) * self.world.size  # they share each batch evenly
+        rows = getattr(self.denoiser, "rows", 0) - called
+        done.calls += rows * self.world.size  # they share each batch evenly
 
     def reseed(self, seed: int) -> None:
         """What torch.manual_seed does, for this device alone: that one takes a while, with every step too long."""
@@ -193,6 +198,7 @@ class _Run:
         """One optimiser step; the loss stays on the device, so that a GPU need not wait."""
         parts = self.parts(number, indices)
         layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        # one forward of all rows (batch, views): where a net has batch norm they share its statistics, as in DiffAug
         images = joined([images for images, _ in parts]).contiguous(memory_format=layout)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * schedule(number, self.total, self.recipe.warmup)
@@ -201,7 +207,9 @@ class _Run:
             self.optimizer.zero_grad()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
                 logits = self.parallel(images)
-            loss = self.loss(logits.float().split([len(rows) for rows, _ in parts]), [labels for _, labels in parts])
+            # in float32: bf16 has too few digits for the logarithm of a sum
+            of_parts = logits.float().split([len(rows) for rows, _ in parts])
+            loss = self.loss(of_parts, [labels for _, labels in parts])
             # DDP averages over processes, so each one's share counts size-fold: the mean over the whole batch
             loss = loss * (self.world.size / len(indices))
             loss.backward()
@@ -212,6 +220,8 @@ class _Run:
     def loss(self, logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> torch.Tensor:
         """The sum over this process's rows: the batch's own loss, and what each view adds."""
         smooth = self.recipe.label_smoothing
+        # torch spreads the smoothing over all C classes, UniDiffDA over all but the right one: for hard labels its
+        # smoothing e is torch's e C / (C - 1)
         total = cross_entropy(logits[0], labels[0], label_smoothing=smooth, reduction="sum") * self.recipe.clean_weight
         for view, theirs, wanted in zip(self.recipe.views, logits[1:], labels[1:], strict=True):
             total = total + view.loss(logits[0], theirs, wanted, smooth)
@@ -220,6 +230,7 @@ class _Run:
     def parts(self, number: int, indices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """This process's rows, images in [0, 1] and soft labels: of the batch itself, then of each view. Every process
         draws for the whole batch, so that their number changes nothing."""
+        # moved as uint8, a quarter of the bytes of floats
         stored = resized(gather(self.data.images, indices).to(self.device), self.recipe.image_size)
         targets = self.data.labels[indices].to(self.device, torch.float32)
         images, labels = self.transformed(stored, targets)
@@ -230,6 +241,7 @@ class _Run:
                 again=partial(self.again, stored, targets, number), mine=self.world.mine, denoiser=self.denoiser,
                 variant=partial(self.variant, place, indices),
             )  # fmt: skip
+            # of its own, so that adding a view changes nothing for the batch and for the other views
             generator = torch.Generator(self.device).manual_seed(seed_of(self.seed, "view", number, place))
             found.append(view.rows(batch, generator))
         return found
@@ -250,9 +262,9 @@ class _Run:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One of the variants that were made beforehand of each image, or of the source of a generated one."""
         made, n = self.data.variants[place], self.data.n_real
-        sources = torch.cat([torch.arange(n), self.data.source_of_synthetic])[indices]
+        sources = torch.cat([torch.arange(n), self.data.source_of_synthetic])[indices]  # a real image is its own source
         drawn = torch.randint(made.shape[1], (len(indices),), generator=generator, device=self.device).cpu()
-        flat = made.reshape(-1, *made.shape[2:])
+        flat = made.reshape(-1, *made.shape[2:])  # N K C H W as (N K) C H W, a view: variant v of image i at i K + v
         images = resized(gather(flat, sources * made.shape[1] + drawn).to(self.device), self.recipe.image_size)
         return centre(images, crop_of(self.recipe)), self.data.labels[sources].to(self.device, torch.float32)
 
@@ -261,11 +273,12 @@ class _Run:
             return {}
         logits = predict(prepared(self.recipe, self.model), self.data.val_images)
         labels = torch.as_tensor(self.data.val_labels)
-        top1 = (logits.argmax(1) == labels).double().mean()
+        top1 = (logits.argmax(1) == labels).double().mean()  # the labels of real images are hard
         return {"val/top1": float(top1), "val/loss": float(cross_entropy(logits, labels))}
 
     def choose(self, done: _Progress, entry: Entry) -> None:
         """Keep these weights if validation likes them better than any before."""
+        # by validation and never by the test images, as the released code of UniDiffDA does
         score = (entry["val/top1"], -entry["val/loss"]) if "val/top1" in entry else None
         if score is None or done.score is None or score > done.score:
             done.score = score
@@ -282,16 +295,18 @@ def schedule(step: int, total: int, warmup: float) -> float:
     rise = round(total * warmup)
     if step < rise:
         return (step + 1) / rise
+    # 1 right after the warm-up, and 0 only after the last step, which would do nothing with it
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
 
 
 def stream(order: Callable[[int], torch.Tensor], size: int, first: int) -> Iterator[torch.Tensor]:
     """Batch `first` and all that follow of the endless sequence of epochs; every batch is full."""
     length = len(order(0))
+    # found by counting, so that a resumed run need not go through what came before
     epoch, start = divmod(first * size, length)
     rest = order(epoch)[start:]
     while True:
-        while len(rest) < size:
+        while len(rest) < size:  # more than once where a batch is larger than an epoch
             epoch += 1
             rest = torch.cat([rest, order(epoch)])
         yield rest[:size]
@@ -313,7 +328,7 @@ def gather(images: Images, indices: torch.Tensor) -> torch.Tensor:
 def predict(model: nn.Module, images: Images, batch: int = 256) -> torch.Tensor:
     """Logits (float32, on the CPU) of images, with the model in evaluation mode."""
     device = next(model.parameters()).device
-    model.eval()
+    model.eval()  # batch norm must not see which images are asked together
     with torch.inference_mode():
         parts = [model(gather(images, rows).to(device)) for rows in torch.split(torch.arange(len(images)), batch)]
     return torch.cat(parts).float().cpu()
@@ -325,6 +340,7 @@ def _contained(threads: int, device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     on_gpu = device.type == "cuda"
     torch.set_num_threads(before if on_gpu else threads)
+    # benchmark would choose kernels by their time, and so bits by what else the machine was doing
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     try:
         with torch.random.fork_rng(devices=[device] if on_gpu else []), deterministic:

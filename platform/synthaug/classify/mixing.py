@@ -31,6 +31,7 @@ class Concat(Utilize):
     ) -> torch.Tensor:
         import torch
 
+        # at equal epochs (1 + k) times the steps of the others: compare at equal steps
         return torch.randperm(n_real + len(source_of_synthetic), generator=generator)
 
 
@@ -61,16 +62,21 @@ class LocalRandomReplace(Utilize):
 
         order = torch.randperm(n_real, generator=generator)
         replaced = torch.rand(n_real, generator=generator) < self.p
+        # a share of each image's own number of variants, which differ where a filter dropped some
         lot = torch.rand(n_real, generator=generator, dtype=torch.float64)
         source = torch.as_tensor(source_of_synthetic, dtype=torch.long)
-        if len(source) == 0:
+        if len(source) == 0:  # no method, so nothing to replace by
             return order
         assert int(source.min()) >= 0 and int(source.max()) < n_real, "a synthetic image without its real one"
+        # sorted by source, the variants of real image i are by_source[first[i] : first[i] + count[i]]
         by_source = torch.argsort(source)
         count = torch.bincount(source, minlength=n_real)
         first = count.cumsum(0) - count
         pick = (first + (lot * count).long()).clamp_(max=len(source) - 1)  # count 0 is not used, but must be an index
-        return torch.where(replaced & (count > 0), n_real + by_source[pick], torch.arange(n_real))[order]
+        variant = n_real + by_source[pick]
+        # an image without variants stays real whatever was drawn, as in DA-Fusion's own code
+        chosen = torch.where(replaced & (count > 0), variant, torch.arange(n_real))
+        return chosen[order]
 
 
 @settings
@@ -88,5 +94,7 @@ class GlobalRandomReplace(Utilize):
         replaced = torch.rand(n_real, generator=generator) < self.p
         if len(source_of_synthetic) == 0:
             return order
+        # U(S) with replacement: whose variant it is does not matter, so an image without any is replaced too
         pick = torch.randint(len(source_of_synthetic), (n_real,), generator=generator)
+        # `order` is random already and the draws are independent of it, so the places that are replaced need no order
         return torch.where(replaced, n_real + pick, order)

@@ -25,7 +25,7 @@ class Recipe:
     weights: ContentOf[str | None] = None
     optimizer: OneOf[Optimizer] = AdamW()
     epochs: Count | None = None
-    steps: Annotated[int, Field(ge=0)] | None = None
+    steps: Annotated[int, Field(ge=0)] | None = None  # the fair one, where arms have epochs of different lengths
     batch_size: Count = 64
     warmup: Share = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -33,10 +33,10 @@ class Recipe:
     views: tuple[OneOf[View], ...] = ()
     clean_weight: Annotated[float, Field(ge=0)] = 1.0
     image_size: Count | None = None
-    evaluations: Annotated[int, Field(ge=1, le=20)] = 10
+    evaluations: Annotated[int, Field(ge=1, le=20)] = 10  # each is a point of every metric that is tracked
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
-    threads: Count = 1
+    threads: Count = 1  # part of the key: sums differ in their last bits with the number of threads
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
@@ -50,4 +50,5 @@ class Recipe:
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
+        # batches run on across the ends of epochs, so their number is rounded once, not in every epoch
         return max(1, round(self.epochs * epoch_length / self.batch_size))

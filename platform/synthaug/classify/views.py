@@ -6,13 +6,16 @@ A view draws from its own generator, so that the batch itself is the same with a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from synthaug.diffusion.one_step import Diffusion
+from synthaug.methods.base import Maker
+from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.settings import ContentOf, Count, Share, UserError, settings
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Batch:
     labels: Tensor
     again: Callable[[], tuple[Tensor, Tensor]]
     variant: Callable[[torch.Generator], tuple[Tensor, Tensor]]
-    mine: slice
+    mine: slice  # all else here is of the whole batch, so that draws do not depend on the number of processes
     denoiser: Denoiser | None
 
 
@@ -59,6 +62,14 @@ class View(ABC):
         """How many variants of each real image must have been made beforehand."""
         return 0
 
+    def copies(self) -> tuple[Maker, int] | None:
+        """What must be made of the training images first, and how many of each; nothing, if it works in the loop."""
+        return None
+
+    def twins(self, ids: Sequence[str]) -> list[Path] | None:
+        """The files of another folder that it draws from, if it does."""
+        return None
+
     @property
     def latest(self) -> float:
         """The latest time of DiffAug's schedule at which the denoiser is asked."""
@@ -72,6 +83,7 @@ class View(ABC):
         """The sum over its rows of what they cost; `clean` are the logits of the batch itself."""
         from torch.nn.functional import cross_entropy
 
+        # summed, not averaged: each view costs 1 beside the batch's own 1, as in DiffAug's CE(clean) + CE(diffaug)
         return cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") * self.weight
 
 
@@ -105,6 +117,9 @@ class DiffAugView(View):
     def variants(self) -> int:
         return self.cached
 
+    def copies(self) -> tuple[Maker, int] | None:
+        return (DiffuseDenoise(how=self.how), self.cached) if self.cached else None
+
     @property
     def latest(self) -> float:
         return self.how.high
@@ -113,14 +128,18 @@ class DiffAugView(View):
         import torch
 
         device = batch.plain.device
-        chosen = (torch.rand(len(batch.plain), generator=generator, device=device) < self.p).nonzero()[batch.mine, 0]
+        # of the chosen rows each process takes its share, so that work is even however the draw fell
+        drawn = torch.rand(len(batch.plain), generator=generator, device=device) < self.p
+        chosen = drawn.nonzero()[batch.mine, 0]
         if self.cached:
             images, labels = batch.variant(generator)
             return images[chosen].float() / 255, labels[chosen]
+        # the published code diffuses the whole image, neither cropped nor flipped at random
         images, labels = (batch.images, batch.labels) if self.transformed else (batch.plain, batch.plain_labels)
+        # t ~ U(low, high), one for each image and not for the batch
         times = self.how.times(torch.rand(len(images), generator=generator, device=device))
         noise = torch.randn(images.shape, generator=generator, device=device)  # of all rows, whoever computes them
-        with torch.no_grad():
+        with torch.no_grad():  # the twin is data: the classifier is not trained through the denoiser
             made = self.how(images[chosen].float() / 255, times[chosen], batch.denoiser, noise[chosen])
         return made, labels[chosen]
 
@@ -138,6 +157,8 @@ class SecondView(View):
 class PlainView(View):
     """The plain image, unchanged: DiffAug's twin without noise, which tells denoising from a second, uncropped look."""
 
+    # the published recipe mixes three effects: more steps, an uncropped look and the denoising itself
+
     def rows(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return batch.plain[batch.mine].float() / 255, batch.plain_labels[batch.mine]
 
@@ -152,6 +173,12 @@ class FolderView(View):
     def variants(self) -> int:
         return 1
 
+    def twins(self, ids: Sequence[str]) -> list[Path]:
+        files = [Path(self.path).expanduser() / id for id in ids]
+        if missing := [file for file in files if not file.is_file()]:
+            raise UserError(f"{len(missing)} training images have no twin, the first is {str(missing[0])!r}")
+        return files
+
     def rows(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images, labels = batch.variant(generator)
         return images[batch.mine].float() / 255, labels[batch.mine]
@@ -162,7 +189,7 @@ class AugMixView(View):
     """AugMix (Hendrycks et al. 2020): two mixtures of the transformed image, and the wish that the net says the same
     of all three (12 times their Jensen-Shannon divergence)."""
 
-    weight: Weight = 12.0
+    weight: Weight = 12.0  # this and the rest: what DiffAug's AugMix arms were trained with
     width: Count = 3
     depth: Annotated[int, Field(ge=-1, le=10)] = -1
     severity: Annotated[int, Field(ge=1, le=10)] = 1
@@ -173,6 +200,7 @@ class AugMixView(View):
 
         from synthaug.classify.augmix import augmix
 
+        # rows: first mixtures of all images, then second ones, which is how loss() takes them apart
         how: dict[str, Any] = {"width": self.width, "depth": self.depth, "severity": self.severity, "alpha": self.alpha}
         twice = [augmix(batch.images, generator, **how)[batch.mine] for _ in range(2)]
         return torch.cat(twice).float() / 255, batch.labels[batch.mine].repeat(2, 1)
@@ -180,5 +208,7 @@ class AugMixView(View):
     def loss(self, clean: Tensor, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         from synthaug.classify.augmix import jensen_shannon
 
+        # 12 JSD(clean, mixture 1, mixture 2); the mixtures have no cross-entropy of their own, and a DiffAug twin is
+        # none of the three
         apart: Tensor = jensen_shannon([clean, *logits.chunk(2)])
         return apart * self.weight

@@ -35,8 +35,8 @@ class Dataset:
     class_words: tuple[tuple[str, str], ...] = ()
     super_class: str | None = None
     duplicates: Literal["refuse", "drop"] = "refuse"
-    subset_seed: int | None = None
-    val_share: Annotated[float, Field(ge=0, lt=0.8)] = 0.2
+    subset_seed: int | None = None  # where a protocol fixes its subset; else the experiment's one seed draws it
+    val_share: Annotated[float, Field(ge=0, lt=0.8)] = 0.2  # below 0.8: a fifth may have to go to a test set
 
     @property
     def template(self) -> str:
@@ -69,12 +69,14 @@ def subset(listing: Listing, dataset: Dataset, seed: int) -> tuple[Entry, ...]:
     by_class: dict[int, list[Entry]] = defaultdict(list)
     for entry in train:
         by_class[entry.label].append(entry)
+    # the seed alone, never the method: all arms of a seed train on the same images
     seed = seed if dataset.subset_seed is None else dataset.subset_seed
     chosen: list[Entry] = []
     for label, name in enumerate(listing.classes):
         if len(by_class[label]) < dataset.shots:
             have = f"class {name!r} has {len(by_class[label])} training images"
             raise UserError(f"{have}, fewer than shots={dataset.shots}", ("dataset", "shots"))
+        # too few were refused above: the published code draws with replacement then
         chosen += sorted(by_class[label], key=lambda e: seed_of(seed, "subset", e.id))[: dataset.shots]
     return tuple(chosen)
 
@@ -84,6 +86,7 @@ def open_images(dataset: Dataset, facts: Facts) -> Listing:
     if dataset.path is None:
         raise UserError("name the folder of your images: --set dataset.path=DIR", AT)
     root, words = Path(dataset.path).expanduser(), dict(dataset.class_words)
+    # shots go along, so that cutting off a validation set leaves as many of each class as are asked for
     return open_folder(root, dataset.duplicates, words, facts, val_share=dataset.val_share, shots=dataset.shots or 0)
 
 
@@ -98,15 +101,18 @@ def open_digits(dataset: Dataset, facts: Facts) -> Listing:
     spec = find_spec("sklearn")  # its file is read without importing it, which takes seconds
     assert spec and spec.submodule_search_locations
     raw = np.loadtxt(Path(spec.submodule_search_locations[0]) / "datasets/data/digits.csv.gz", delimiter=",", dtype=int)
-    pixels, target = np.rint(raw[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), raw[:, -1]
+    # a row is 64 pixels in 17 levels (0 to 16), and the digit
+    pixels = np.rint(raw[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    target = raw[:, -1]
+    # by a hash of the number and no user's seed: the split is fixed, like that of a benchmark
     order = sorted(range(len(pixels)), key=lambda i: seed_of("digits", i))
     entries = [Entry(f"digits/{i}", int(target[i]), hash_pixels(pixels[i])) for i in order]
     splits = {"test": tuple(entries[:797]), "val": tuple(entries[797:1097]), "train": tuple(entries[1097:])}
+    # int64, because `int` is not as wide on every platform
     digest = hashlib.sha256(pixels.tobytes() + target.astype(np.int64).tobytes()).hexdigest()
     classes = tuple(str(i) for i in range(10))
-    return Listing(
-        classes, _words(dataset, classes), splits, digest, lambda id: _show(pixels, id), notes=_twins(splits)
-    )
+    words, notes = _words(dataset, classes), _twins(splits)
+    return Listing(classes, words, splits, digest, lambda id: _show(pixels, id), notes=notes)
 
 
 def _show(pixels: np.ndarray, id: str) -> bytes:
@@ -123,15 +129,17 @@ def open_glyphs(dataset: Dataset, facts: Facts) -> Listing:
 
     counts = {"train": 200, "val": 50, "test": 50}
     splits: dict[str, tuple[Entry, ...]] = {}
-    start = 0
+    start = 0  # numbers run on, so no glyph is in two splits
     for split, count in counts.items():
         numbers = range(start, start + count * len(glyphs.CLASSES))
+        # the number stands for the pixels, which are drawn when they are read
         splits[split] = tuple(Entry(f"glyphs/{i}", glyphs.label_of(i), f"glyphs/{i}") for i in numbers)
         start = numbers.stop
 
     def read(id: str) -> bytes:
         return encode_image(glyphs.render(int(id.rpartition("/")[2]), GLYPHS_SEED)[0])
 
+    # what the images are a function of
     digest = hashlib.sha256(canonical([glyphs.VERSION, GLYPHS_SEED, counts])).hexdigest()
     return Listing(glyphs.CLASSES, _words(dataset, glyphs.CLASSES), splits, digest, read)
 

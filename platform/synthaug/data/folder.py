@@ -17,7 +17,7 @@ from synthaug.data.sample import decode_image
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
-IGNORED = {"Thumbs.db", "desktop.ini"}
+IGNORED = {"Thumbs.db", "desktop.ini"}  # what Windows leaves in folders of images
 BLOCK = 4096  # files handed to the threads at a time, so that Ctrl-C need not wait for a million
 BAD_SHARE = 0.01  # more unreadable files than this stop the run
 AT = ("dataset", "path")
@@ -44,8 +44,12 @@ def open_folder(
     files = class_folders(root)
     found, bad = readable(root, files, facts)
     splits, notes = _make_splits(found, duplicates, val_share, shots)
-    for split in splits if "val" in found or "" in found else ("train", "test"):
-        if (split != "val" or val_share) and (missing := _absent(splits[split], len(files.classes))):
+    # a validation set cut off the user's train/ may lack a class, whose few images `shots` kept for training
+    whole = splits if "val" in found or "" in found else ("train", "test")
+    for split in whole:
+        if split == "val" and not val_share:
+            continue
+        if missing := _absent(splits[split], len(files.classes)):
             names = ", ".join(repr(files.classes[i]) for i in missing[:5])
             raise UserError(f"no image is left for {split} in class {names}; add at least three different images", AT)
     words = tuple(class_words.get(name, name.replace("_", " ")) for name in files.classes)
@@ -72,8 +76,9 @@ def _below(root: Path, folder: Path, index: Mapping[str, int]) -> dict[str, int]
     skip = len(str(root)) + 1
     for name, label in index.items():
         for place, inner, files in os.walk(folder / name):
-            inner[:] = [part for part in inner if not _is_hidden(part)]
+            inner[:] = [part for part in inner if not _is_hidden(part)]  # in place, which keeps os.walk out of them
             paths = [f"{place}{os.sep}{file}" for file in files if file not in IGNORED and not _is_hidden(file)]
+            # a class comes from its folder, never from a file's name; ids are alike on every system
             found |= {path[skip:].replace(os.sep, "/"): label for path in paths if os.path.isfile(path)}
     return found
 
@@ -96,6 +101,7 @@ def readable(
     """The readable images of each split, whose ids are their paths, and the others with the reason."""
     scan(root, {name for split in files.splits.values() for name in split}, facts, decode=decode)
     bad = tuple((name, fact[4]) for name, fact in sorted(facts.items()) if fact[4])
+    # sorted, so that the order of a directory, which no two disks share, decides nothing
     found = {
         split: [Entry(name, label, facts[name][3]) for name, label in sorted(named.items()) if not facts[name][4]]
         for split, named in files.splits.items()
@@ -106,6 +112,7 @@ def readable(
 
 def contents(facts: Facts) -> list[list[Any]]:
     """What the readable files of a data set are, wherever they lie."""
+    # (relative path, size, sha256): no time, no root, and no pixel hash, which the sha256 says already
     return [[name, fact[0], fact[2]] for name, fact in sorted(facts.items()) if not fact[4]]
 
 
@@ -117,8 +124,10 @@ def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True)
     stats = {name: os.stat(f"{root}/{name}") for name in sorted(names)}  # joining paths would take longer than this
     for gone in facts.keys() - stats.keys():
         del facts[gone]
+    # a file of the same size and time is taken to be the same: a million files cannot be hashed at every start
     new = [name for name, stat in stats.items() if facts.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]]
     read = _fact if decode else _fact_of_bytes
+    # threads, because reading, hashing and decoding leave the interpreter's lock
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
@@ -127,6 +136,7 @@ def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True)
 
 
 def _is_hidden(name: str) -> bool:
+    # "..." or "..name" is nobody's hidden file, and may be the name of a class
     return name.startswith(".") and not name.startswith("..")
 
 
@@ -140,6 +150,7 @@ def _fact(path: Path) -> tuple[str, str, str]:
         return sha, hash_pixels(decode_image(data)), ""
     except UnidentifiedImageError:
         return sha, "", "not an image"
+    # what Pillow's decoders are known to raise on broken files
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         return sha, "", f"cannot be decoded: {error}"
 
@@ -153,8 +164,9 @@ def _fact_of_bytes(path: Path) -> tuple[str, str, str]:
 
 def _given_splits(root: Path, names: Mapping[str, str]) -> dict[str, Path]:
     """Split name -> folder; {"": root} when the folder holds the classes themselves."""
-    folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
+    folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}  # Train/ is meant as train/
     given = {names[name]: folder for name, folder in folders.items() if name in names}
+    # a class may be called "val" or "valid"; train/ or test/ say that splits are meant
     if not {"train", "test"} & given.keys():
         return {"": root}
     if missing := {"train", "test"} - given.keys():
@@ -173,6 +185,7 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
         what = f"holds one class only ({classes[0]!r})" if classes else "holds no class folders"
         raise UserError(f"{str(root)!r} {what}; a classifier needs two or more folders of images", AT)
     for split, folder in given.items():
+        # the other way round, a class that only train/ has, is for open_folder to refuse
         if unknown := set(below(folder)) - set(classes):
             raise UserError(f"{split}/ has classes that train/ lacks: {', '.join(sorted(unknown))}", AT)
     return tuple(classes)
@@ -211,6 +224,7 @@ def _make_splits(
 
 def _without(entries: list[Entry], held_out: list[Entry], split: str, duplicates: str, notes: list[str]) -> list[Entry]:
     """`entries` without those whose pixels are in `held_out`; refused unless the user asked to drop them."""
+    # by pixels, because the same picture saved again is another file
     there = {e.pixels: e.id for e in held_out}
     same = [e for e in entries if e.pixels in there]
     if same and duplicates == "refuse":
@@ -224,15 +238,18 @@ def _without(entries: list[Entry], held_out: list[Entry], split: str, duplicates
 def cut(entries: Sequence[Entry], shares: tuple[float, ...], keep: int = 0) -> list[list[Entry]]:
     """Entries in 1 + len(shares) parts, class by class, the first with at least `keep` of each class that has so
     many; equal images go to the same part, whatever their class."""
-    part_of: dict[str, int] = {}
+    part_of: dict[str, int] = {}  # hash of the pixels -> part
     by_class: dict[int, set[str]] = defaultdict(set)
     for entry in entries:
         by_class[entry.label].add(entry.pixels)
     for label in sorted(by_class):
+        # hashes in order are a random order that is the same everywhere, and adding images moves few of the others;
+        # images that an earlier class has placed stay where they are
         groups = sorted(by_class[label] - part_of.keys())
         spare = max(0, len(groups) - keep)
+        # at least one of each class, so that every class is measured
         sizes = [min(spare, max(1, round(share * len(groups)))) if share else 0 for share in shares]
-        for part, size in enumerate(sizes, 1):
+        for part, size in enumerate(sizes, 1):  # the last parts first, what is left is part 0
             part_of |= dict.fromkeys(groups[:size], part)
             groups = groups[size:]
         part_of |= dict.fromkeys(groups, 0)

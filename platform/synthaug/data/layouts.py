@@ -61,15 +61,21 @@ def only_tests(find: Callable[[Path], Mapping[str, Path]], names: re.Pattern[str
         folders = {split: (folder, _called(folder, names)) for split, folder in sorted(find(root).items())}
         classes = tuple(sorted({name for _, inside in folders.values() for name in inside}))
         splits: dict[str, list[Entry]] = {split: [] for split in folders}
-        content, bad, label = hashlib.sha256(), [], _index(classes)
+        bad: list[tuple[str, str]] = []
+        content, label = hashlib.sha256(), _index(classes)
         for split, (folder, inside) in folders.items():
             for name in inside:
                 place = (folder / name).relative_to(root).as_posix()
                 files = sized(f"{root}/{place}")
                 content.update(canonical([split, place, files]))
-                splits[split] += [Entry(id := f"{place}/{file}", label[name], id) for file, size in files if size]
-                bad += [(f"{place}/{file}", "empty file") for file, size in files if not size]
+                for file, size in files:
+                    id = f"{place}/{file}"
+                    if size:
+                        splits[split].append(Entry(id, label[name], id))  # unread, so its name stands for its pixels
+                    else:
+                        bad.append((id, "empty file"))
         count = len(bad) + sum(map(len, splits.values()))
+        # a class may be absent from a split, as in ImageNet-D, but not from all of them
         refuse_bad(bad, count, classes, chain.from_iterable(splits.values()))
         told = _told_words(root)
         return Found(classes, splits, content.hexdigest(), lambda id: (root / id).read_bytes(), told, tuple(bad))
@@ -88,6 +94,7 @@ def _called(folder: Path, names: re.Pattern[str]) -> list[str]:
 def _present(root: Path, files: Files) -> Files:
     """The same files, when every listed image is there, and in one split."""
     names = [name for named in files.splits.values() for name in named]
+    # an archive half unpacked would go on as a smaller data set
     if missing := sorted(name for name in names if not os.path.isfile(f"{root}/{name}")):
         said = f"{len(missing)} listed images are not below {str(root)!r}, the first is {missing[0]!r}"
         raise UserError(f"{said}; unpack the archive again", AT)
@@ -99,8 +106,8 @@ def _present(root: Path, files: Files) -> Files:
 def rows(root: Path, name: str, columns: int) -> Iterator[list[str]]:
     """The lines of a list file, each cut at spaces into so many columns."""
     for number, line in enumerate(_text(root / name).splitlines(), 1):
-        parts = line.split(maxsplit=columns - 1)
-        if len(parts) not in (0, columns):
+        parts = line.split(maxsplit=columns - 1)  # the last column may hold spaces, as the names of aircraft do
+        if len(parts) not in (0, columns):  # empty lines are none
             raise UserError(f"{root / name}, line {number}: {columns} columns are expected, not {line!r}", AT)
         if parts:
             yield [part.strip() for part in parts]
@@ -132,7 +139,8 @@ def _index(names: Sequence[str]) -> dict[str, int]:
 def cub(root: Path) -> Files:
     """CUB-200-2011: images.txt, train_test_split.txt (1 = train), classes.txt, images/."""
     folders = [folder for _, folder in rows(root, "classes.txt", 2)]
-    index, paths = _index(folders), dict(rows(root, "images.txt", 2))
+    index = _index(folders)
+    paths = dict(rows(root, "images.txt", 2))
     splits: dict[str, dict[str, int]] = {"train": {}, "test": {}}
     for number, is_train in rows(root, "train_test_split.txt", 2):
         if number not in paths or is_train not in ("0", "1"):
@@ -140,14 +148,18 @@ def cub(root: Path) -> Files:
         path = paths[number]
         label = _known(index, path.partition("/")[0], root / "images.txt")
         splits["train" if is_train == "1" else "test"][f"images/{path}"] = label
-    return _present(root, Files(tuple(folder.partition(".")[2] or folder for folder in folders), splits))
+    # 001.Black_footed_Albatross: the number orders the classes and is no part of their names
+    classes = tuple(folder.partition(".")[2] or folder for folder in folders)
+    return _present(root, Files(classes, splits))
 
 
 def aircraft(root: Path) -> Files:
     """FGVC-Aircraft by variant: data/variants.txt, data/images_variant_{train,val,test}.txt, data/images/."""
     data = root / "data"
     variants = tuple(_text(data / "variants.txt").splitlines())
-    index, splits = _index(variants), {}
+    index = _index(variants)
+    splits: dict[str, dict[str, int]] = {}
+    # the protocol trains on `train` and not on trainval, so the official val can choose the model
     for split in ("train", "val", "test"):
         name = f"images_variant_{split}.txt"
         listed = rows(data, name, 2)
@@ -161,14 +173,20 @@ def caltech(root: Path) -> Files:
     files = class_folders(root)
     kept = [label for label, name in enumerate(files.classes) if name != "BACKGROUND_Google"]
     new = {old: label for label, old in enumerate(kept)}
-    splits = {split: {n: new[old] for n, old in named.items() if old in new} for split, named in files.splits.items()}
+    splits: dict[str, dict[str, int]] = {}
+    for split, named in files.splits.items():
+        splits[split] = {name: new[old] for name, old in named.items() if old in new}
     if "" in splits:
-        names = sorted(splits[""], key=lambda name: seed_of("caltech101", name))
-        of_class = [[name for name in names if splits[""][name] == label] for label in range(len(kept))]
-        pool = {name for members in of_class for name in members[: min(POOL, len(members) - 1)]}
+        label_of = splits[""]
+        # the archive has no official split: this one is a function of the names alone
+        names = sorted(label_of, key=lambda name: seed_of("caltech101", name))
+        pool: set[str] = set()
+        for label in range(len(kept)):
+            members = [name for name in names if label_of[name] == label]
+            pool.update(members[: min(POOL, len(members) - 1)])
         splits = {
-            "train": {name: splits[""][name] for name in names if name in pool},
-            "test": {name: splits[""][name] for name in names if name not in pool},
+            "train": {name: label_of[name] for name in names if name in pool},
+            "test": {name: label_of[name] for name in names if name not in pool},
         }
     return Files(tuple(files.classes[old] for old in kept), splits)
 
@@ -177,6 +195,7 @@ def imagenet(root: Path) -> Files:
     """ImageNet or a part of its classes: train/ and val/ with class folders; val/ (else test/) is the test set. Words
     for WordNet ids are those of LOC_synset_mapping.txt, there or up to three folders above, or, of all 1,000 classes,
     torchvision's."""
+    # the labels of the official test images were never published, so its val/ is what everybody tests on
     files = class_folders(root, {"train": "train", "val" if (root / "val").is_dir() else "test": "test"})
     return Files(files.classes, files.splits, _synsets(root, files.classes))
 
@@ -185,6 +204,7 @@ def _told_words(root: Path) -> dict[str, str]:
     """WordNet id -> the first of its words, as the file tells."""
     for folder in (root, *root.absolute().parents[:3]):
         if (folder / SYNSETS).is_file():
+            # n01440764 tench, Tinca tinca: a prompt takes one of them
             return {wordnet: names.partition(",")[0] for wordnet, names in rows(folder, SYNSETS, 2)}
     return {}
 
@@ -192,6 +212,7 @@ def _told_words(root: Path) -> dict[str, str]:
 def _synsets(root: Path, classes: Sequence[str]) -> dict[str, str]:
     if words := _told_words(root):
         return words
+    # torchvision has the names in the order of the sorted ids, without the ids: of fewer classes none can be found
     if len(classes) != 1000 or not all(map(WORDNET.fullmatch, classes)):
         return {}
     from torchvision.models import ResNet50_Weights  # takes seconds
@@ -206,6 +227,7 @@ def class_root(root: Path) -> dict[str, Path]:
 
 def imagenet_c(root: Path) -> dict[str, Path]:
     """ImageNet-C: {corruption}/{severity}/, there or in the folder of its family; `gaussian_noise/1` is a split."""
+    # in the folders of their families (noise/, blur/, ...), or moved out of them
     near = [root / name for name in visible_folders(root)]
     places = near + [place / name for place in near for name in visible_folders(place)]
     found = {f"{p.name}/{level}": p / level for p in places for level in SEVERITIES if (p / level).is_dir()}
@@ -226,10 +248,14 @@ def semi_inat(root: Path, level: str) -> Files:
     files = class_folders(root, {"l_train": "train", "val": "test"})
     if unknown := set(files.classes) - taxa.keys():
         raise UserError(f"the annotations in {str(root)!r} do not know the class_id {min(unknown)!r}", AT)
+    # species share families and families share orders: several folders become one class
     names = [_taxon(taxa[id], level) for id in files.classes]
     classes = sorted(set(names))
     label = [classes.index(name) for name in names]
-    return Files(tuple(classes), {s: {n: label[old] for n, old in named.items()} for s, named in files.splits.items()})
+    splits: dict[str, dict[str, int]] = {}
+    for split, named in files.splits.items():
+        splits[split] = {name: label[old] for name, old in named.items()}
+    return Files(tuple(classes), splits)
 
 
 def _taxa(root: Path) -> list[dict[str, Any]]:
@@ -256,10 +282,12 @@ def domainnet(root: Path) -> Files:
     domain `real`. The tests of the other domains that are there are the splits test/clipart and so on."""
     lists = root / "splits" if (root / "splits").is_dir() else root
     train = _listed(lists, "real_train.txt")
+    # real/{class}/{image}.jpg {number}: the lists number the classes, the folders name them
     folders = {label: name.split("/")[1] for name, label in train.items() if name.count("/") >= 2}
     if sorted(folders) != list(range(len(folders))) or set(train.values()) != folders.keys():
         raise UserError(f"{lists / 'real_train.txt'} does not number its classes from 0; unpack the lists again", AT)
     splits = {"train": train, "test": _listed(lists, "real_test.txt")}
+    # the protocol trains on `real` and tests on all six domains
     for domain in DOMAINS:
         if (lists / f"{domain}_test.txt").is_file():
             splits[f"test/{domain}"] = _listed(lists, f"{domain}_test.txt")

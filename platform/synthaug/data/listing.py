@@ -18,7 +18,7 @@ class Entry:
 
     id: str
     label: int
-    pixels: str
+    pixels: str  # where images are not decoded, the hash of the file or the id stands in
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Listing:
     classes: tuple[str, ...]
     words: tuple[str, ...]
     splits: dict[str, tuple[Entry, ...]]
-    digest: str
+    digest: str  # what the data are, never where they lie: it enters the keys of all that is made of them
     read: Callable[[str], bytes]
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
+        # a real image is its own source, and its label is hard: all weight on one class
         return [
             Sample(id=e.id, image=self.read(e.id), label=((e.label, 1.0),), source=e.id, target=e.label)
             for e in entries
@@ -41,4 +42,5 @@ class Listing:
 
 
 def hash_pixels(pixels: np.ndarray) -> str:
+    # the shape too: equal bytes of another shape are another image
     return hashlib.blake2b(canonical(pixels.shape) + pixels.tobytes(), digest_size=16).hexdigest()

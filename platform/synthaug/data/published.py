@@ -54,12 +54,14 @@ def open_published(
     known = PUBLISHED[name]
     found = known.read(_root(name, known, path), facts)
     splits = {split: tuple(entries) for split, entries in found.splits.items()}
+    # before anything is cut off: what is told is a fact of the official sets
     notes = _twins(splits) if "train" in splits else ()
     if "train" in splits and "val" not in splits:
         train, val = cut(splits["train"], (val_share,), keep=shots or 1)
         splits |= {"train": tuple(train), "val": tuple(val)}
         notes += (f"no official validation split: {len(val)} training images choose the model",)
     words = _words(name, known, found, class_words)
+    # official labels and words enter, the validation split does not: it follows from settings that are keyed already
     told = found.splits if "train" in splits else {}  # the content of the others has their labels
     labels = {split: [[e.id, e.label] for e in entries] for split, entries in told.items()}
     about = [found.classes, words, known.prompt, known.super_class, labels, found.content]
@@ -74,6 +76,7 @@ def _root(name: str, known: Published, path: str | None) -> Path:
         raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}", AT)
     given = Path(path).expanduser()
     root = given / known.folder if (given / known.folder).is_dir() else given
+    # before a walk over what may be a million files
     missing = [root / need for need in known.needs if not (root / need).exists()] if root.is_dir() else [root]
     if missing:
         raise UserError(f"{str(missing[0])!r} is not there; {name} needs {layout}", AT)
@@ -86,6 +89,7 @@ def _words(name: str, known: Published, found: Found, given: Mapping[str, str]) 
         cls: given.get(cls) or found.words.get(cls) or known.words.get(cls.lower()) or cls.replace("_", " ")
         for cls in found.classes
     }
+    # a prompt with n01440764 in it would be drawn without complaint, and show anything
     nameless = [cls for cls, word in words.items() if WORDNET.fullmatch(word)]
     if nameless and "train" in found.splits:  # nothing is made of test images
         way = f"put {layouts.SYNSETS} beside train/, or give dataset.class_words"
@@ -94,11 +98,13 @@ def _words(name: str, known: Published, found: Found, given: Mapping[str, str]) 
 
 
 def _twins(splits: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
+    # counted, not dropped: numbers must compare with published ones, which have them
     test = {entry.pixels for entry in splits["test"]}
     count = sum(entry.pixels in test for entry in splits["train"])
     return (f"{count} training images are in the test set as well",) if count else ()
 
 
+# HAM10000's abbreviations, which no text encoder knows
 SKIN = {
     "akiec": "actinic keratosis", "bcc": "basal cell carcinoma", "bkl": "benign keratosis", "df": "dermatofibroma",
     "mel": "melanoma", "nv": "melanocytic nevus", "vasc": "vascular lesion",
@@ -150,12 +156,14 @@ def _cifar(name: str, kind: Cifar, shots: tuple[int, ...], folder: str) -> Publi
 
 PUBLISHED = {
     "cifar10": _cifar("cifar10", CIFAR10, (), "cifar-10-batches-py"),
+    # shots: images a class as UniDiffDA's tables have them, several where a table has a column for each
     "cifar100": _cifar("cifar100", CIFAR100, (100,), "cifar-100-python"),
     "caltech101": Published(on_disk(layouts.caltech), "101_ObjectCategories", (), (25,), layout=CALTECH),
     "imagenet100": Published(
         on_disk(layouts.imagenet, decode=False), "ImageNet100", ("train",), (250,), layout=IMAGENET
     ),
     "imagenet1k": Published(on_disk(layouts.imagenet, decode=False), "imagenet", ("train",), (25,), layout=IMAGENET),
+    # what asks how robust a classifier of ImageNet is; the folders are those that the official archives unpack into
     "imagenet-c": _tests(layouts.imagenet_c, "ImageNet-C", CORRUPTED),
     "imagenet-r": _tests(layouts.class_root, "imagenet-r"),
     "imagenet-a": _tests(layouts.class_root, "imagenet-a"),
@@ -169,7 +177,7 @@ PUBLISHED = {
         "CUB_200_2011",
         ("images.txt", "train_test_split.txt", "classes.txt", "images"),
         (1, 5, 10),
-        super_class="bird",
+        super_class="bird",  # the metaclass word of Diff-Aug's, Diff-Mix's and Diff-II's prompts
     ),
     "aircraft": Published(
         on_disk(layouts.aircraft),
@@ -178,6 +186,7 @@ PUBLISHED = {
         (1, 5, 10),
         super_class="aircraft",
     ),
+    # medical sets and DomainNet have prompts of their own in UniDiffDA, all others "a photo of a {}"
     "blood": Published(
         on_disk(class_folders),
         "Blood",
@@ -196,6 +205,7 @@ PUBLISHED = {
         words=SKIN,
         layout=MEDICAL,
     ),
+    # the same images at three levels of the taxonomy: UniDiffDA's question of granularity
     "semi_inat_species": _semi_inat("species"),
     "semi_inat_family": _semi_inat("family"),
     "semi_inat_order": _semi_inat("order"),

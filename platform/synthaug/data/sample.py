@@ -24,16 +24,17 @@ class Sample:
     image: bytes
     label: Label
     source: str = ""
-    target: int = -1
+    target: int = -1  # the class that was asked for, which a soft label alone does not tell
     variant: int = 0
     prompt: str = ""
-    seed: int = 0
+    seed: int = 0  # 63 bits, so that it fits a signed column
     strength: float = 0.0
     method: str = ""
 
 
 def soft_label(pairs: Iterable[tuple[int, float]]) -> Label:
     """Pairs with a repeated class added up, sorted by class; the weights must sum to 1."""
+    # added, not assigned: Diff-Mix may draw the source's own class as target, and (1 - w) + w must be 1 there
     total: dict[int, float] = {}
     for index, weight in pairs:
         total[int(index)] = total.get(int(index), 0.0) + float(weight)
@@ -55,8 +56,9 @@ def decode_image(data: bytes) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
+        image: Image.Image = ImageOps.exif_transpose(opened)  # cameras turn the picture by a tag, not by its pixels
         if image.mode.startswith("I;16") or image.mode == "I":
+            # Pillow's own conversion to 8 bits would cut at 255; 257 = 65,535 / 255
             wide = np.asarray(image).astype(np.float64)
             image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
         if image.has_transparency_data:
@@ -72,6 +74,7 @@ def encode_image(pixels: np.ndarray) -> bytes:
     if max(pixels.shape[:2]) <= PNG_UP_TO:
         Image.fromarray(pixels).save(out, "PNG", compress_level=1)
     else:
+        # subsampling 0: colour at full resolution
         Image.fromarray(pixels).save(out, "JPEG", quality=95, subsampling=0)
     return out.getvalue()
 
@@ -89,6 +92,7 @@ def schema() -> pa.Schema:
     """The columns of a shard."""
     import pyarrow as pa
 
+    # weights in double, so that they sum to 1 after the journey too
     label = pa.list_(pa.struct([("class", pa.int32()), ("weight", pa.float64())]))
     text = ["source", "prompt", "method"]
     columns = [("id", pa.string()), ("image", pa.binary()), ("label", label), ("target", pa.int32())]
@@ -111,6 +115,7 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
     import pyarrow.parquet as pq
 
     out = pa.BufferOutputStream()
+    # uncompressed, because images are compressed already
     pq.write_table(pa.Table.from_pylist([to_row(s) for s in samples], schema()), out, compression="none")
     return bytes(out.getvalue())
 

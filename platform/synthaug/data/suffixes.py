@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from synthaug.settings import UserError
@@ -23,7 +22,7 @@ class Suffixes:
     def of_class(self, name: str) -> tuple[str, ...]:
         if not (self.classes.get(name) or self.classes.get("*")):
             raise UserError(f'{self.place} has no suffixes for the class {name!r}; add them under "classes"')
-        return self.classes.get(name) or self.classes["*"]
+        return self.classes.get(name) or self.classes["*"]  # one list may serve all classes, as Diff-II's do
 
     def of_image(self, id: str) -> str:
         if id not in self.images:
@@ -31,13 +30,13 @@ class Suffixes:
         return self.images[id]
 
 
-@lru_cache(maxsize=8)
 def read(file: str | None) -> Suffixes:
     """The table in a JSON file {"classes": {class: [suffix, ...]}, "images": {id: suffix}}, or the one for digits."""
     path = Path(file).expanduser() if file is not None else DIGITS
     try:
+        # Either part may be missing: dreaming needs the classes only, exchange the images only.
         data = json.loads(path.read_bytes())
         classes = {name: tuple(map(str, texts)) for name, texts in data.get("classes", {}).items()}
         return Suffixes(str(path.name), classes, {id: str(text) for id, text in data.get("images", {}).items()})
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # no file, no JSON, or JSON of another shape
         raise UserError(f"{path} is no table of suffixes: {error}") from None

@@ -20,11 +20,13 @@ from synthaug.settings import UserError
 
 Schedule = Literal["linear", "cosine"]
 State = Mapping[str, Tensor]
+# What a part of a block is called: in a residual block, in attention, in what resamples.
 INNER = {
     "": "", "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut", "norm": "group_norm", "qkv": "qkv",
     "proj_out": "to_out.0", "op": "conv", "conv": "conv",
 }  # fmt: skip
+# What a block is called that every network has in the same place; `_modules` adds the others.
 OUTER = {
     "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "label_emb": "class_embedding", "middle_block.0": "mid_block.resnets.0", "out.0": "conv_norm_out",
@@ -43,7 +45,7 @@ def load(
         net: Any = convert(state, head_channels, new_attention_order)
     except UserError as error:
         raise UserError(f"{path}: {error.message}") from None
-    net.time_proj.scale = 1000 / timesteps
+    net.time_proj.scale = 1000 / timesteps  # rescale_timesteps, in the original's words
     return UNetDenoiser(net.to(device), alphas_cumprod(schedule, timesteps))
 
 
@@ -63,9 +65,11 @@ def _read(path: Path) -> dict[str, Tensor]:
 def alphas_cumprod(schedule: Schedule, timesteps: int) -> Tensor:
     """The share of the image's variance that is left after each step."""
     if schedule == "linear":
-        scale = 1000 / timesteps
+        scale = 1000 / timesteps  # so that as much noise is added in all, in more or fewer steps (Ho et al. for 1,000)
         betas = torch.linspace(scale * 1e-4, scale * 0.02, timesteps, dtype=torch.float64)
     else:
+        # Nichol and Dhariwal 2021, equation 17: the offset keeps the first betas from vanishing, the limit the last
+        # ones from reaching 1.
         grid = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         share = ((grid + 0.008) / 1.008 * torch.pi / 2).cos().square()
         betas = (1 - share[1:] / share[:-1]).clamp(max=0.999)
@@ -89,7 +93,8 @@ def convert(state: State, head_channels: int = 64, new_attention_order: bool = F
     """The network with the weights of `state`, in their type. `head_channels` must be that of the training: another
     number that divides the channels would make another network."""
     shape = _shape(state)
-    attended = [c for c, on in zip(shape.channels, shape.attention, strict=True) if on] + [shape.channels[-1]]
+    attended = [c for c, on in zip(shape.channels, shape.attention, strict=True) if on]
+    attended.append(shape.channels[-1])  # the middle block always has attention
     if uneven := [c for c in attended if c % head_channels]:
         raise UserError(f"head_channels={head_channels} does not divide the {uneven[0]} channels that have attention")
     with torch.device("meta"):  # initialising would take long, and random numbers
@@ -100,7 +105,7 @@ def convert(state: State, head_channels: int = 64, new_attention_order: bool = F
     for name, value in net.state_dict().items():
         if value.shape != renamed[name].shape:
             _refuse(f"{name!r} (in diffusers' words) is {tuple(renamed[name].shape)}, not {tuple(value.shape)}")
-    net.load_state_dict(renamed, assign=True)
+    net.load_state_dict(renamed, assign=True)  # in place of the meta tensors, which hold nothing to copy into
     return net.eval()
 
 
@@ -109,13 +114,19 @@ def _refuse(why: str) -> NoReturn:
 
 
 def _shape(state: State) -> Shape:
+    # Each level has `layers` blocks and a downsampler on the way in, and `layers` + 1 blocks on the way out, the last
+    # of which enlarges the image: so the first that does tells `layers`, and both ways have one stride.
     blocks = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("output_blocks.")), default=-1)
     ends = [block for block in range(blocks) if _upsampler(state, block)]
     layers = ends[0] if ends else blocks - 1
     firsts = [f"input_blocks.{1 + block}" for block in range(0, blocks, layers + 1)] if layers > 0 else []
     needed = ["input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"]
-    needed += [f"{first}.0.{inner}.weight" for first in firsts for inner in ("in_layers.2", "emb_layers.1")]
-    if missing := [name for name in needed if name not in state] or ([] if firsts else ["output_blocks"]):
+    for first in firsts:
+        needed += [f"{first}.0.in_layers.2.weight", f"{first}.0.emb_layers.1.weight"]
+    missing = [name for name in needed if name not in state]
+    if not firsts:
+        missing.append("output_blocks")
+    if missing:
         _refuse(f"{missing[0]!r} is missing")
     channels = tuple(len(state[f"{first}.0.in_layers.2.weight"]) for first in firsts)
     return _checked(state, Shape(
@@ -123,7 +134,7 @@ def _shape(state: State) -> Shape:
         attention=tuple(f"{first}.1.qkv.weight" in state for first in firsts),
         layers=layers,
         resamples=bool(ends) and ".in_layers." in str(_upsampler(state, ends[0])),
-        scale_shift=len(state[f"{firsts[0]}.0.emb_layers.1.weight"]) == 2 * channels[0],
+        scale_shift=len(state[f"{firsts[0]}.0.emb_layers.1.weight"]) == 2 * channels[0],  # a factor and a summand
         out_channels=len(state["out.2.weight"]),
         classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
     ))  # fmt: skip
@@ -145,6 +156,7 @@ def _checked(state: State, shape: Shape) -> Shape:
 
 
 def _config(shape: Shape, head_channels: int) -> dict[str, Any]:
+    # Only with these names does diffusers resample in residual blocks where there is no attention (resblock_updown).
     kind, plain = ("resnet", "Resnet{}sampleBlock2D") if shape.resamples else ("conv", "{}Block2D")
 
     def types(way: str) -> list[str]:
@@ -154,7 +166,8 @@ def _config(shape: Shape, head_channels: int) -> dict[str, Any]:
         "out_channels": shape.out_channels, "block_out_channels": shape.channels, "layers_per_block": shape.layers,
         "down_block_types": tuple(types("Down")), "up_block_types": tuple(reversed(types("Up"))),
         "downsample_type": kind, "upsample_type": kind, "attention_head_dim": head_channels, "norm_num_groups": 32,
-        "attn_norm_num_groups": 32, "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0,
+        "attn_norm_num_groups": 32, "norm_eps": 1e-5,
+        "flip_sin_to_cos": True, "freq_shift": 0,  # the original's time embedding: cosines first, 10000^(-i / half)
         "resnet_time_scale_shift": "scale_shift" if shape.scale_shift else "default", "num_class_embeds": shape.classes,
     }  # fmt: skip
 
@@ -169,12 +182,15 @@ def _modules(shape: Shape) -> dict[str, str]:
             into, out = f"input_blocks.{1 + block}", f"output_blocks.{block}"
             found[f"{out}.0"] = f"{up}.resnets.{i}"
             after = 1  # the place of the upsampler
-            if shape.attention[levels - 1 - level]:
-                found[f"{out}.1"], after = f"{up}.attentions.{i}", 2
+            if shape.attention[levels - 1 - level]:  # the way out begins at the lowest level
+                found[f"{out}.1"] = f"{up}.attentions.{i}"
+                after = 2
             if i < layers:
-                found |= {f"{into}.0": f"{down}.resnets.{i}", f"{into}.1": f"{down}.attentions.{i}"}
+                found[f"{into}.0"] = f"{down}.resnets.{i}"
+                found[f"{into}.1"] = f"{down}.attentions.{i}"  # where there is none, no weight asks for it
             elif not lowest:
-                found |= {f"{into}.0": f"{down}.downsamplers.0", f"{out}.{after}": f"{up}.upsamplers.0"}
+                found[f"{into}.0"] = f"{down}.downsamplers.0"
+                found[f"{out}.{after}"] = f"{up}.upsamplers.0"
     return found
 
 
@@ -182,17 +198,19 @@ def _renamed(state: State, shape: Shape, head_channels: int, new_order: bool) ->
     """The weights under diffusers' names; the original's linear layers of attention are convolutions of width 1."""
     modules, renamed = _modules(shape), dict[str, Tensor]()
     for name, value in state.items():
+        # A name is block (one to three words), part and leaf: input_blocks.4.0 . in_layers.2 . weight.
         parts = name.split(".")
         size = next((size for size in (1, 2, 3) if ".".join(parts[:size]) in modules), 0)
         inner, leaf = ".".join(parts[size:-1]), parts[-1]
         if size == 0 or inner not in INNER:
             _refuse(f"{name!r} is one too many")
-        place = ".".join(filter(None, (modules[".".join(parts[:size])], INNER[inner], leaf)))
+        block = modules[".".join(parts[:size])]
+        place = ".".join(filter(None, (block, INNER[inner], leaf)))  # a convolution is a block without parts
         if inner in ("qkv", "proj_out") and leaf == "weight":
-            value = value.flatten(1)
+            value = value.flatten(1)  # C_out x C_in x 1 as C_out x C_in
         if inner == "qkv":
-            pairs = zip(("to_q", "to_k", "to_v"), _split(value, head_channels, new_order), strict=True)
-            renamed |= {place.replace(".qkv.", f".{new}."): part for new, part in pairs}
+            for new, part in zip(("to_q", "to_k", "to_v"), _split(value, head_channels, new_order), strict=True):
+                renamed[place.replace(".qkv.", f".{new}.")] = part
         else:
             renamed[place] = value
     return renamed
@@ -202,5 +220,5 @@ def _split(value: Tensor, head_channels: int, new_order: bool) -> tuple[Tensor, 
     """Queries, keys and values of all heads; in the old order each head has its three beside one another."""
     if new_order:
         return value.chunk(3)
-    heads = value.reshape(-1, 3, head_channels, *value.shape[1:])
+    heads = value.reshape(-1, 3, head_channels, *value.shape[1:])  # heads x (q, k, v) x channels [x C_in]
     return tuple(heads[:, i].flatten(0, 1) for i in range(3))

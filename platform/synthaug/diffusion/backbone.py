@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from synthaug.diffusion.steps import Loop, part_of, rows, scheduler_of
 from synthaug.settings import Count, UserError, settings
 from synthaug.weights import Weights, files_of
 
@@ -45,6 +46,7 @@ class Backbone(Weights):
         "or take the embedded one, which knows only letters and digits (--set backbone=nano:sd)"
     )
 
+    # All of these are in the key: each may change the bits of an image.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     micro_batch: Count = 64
     channels_last: bool = False
@@ -56,11 +58,24 @@ class Backbone(Weights):
 
     def for_tuning(self) -> Backbone:
         """What fine-tuning sees of it: how it will be sampled makes no other adapter."""
+        # Training has a precision and batches of its own, and LCM's LoRA is added after it.
         return Backbone(self.model, self.revision, resolution=self.resolution, threads=self.threads)
 
     def weight_files(self) -> list[Path]:
         root = self.folder()
         return [root / "model_index.json", *(file for part in _PARTS for file in files_of(root / part))]
+
+    def calls(self, loop: Loop, strength: float = 1.0) -> int:
+        """The denoiser rows that an image costs which goes through `strength` of a loop."""
+        name = scheduler_of(loop.scheduler, self.scheduler)
+        # Where all steps cost the same it does not matter where they lie, and a million rows read no file.
+        config = self._schedule() if loop.uneven else {}
+        return rows(loop, name, part_of(name, loop.steps, strength), config)
+
+    def _schedule(self) -> dict[str, Any]:
+        """How the model's own scheduler is configured, of which any other takes what it knows."""
+        config: dict[str, Any] = json.loads((self.folder() / "scheduler" / "scheduler_config.json").read_text())
+        return config
 
     def check_prompts(self, prompts: Mapping[str, Sequence[str]]) -> None:
         """Refuse a prompt of which the text encoder would not see the end, and one without any of the learned tokens
@@ -70,6 +85,7 @@ class Backbone(Weights):
         folder = self.folder()
         positions = json.loads((folder / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        # a learned token is one token, where its letters may be many
         add_tokens(tokenizer, list(dict.fromkeys(token for tokens in prompts.values() for token in tokens)))
         check(tokenizer, positions, prompts)
 
@@ -79,6 +95,7 @@ class Backbone(Weights):
             raise UserError("compile=true needs a C compiler (cc, gcc or clang), and there is none; use compile=false")
         folder = self.folder()
 
+        # Only now, after all that can be wrong: it takes seconds to import.
         from synthaug.diffusion.pipeline import Pipeline
 
         return Pipeline(self, folder, device, adapters)
@@ -91,6 +108,7 @@ def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
     known = set(tokens) & set(tokenizer.get_vocab())
     if known:
         raise UserError(f"the tokenizer knows {min(known)!r} already: it cannot stand for a class")
+    # Not normalised: lower case would make <class-A> and <class-a> one. Not special: they are words of a prompt.
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
     return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
 

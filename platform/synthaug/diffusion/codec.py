@@ -16,7 +16,9 @@ from synthaug.data.sample import resize_image
 from synthaug.diffusion.batches import Recent
 from synthaug.settings import UserError
 
-_SOURCES, _PROMPTS = 512, 4096  # how many encoded ones are kept
+# How many encoded ones are kept: the sources of two shards, whose variants come one after the other, and the prompts
+# of a thousand classes in some wordings.
+_SOURCES, _PROMPTS = 512, 4096
 _DECODED_PIXELS = 16 * 512 * 512  # decoded at a time: more gains nothing and takes gigabytes
 
 
@@ -32,6 +34,7 @@ class Codec:
     @property
     def scale(self) -> float:
         """What latents are multiplied by before they are noised."""
+        # Rombach et al. 2022, appendix G: so that they have about unit variance, as the noise has.
         return float(self.pipe.vae.config.scaling_factor)
 
     @property
@@ -45,10 +48,11 @@ class Codec:
 
         def encode() -> tuple[Tensor, Tensor]:
             self.counters["vae_encodes"] += 1
+            # squashed to a square, not cropped: what is cut off may be what the label means (UniDiffDA does the same)
             pixels = torch.from_numpy(resize_image(source, self.resolution)).to(self.pipe.device)
             x = (pixels.permute(2, 0, 1)[None].float() / 255 * 2 - 1).to(self.pipe.vae.dtype)
             posterior = self.pipe.vae.encode(x).latent_dist
-            return posterior.mean, posterior.std
+            return posterior.mean, posterior.std  # not a draw of it: each row draws with a seed of its own
 
         return self._posteriors.get(key, encode)
 
@@ -65,7 +69,8 @@ class Codec:
     def decode(self, z: Tensor) -> Tensor:
         """Images (BCHW, in [0, 1]) of latents; differentiable."""
         size = max(1, _DECODED_PIXELS // self.resolution**2)
-        x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in (z / self.scale).split(size)])
+        parts = (z / self.scale).split(size)
+        x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in parts])
         self.counters["vae_decodes"] += len(z)
         return (x.float() / 2 + 0.5).clamp(0, 1)
 
@@ -82,9 +87,10 @@ def load_pipe(folder: Path, dtype: torch.dtype) -> Any:
     try:
         return diffusers.DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, local_files_only=True,
+            # which blackens what it takes for indecent; a black image would be trained on like any other
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
-    except OSError as error:
+    except OSError as error:  # from_pretrained's word for a missing file
         raise UserError(f"the model in {folder} is not complete: {error}") from None
 
 

@@ -37,14 +37,15 @@ def sigmas_of(alphas_cumprod: Tensor) -> Tensor:
 
 def per_row(sigma: Sigma, x: Tensor) -> Tensor:
     """sigma as B x 1 x 1 ..., in float32 or better."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = torch.promote_types(x.dtype, torch.float32)  # in half precision 1 + 0.01^2 is 1
     sigma_B = torch.as_tensor(sigma, dtype=dtype, device=x.device).reshape(-1).expand(len(x))
     return sigma_B.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def parts_of(folder: Path) -> tuple[Path, Path]:
     """Where the unet and the schedule of a pixel model are: in unet/ and scheduler/, or both in the folder itself."""
-    unet, scheduler = (folder / part if (folder / "unet").is_dir() else folder for part in ("unet", "scheduler"))
+    whole = (folder / "unet").is_dir()  # a whole DDPMPipeline, not the UNet alone with its schedule beside it
+    unet, scheduler = (folder / "unet", folder / "scheduler") if whole else (folder, folder)
     config = unet / "config.json"
     known = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
     if known != "UNet2DModel" or not (scheduler / "scheduler_config.json").is_file():
@@ -82,8 +83,11 @@ class UNetDenoiser:
     def timestep(self, sigma: Sigma) -> Tensor:
         """Where sigma lies among the timesteps, linear in log sigma; a grid point gives a whole number, and what
         lies beyond the grid its end."""
-        log_sigma = np.log(np.maximum(torch.as_tensor(sigma).detach().cpu().double().numpy(), 1e-30))
+        levels = torch.as_tensor(sigma).detach().cpu().double().numpy()
+        log_sigma = np.log(np.maximum(levels, 1e-30))
+        # The logarithm, because sigma runs over four decades (0.01 to 157 in the linear schedule).
         t = np.interp(log_sigma, self.log_sigmas, np.arange(len(self.log_sigmas)))
+        # A sigma of the grid that came through float32 is put back on it: the net learned whole times.
         whole = np.round(t)
         return torch.from_numpy(np.where(np.abs(t - whole) < 1e-3, whole, t)).float()
 
@@ -94,11 +98,11 @@ class UNetDenoiser:
         named = {} if cond is None else {"class_labels": cond}
         self.rows += len(x)
         out = self.net((a * x).to(self.net.dtype), t, return_dict=False, **named)[0]
-        out = out[:, : x.shape[1]]  # others would tell the variance
+        out = out[:, : x.shape[1]]  # others would tell the variance (learn_sigma)
         if self.prediction == "epsilon":
-            x0 = x - s * out
+            x0 = x - s * out  # (x_t - sqrt(1 - abar) eps) / sqrt(abar), with x_t = a x and sqrt(1 - abar) = s a
         elif self.prediction == "v_prediction":
-            x0 = a * (a * x) - s * a * out
+            x0 = a * (a * x) - s * a * out  # sqrt(abar) x_t - sqrt(1 - abar) v: no error is magnified
         else:
             x0 = out
         return torch.where(s == 0, x, x0).to(x.dtype)
@@ -116,9 +120,15 @@ class Preconditioning(NamedTuple):
 
 def precondition(sigma: Tensor, sigma_data: float = 0.5) -> Preconditioning:
     """With these, the net's input and its target both have variance 1."""
-    total = sigma.square() + sigma_data**2
+    total = sigma.square() + sigma_data**2  # the variance of x
     c_out = sigma * sigma_data * total.rsqrt()
-    return Preconditioning(sigma_data**2 / total, c_out, total.rsqrt(), sigma.log() / 4, c_out.square().reciprocal())
+    return Preconditioning(
+        c_skip=sigma_data**2 / total,  # of all choices it makes c_out smallest, so the net's errors count least
+        c_out=c_out,
+        c_in=total.rsqrt(),  # c_in^2 (sigma^2 + sigma_data^2) = 1
+        c_noise=sigma.log() / 4,
+        weight=c_out.square().reciprocal(),  # lambda c_out^2 = 1: every noise level weighs the same
+    )
 
 
 class EDMDenoiser:
@@ -129,6 +139,6 @@ class EDMDenoiser:
 
     def __call__(self, x: Tensor, sigma: Sigma, cond: Any = None) -> Tensor:
         s = per_row(sigma, x)
-        c = precondition(torch.where(s == 0, 1.0, s), self.sigma_data)
+        c = precondition(torch.where(s == 0, 1.0, s), self.sigma_data)  # c_noise = log 0 is no input
         out = self.net((c.c_in * x).to(x.dtype), c.c_noise.flatten(), cond)
         return torch.where(s == 0, x, c.c_skip * x + c.c_out * out).to(x.dtype)

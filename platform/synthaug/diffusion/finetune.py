@@ -14,7 +14,8 @@ from synthaug.settings import ContentOf, Count, settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What an image of a class may be called while it is learned (the 27 templates of textual inversion).
+# What an image of a class may be called while it is learned: the 27 templates of textual inversion
+# (imagenet_templates_small).
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}", "a photo of a clean {}",
     "a photo of a dirty {}", "a dark photo of the {}", "a photo of my {}", "a photo of the cool {}",
@@ -37,6 +38,7 @@ class Finetune(ABC):
     version: ClassVar[int] = 1
     clip: ClassVar[float | None] = None  # of the gradient's norm
 
+    # UniDiffDA's batch and weight decay; steps and rate as far as a subclass names none.
     steps: Count = 1000
     batch_size: Count = 64
     lr: Annotated[float, Field(gt=0)] = 5e-4
@@ -64,6 +66,8 @@ class TextualInversion(Finetune):
     `init` is the word that each begins as, or "name" for the class's own words.
     """
 
+    # UniDiffDA: 2,000 steps on natural images, 500 on medical ones. The rate is 5e-4 as it was run: the script declares
+    # scale_lr and never applies it.
     steps: Count = 2000
     vectors: Count = 1
     init: str = "the"
@@ -78,6 +82,7 @@ class TextualInversion(Finetune):
         from synthaug.diffusion.backbone import add_tokens
 
         ids = add_tokens(pipe.tokenizer, list(learned))
+        # mean_resizing would draw random rows, which are overwritten at once
         pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
         rows = pipe.text_encoder.get_input_embeddings().weight.data
         for id, vector in zip(ids, learned.values(), strict=True):
@@ -89,10 +94,10 @@ class LoRA(Finetune):
     """Low-rank changes of the UNet's attention, learned from the images under their class's word (DreamBooth without
     an identifier or prior preservation). `crops` random squares of each image that is not one are encoded."""
 
-    lr: Annotated[float, Field(gt=0)] = 3.2e-4
+    lr: Annotated[float, Field(gt=0)] = 3.2e-4  # 5e-6 scaled by the batch of 64: here scale_lr is applied
     rank: Count = 8
     alpha: Count | None = None  # None: the rank
-    crops: Count = 4
+    crops: Count = 4  # the original crops anew in each step; here latents are encoded once
 
     clip: ClassVar[float | None] = 1.0
     TARGETS: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
@@ -104,12 +109,12 @@ class LoRA(Finetune):
 def fuse(pipe: Any, lora: dict[str, Tensor] | Path) -> None:
     """Add a LoRA to the weights for good, so that sampling costs what it costs without."""
     where: dict[str, Any] = {"pretrained_model_name_or_path_or_dict": lora}
-    if isinstance(lora, Path):
+    if isinstance(lora, Path):  # diffusers takes the folder and the file's name apart
         where = {"pretrained_model_name_or_path_or_dict": lora.parent, "weight_name": lora.name}
     state, alphas = pipe.lora_state_dict(**where)
     pipe.load_lora_into_unet(state, alphas, pipe.unet)
     pipe.unet.fuse_lora()
-    pipe.unet.unload_lora()
+    pipe.unet.unload_lora()  # peft's wrappers, which would slow down every call
 
 
 Adapter = tuple[Finetune, Path]  # how it was learned, and the safetensors file with what was

@@ -37,12 +37,12 @@ def fit(
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
     kept = {"parameters": parameters} | ({} if average is None else {"average": average})
     done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
-    every = -(-steps // reports)
+    every = -(-steps // reports)  # rounded up: no more than `reports`
 
     def advance(step: int) -> Tensor:
         if average is None:
             return _step(optimizer, loss(step), clip, world)
-        optimizer.param_groups[0]["lr"] = lr * min((step + 1) / 100, 1, (1000 / (step + 1)) ** 0.5)
+        optimizer.param_groups[0]["lr"] = lr * _falling(step + 1)
         found = _step(optimizer, loss(step), clip, world)
         with torch.no_grad():
             live = [parameters[name].detach() for name in average]
@@ -50,8 +50,10 @@ def fit(
         return found
 
     while done.step < steps:
-        began, last = time.monotonic(), min(steps, (done.step // every + 1) * every)
+        began = time.monotonic()
+        last = min(steps, (done.step // every + 1) * every)  # of this report
         until = min(last, done.step + STRETCH)
+        # Losses are read once a stretch: to read each would make a GPU wait at every step.
         done.losses += all_losses(list(map(advance, range(done.step, until))), done.step, world)
         done.step = until
         if until == last:
@@ -62,14 +64,26 @@ def fit(
         if until == last:
             report(entry)
         if checkpoint and until < steps and checkpoint.due():
-            state = {part: {name: value.detach() for name, value in held.items()} for part, held in kept.items()}
-            checkpoint.save(state | {"optimizer": optimizer.state_dict(), "done": asdict(done)})
+            checkpoint.save(_state(kept, optimizer, done))
     return done
+
+
+def _falling(step: int) -> float:
+    """The factor of the learning rate at step 1, 2, ...: EDM2's schedule."""
+    # It does not know how long training is: a training cut short is that of fewer steps. That the rate never reaches 0
+    # is made up for by the average.
+    return float(min(step / 100, 1, (1000 / step) ** 0.5))
 
 
 def newest_share(step: int, gamma: float = 6.94) -> float:
     """What the parameters of step 1, 2, ... count in their power-function average (EDM2, equation 127)."""
+    # gamma = 6.94 is a relative width of 0.10. At step 1 all of it: what the average began as does not matter.
     return 1.0 - float((1 - 1 / step) ** (gamma + 1))
+
+
+def _state(kept: Mapping[str, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, done: Fitted) -> dict[str, Any]:
+    parts = {part: {name: value.detach() for name, value in held.items()} for part, held in kept.items()}
+    return {**parts, "optimizer": optimizer.state_dict(), "done": asdict(done)}
 
 
 def _restore(
@@ -80,7 +94,7 @@ def _restore(
     with torch.no_grad():
         for part, held in kept.items():
             for name, value in held.items():
-                value.copy_(state[part][name])
+                value.copy_(state[part][name])  # in place: the net and the optimizer hold these very tensors
     optimizer.load_state_dict(state["optimizer"])
     return Fitted(**state["done"])
 
@@ -90,6 +104,8 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, wo
     optimizer.zero_grad()
     loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # Summed, not averaged: each process's loss is its part of the batch's mean. Clipped afterwards, by the norm of the
+    # whole gradient, so that the number of processes does not matter.
     if world.size > 1:
         for parameter in parameters:
             torch.distributed.all_reduce(parameter.grad)

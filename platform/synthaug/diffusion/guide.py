@@ -28,6 +28,7 @@ class Guide:
     version: ClassVar[int] = 1
 
     second: Literal["none", "denoised", "noisy"] = "none"
+    # in eights, because the norms have eight groups
     channels: Annotated[tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)] = (16, 32, 64)
     steps: Count = 2000
     batch_size: Count = 64

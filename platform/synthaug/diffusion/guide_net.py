@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from synthaug.diffusion.denoiser import Denoiser, Sigma, per_row
 from synthaug.diffusion.fit import Fitted, contained, fit
-from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.one_step import sigma_at
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
+
+if TYPE_CHECKING:
+    from synthaug.diffusion.guide import Guide
 
 FREQUENCIES = 16  # of each of sine and cosine, of the noise level
 ROWS = 256  # validation images at a time
@@ -34,12 +37,13 @@ class GuideNet(nn.Module):
         self.register_buffer("size", torch.tensor(size))  # so that it travels with the weights
         self.stem = stem(first)
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        pairs = zip((first, *guide.channels), guide.channels, strict=False)
+        pairs = zip((first, *guide.channels), guide.channels, strict=False)  # the first block keeps the stem's channels
         self.blocks = nn.ModuleList(Block(before, after, width) for before, after in pairs)
         self.head = nn.Sequential(
             nn.GroupNorm(8, last), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * last, classes)
         )
-        # last, so that the weights above do not depend on whether there is a second; and silent at first
+        # Last, so that the weights above do not depend on whether there is a second; and silent at first: with equal
+        # seeds the denoise-augmented classifier begins as the noisy one, to the bit.
         self.second = stem(first) if guide.second != "none" else None
         if self.second is not None:
             for parameter in self.second[-1].parameters():
@@ -47,7 +51,7 @@ class GuideNet(nn.Module):
 
     def forward(self, x: Tensor, sigma: Sigma, guess: Tensor | None) -> Tensor:
         s = per_row(sigma, x)
-        x_t = x * (1 + s.square()).rsqrt()  # as a variance-preserving model sees it
+        x_t = x * (1 + s.square()).rsqrt()  # as a variance-preserving model sees it, of like size at any time
         h = self.stem(x_t)
         if self.second is not None:
             extra = guess if self.guide.second == "denoised" else x_t
@@ -90,15 +94,16 @@ class Block(nn.Module):
 def waves(sigma: Tensor) -> Tensor:
     """Sines and cosines of the logarithm of each noise level; below the least that is trained on they stand still."""
     log_sigma = sigma.clamp_min(0.01).log()
+    # ln sigma runs from -4.6 to 5.1 over the schedule: the slowest sine rises all the way, the fastest turns six times.
     rates = torch.linspace(math.log(0.1), math.log(4), FREQUENCIES, device=sigma.device, dtype=sigma.dtype).exp()
-    angles = log_sigma[:, None] * rates
+    angles = log_sigma[:, None] * rates  # B x FREQUENCIES
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def read(guide: Guide, data: bytes, device: str) -> GuideNet:
     """The net in a file, ready to steer."""
     state = load(data)
-    net = GuideNet(guide, len(state["head.4.bias"]), int(state["size"]))
+    net = GuideNet(guide, len(state["head.4.bias"]), int(state["size"]))  # head.4: the linear layer, a row a class
     net.load_state_dict(state)
     return net.to(device).eval().requires_grad_(False)
 
@@ -118,6 +123,7 @@ def train_guide(
         net = new_net(guide, classes, train[0].shape[2]).to(device)
         averaged = copy.deepcopy(net).requires_grad_(False)
         lesson = Lesson(net, train, denoiser, world, device)
+        # the weight decay is that of guided-diffusion's noisy classifiers
         done = fit(
             dict(net.named_parameters()), lesson.loss, steps=guide.steps, lr=guide.lr, weight_decay=0.05, clip=1.0,
             report=report, checkpoint=checkpoint, world=world, average=dict(averaged.named_parameters()),
@@ -148,6 +154,7 @@ class Lesson:
         generator = torch.Generator().manual_seed(seed_of(guide.seed, "guide", step))
         rows = torch.randint(len(self.images), (guide.batch_size,), generator=generator)
         x, sigma = noised(self.images[rows], generator)
+        # only now its share: a generator that drew less would draw something else
         x, sigma, labels = (part[mine].to(self.device) for part in (x, sigma, self.labels[rows]))
         logits = self.net(x, sigma, guess_of(self.net, self.denoiser, x, sigma))
         return nn.functional.cross_entropy(logits, labels, reduction="sum") / guide.batch_size
@@ -155,7 +162,7 @@ class Lesson:
 
 def noised(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images (uint8) at uniformly random times, and their noise levels."""
-    sigma = sigma_at(torch.rand(len(images), generator=generator)).float()
+    sigma = sigma_at(torch.rand(len(images), generator=generator)).float()  # t ~ U over the linear schedule
     x0 = images.float() / 127.5 - 1
     return x0 + per_row(sigma, x0) * torch.randn(x0.shape, generator=generator), sigma
 
@@ -165,7 +172,7 @@ def guess_of(net: GuideNet, denoiser: Denoiser | None, x: Tensor, sigma: Tensor)
     if not net.guide.needs_denoiser:
         return None
     assert denoiser is not None, "a denoise-augmented classifier needs a denoiser"
-    with torch.no_grad():
+    with torch.no_grad():  # its derivative counts when the classifier steers, not when it learns
         return denoiser(x, sigma)
 
 
@@ -174,6 +181,7 @@ def recognised(net: GuideNet, val: Pictures, denoiser: Denoiser | None, device: 
     right = 0
     for first in range(0, len(val[0]), ROWS):
         images, labels = (torch.from_numpy(part[first : first + ROWS]) for part in val)
+        # without the guide's seed, so that guides of different seeds are asked the same
         x, sigma = noised(images, torch.Generator().manual_seed(seed_of("guide", "val", first)))
         x, sigma = x.to(device), sigma.to(device)
         with torch.no_grad():

@@ -25,7 +25,7 @@ def sigma_at(share: torch.Tensor) -> torch.Tensor:
 
     betas = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
     abar = (1 - betas).cumprod(0)
-    # a share in float32 may be a little less than it was written
+    # a share in float32 may be a little less than it was written, and t = 299 is not t = 300
     t = (share.double() * STEPS + 1e-4).long().clamp(0, STEPS - 1)
     return ((1 - abar) / abar).sqrt().to(share.device)[t]
 
@@ -38,6 +38,7 @@ def check_time(latest: float, alphas_cumprod: torch.Tensor) -> None:
 
     end = float(sigmas_of(alphas_cumprod).max())
     levels = sigma_at(torch.arange(STEPS).double() / STEPS)
+    # A thousandth for rounding: schedules come in float32, and must hold their own last time.
     if float(sigma_at(torch.tensor(latest))) > end * 1.001:
         last = int((levels <= end * 1.001).sum() - 1) / STEPS
         raise UserError(f"time {latest:g} is beyond the denoiser's schedule, which ends at {last:g} (sigma={end:.4g})")
@@ -79,11 +80,14 @@ class Diffusion:
         from synthaug.diffusion.sampling import diffuse_denoise
 
         x, sigma = images * 2 - 1, sigma_at(times).to(images.device)
+        # Noise goes on in variance-exploding coordinates; what a variance-preserving model would show is `scale` of it.
         scale = (1 + per_row(sigma, x).square()).rsqrt()  # a: what the schedule shrinks an image by
         if self.denoise:
             assert denoiser is not None, "Diffusion with denoise=True needs a denoiser"
+            # clip_denoised of the published code: without it, guesses from late times leave the range of pixels
             out = diffuse_denoise(x, sigma, denoiser, noise=noise, clamp=(-1, 1))
-            out = out * scale if self.space == "m" else out
+            out = out * scale if self.space == "m" else out  # m = E[a x0 | x] (equation 3); the code feeds x0
         else:
+            # x_t = a (x + sigma noise): scaled, or the late ones would be nothing but saturated pixels
             out = (scale * (x + per_row(sigma, x) * noise)).clamp(-1, 1)
         return torch.add(out, 1).div(2)

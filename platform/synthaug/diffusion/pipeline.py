@@ -18,6 +18,8 @@ from synthaug.diffusion.backbone import Backbone, check
 from synthaug.diffusion.batches import Pieces
 from synthaug.diffusion.codec import Codec, load_pipe
 from synthaug.diffusion.finetune import Adapter, fuse
+from synthaug.diffusion.steps import GRID, Part, part_of, scheduler_of
+from synthaug.diffusion.steps import Loop as _Loop
 from synthaug.settings import UserError
 
 T = TypeVar("T")
@@ -25,8 +27,8 @@ Strength = float | Sequence[float]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SCHEDULERS = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler"
 _SMALLER = "use a smaller backbone.resolution, or backbone.precision=bf16"
+# PyTorch's CPU allocator raises a plain RuntimeError with one of the last two
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
-_LCM_GRID = 50  # noise levels that a latent consistency model was distilled on
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,11 @@ class _Row:
 
     prompt: str
     seed: int
-    run: int  # how many of the steps
-    level: float = 1.0  # the share of the schedule at which they begin, where the scheduler can be told
+    part: Part  # the steps that it goes through
     source: np.ndarray | None = None
-    key: Hashable = None
+    key: Hashable = None  # rows of one key have one source, which is encoded once
     latents: np.ndarray | None = None
     later: str | None = None  # the prompt below the loop's `split`
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """What all rows of a call share. Guidance is applied between the levels of `guided` only."""
-
-    steps: int
-    guidance: float
-    negative: str = ""
-    scheduler: str = "DPMSolverMultistepScheduler"
-    guided: tuple[float, float] = (0.0, 1.0)
-    image_guidance: float | None = None  # None: the model is not shown the source
-    split: float = 0.0
 
 
 class Pipeline:
@@ -65,17 +53,18 @@ class Pipeline:
     ) -> None:
         self.backbone = backbone
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cpu":
+        if self.device.type == "cpu":  # sums differ in bits between thread counts, and the key holds the count
             torch.set_num_threads(backbone.threads)
         self.dtype = DTYPES[backbone.precision]
         self.pipe = load_pipe(folder, self.dtype)
-        self._attach(adapters)
+        self._attach(adapters)  # on the CPU still: weights are moved once
         self.pipe.to(self.device)
-        self.resolution = backbone.resolution or self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        own = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        self.resolution = backbone.resolution or own
         self.codec = Codec(self.pipe, self.resolution)
         self._counters = {"unet_calls": 0, "unet_batches": 0, "halvings": 0, "micro_batch": backbone.micro_batch}
         self._schedulers: dict[str, Any] = {}
-        self.scheduler("DDIMScheduler")  # a wrong name is said now
+        self.scheduler("DDIMScheduler")  # a wrong name in the backbone is said now
         self._optimise()
 
     def _attach(self, adapters: Sequence[Adapter]) -> None:
@@ -84,6 +73,7 @@ class Pipeline:
 
         for finetune, file in adapters:
             finetune.attach(self.pipe, load(file.read_bytes()))
+        # LCM-LoRA (Luo et al. 2023) is a vector that may be added to any fine-tuned model: so it comes last.
         if self.backbone.lora is not None:
             fuse(self.pipe, self.backbone.lora.folder() / self.backbone.lora.MARK)
 
@@ -94,6 +84,7 @@ class Pipeline:
             self.pipe.vae.to(memory_format=torch.channels_last)
         if self.backbone.compile:
             self.pipe.unet = torch.compile(self.pipe.unet)
+            # the decoder alone: each source is encoded once, which would not pay for compiling
             self.pipe.vae.decoder = torch.compile(self.pipe.vae.decoder)
 
     @property
@@ -121,7 +112,8 @@ class Pipeline:
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
     ) -> list[np.ndarray]:
         """Images from pure noise."""
-        rows = [_Row(prompt, seed, steps) for prompt, seed in zip(prompts, seeds, strict=True)]
+        part = part_of(self.backbone.scheduler, steps)
+        rows = [_Row(prompt, seed, part) for prompt, seed in zip(prompts, seeds, strict=True)]
         return self._generate(rows, _Loop(steps, guidance, negative))
 
     def instruct(
@@ -131,28 +123,30 @@ class Pipeline:
         """InstructPix2Pix (Brooks et al. 2023): each image changed as its prompt says, from pure noise, by a model
         that sees the image."""
         names = [_content(image) for image in images] if keys is None else keys
-        parts = zip(prompts, seeds, images, names, strict=True)
-        rows = [_Row(prompt, seed, steps, source=image, key=name) for prompt, seed, image, name in parts]
-        loop = _Loop(steps, guidance, scheduler="EulerAncestralDiscreteScheduler", image_guidance=image_guidance)
-        return self._generate(rows, loop)
+        part = part_of(self.backbone.scheduler, steps)
+        given = zip(prompts, seeds, images, names, strict=True)
+        rows = [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, image, name in given]
+        return self._generate(rows, _Loop.instructed(steps, guidance, image_guidance))
 
     def invert(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], *, steps: int, keys: Sequence[str] | None = None
     ) -> list[np.ndarray]:
         """DDIM inversion without guidance: the latents (float32) from which each image would be drawn."""
-        rows = self._edits(images, prompts, [0] * len(images), 1.0, steps, keys)
+        rows = self._edits(images, prompts, [0] * len(images), 1.0, steps, keys)  # no seed: nothing is drawn
         self._check_kind(instructs=False)
         self.check_prompts(prompts)
-        return self._batched(rows, lambda rows: _arrays(self._ascend(rows, steps)))
+        loop = _Loop.inverted(steps)
+        return self._batched(rows, lambda rows: _arrays(self._ascend(rows, loop)))
 
     def resume(
         self, latents: Sequence[np.ndarray], prompts: Sequence[str], later: Sequence[str], *, split: float,
         steps: int, guidance: float,
     ) -> list[np.ndarray]:  # fmt: skip
         """DDIM from given latents: under `prompts` for the first `split` of the schedule, then under `later`."""
-        parts = zip(prompts, latents, later, strict=True)
-        rows = [_Row(prompt, 0, steps, latents=z, later=after) for prompt, z, after in parts]
-        return self._generate(rows, _Loop(steps, guidance, scheduler="DDIMScheduler", split=split))
+        part = part_of(self.backbone.scheduler, steps)
+        given = zip(prompts, latents, later, strict=True)
+        rows = [_Row(prompt, 0, part, latents=z, later=after) for prompt, z, after in given]
+        return self._generate(rows, _Loop.resumed(steps, guidance, split))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (BCHW, in [0, 1]) of latents; differentiable."""
@@ -169,8 +163,8 @@ class Pipeline:
 
     def scheduler(self, published: str) -> Any:
         """The scheduler that the backbone asks for, or the one a method was published with."""
-        name = self.backbone.scheduler or published
-        if name not in self._schedulers:
+        name = scheduler_of(published, self.backbone.scheduler)
+        if name not in self._schedulers:  # with the noise schedule that the model was trained on
             self._schedulers[name] = _scheduler(name).from_config(self.pipe.scheduler.config)
         return self._schedulers[name]
 
@@ -182,19 +176,21 @@ class Pipeline:
     ) -> list[_Row]:  # fmt: skip
         strengths = [strength] * len(images) if isinstance(strength, int | float) else strength
         names = [_content(image) for image in images] if keys is None else keys
-        runs = [max(1, min(int(steps * s), steps)) for s in strengths]
-        levels = strengths if _takes_level(self.scheduler("DDIMScheduler")) else [1.0] * len(images)
-        return [_Row(*row) for row in zip(prompts, seeds, runs, levels, images, names, strict=True)]
+        parts = [part_of(self.backbone.scheduler, steps, s) for s in strengths]
+        given = zip(prompts, seeds, parts, images, names, strict=True)
+        return [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, part, image, name in given]
 
     def _generate(self, rows: list[_Row], loop: _Loop, *, latents: bool = False) -> list[np.ndarray]:
         """Images, or latents, in the order of the rows."""
         self._check_kind(instructs=loop.image_guidance is not None)
-        self.check_prompts([loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)])
+        said = [loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)]
+        self.check_prompts(said)
         finish = _arrays if latents else lambda z: _to_uint8(self.decode(z))
         return self._batched(rows, lambda rows: finish(self._denoise(rows, loop)))
 
     def _check_kind(self, *, instructs: bool) -> None:
         """A network that sees the source beside the latents has twice the channels, and is of no other use."""
+        # Brooks et al., section 3.2: the source's channels are concatenated to those of the latents.
         sees = self.pipe.unet.config.in_channels > self.pipe.vae.config.latent_channels
         if instructs and not sees:
             ways = "take timbrooks/instruct-pix2pix, or nano:pix2pix"
@@ -205,13 +201,13 @@ class Pipeline:
 
     @torch.inference_mode()
     def _batched(self, rows: list[_Row], make: Callable[[list[_Row]], Sequence[T]]) -> list[T]:
-        """What `make` makes of the rows, in their order; a batch holds rows that start at one step."""
-        pieces = Pieces([(row.run, row.level) for row in rows], self.backbone.micro_batch)
+        """What `make` makes of the rows, in their order; a batch holds rows that go through the same steps."""
+        pieces = Pieces([row.part for row in rows], self.backbone.micro_batch)
         made: dict[int, T] = {}
         for piece in pieces:
             try:
                 made |= zip(piece, make([rows[i] for i in piece]), strict=True)
-            except RuntimeError as error:
+            except RuntimeError as error:  # the rows of this piece alone are made again
                 if not _out_of_memory(error):
                     raise
                 self._halve(pieces)
@@ -219,6 +215,7 @@ class Pipeline:
 
     def _halve(self, pieces: Pieces) -> None:
         """Take the last piece back, and cut smaller ones from now on."""
+        # Learned by failing, never from the memory that is free: else a batch would hang on who else uses the device.
         if not pieces.halve():
             raise UserError(f"not enough memory for one image of {self.resolution} px; {_SMALLER}")
         self._counters["halvings"] += 1
@@ -227,9 +224,10 @@ class Pipeline:
     # --- the loops ---
 
     def _denoise(self, rows: list[_Row], loop: _Loop) -> Tensor:
-        """The loop of diffusers' pipelines: latents of rows with one start."""
+        """The loop of diffusers' pipelines: latents of rows that go through the same steps."""
         scheduler = self.scheduler(loop.scheduler)
-        timesteps = self._timesteps(scheduler, loop.steps, rows[0])
+        timesteps = self._timesteps(scheduler, rows[0].part)
+        # On the CPU, whose numbers are the same whatever the device; one each, so that no row draws for another.
         generators = [torch.Generator().manual_seed(row.seed) for row in rows]
         extra = {"generator": generators} if "generator" in signature(scheduler.step).parameters else {}
         prompts, later = ([self.codec.text(text) for text in texts] for texts in _texts(rows))
@@ -238,6 +236,7 @@ class Pipeline:
         z = self._start(scheduler, rows, generators, timesteps[0], from_noise=shown is not None)
         for t in timesteps:
             level = float(t) / scheduler.config.num_train_timesteps
+            # Diff-II's first stage is a share of the schedule, not of the steps that are run
             positive = prompts if level >= 1 - loop.split else later
             z_in = scheduler.scale_model_input(z, t)
             out = self._predict(z_in, t, positive, negative, shown, loop, level)
@@ -249,14 +248,16 @@ class Pipeline:
         level: float,
     ) -> Tensor:  # fmt: skip
         """What the network says of the noise, with the guidance of the loop."""
-        if shown is not None:  # Brooks et al., equation 3
+        width = loop.width(level)
+        if width == 1:
+            return self._unet(z, t, positive)
+        if shown is not None:  # Brooks et al., equation 3; what is not given is the empty prompt and an empty image
             z3 = torch.cat([torch.cat([z] * 3), torch.cat([shown, shown, torch.zeros_like(shown)])], dim=1)
             full, image, nothing = self._unet(z3, t, positive + negative + negative).chunk(3)
             assert loop.image_guidance is not None
             out: Tensor = nothing + loop.guidance * (full - image) + loop.image_guidance * (image - nothing)
             return out
-        if loop.guidance <= 1 or not loop.guided[0] <= level <= loop.guided[1]:
-            return self._unet(z, t, positive)
+        # Ho and Salimans 2022, equation 6; diffusers' weight is one more than theirs
         uncond, cond = self._unet(torch.cat([z, z]), t, negative + positive).chunk(2)
         return uncond + loop.guidance * (cond - uncond)
 
@@ -266,11 +267,13 @@ class Pipeline:
         self._counters["unet_batches"] += 1
         return out
 
-    def _ascend(self, rows: list[_Row], steps: int) -> Tensor:
+    def _ascend(self, rows: list[_Row], loop: _Loop) -> Tensor:
         """From the mean latents of the sources to noise, a step at a time."""
-        scheduler = diffusers.DDIMInverseScheduler.from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device)
+        # Song et al. 2021, section 4.3: the ODE of DDIM, backwards. Under guidance it would not lead back.
+        scheduler = self.scheduler(loop.scheduler)
+        scheduler.set_timesteps(loop.steps, device=self.device)
         texts = [self.codec.text(row.prompt) for row in rows]
+        # The mean, not a draw: what is inverted is the image, and its latents are to be the same each time.
         means = torch.cat([mean for mean, _ in self._posteriors(rows)])
         z = self.codec.scale * means
         for t in scheduler.timesteps:
@@ -278,16 +281,13 @@ class Pipeline:
         found: Tensor = z
         return found
 
-    def _timesteps(self, scheduler: Any, steps: int, row: _Row) -> Tensor:
-        """The last `row.run` of the steps; a consistency model begins at the level asked for, on its own grid."""
-        if _takes_level(scheduler):
-            level = max(row.level, 1 / _LCM_GRID)
-            run = min(row.run, int(_LCM_GRID * level))
-            scheduler.set_timesteps(run, self.device, original_inference_steps=_LCM_GRID, strength=level)
-            first = 0
+    def _timesteps(self, scheduler: Any, part: Part) -> Tensor:
+        """When the network is asked, in the steps of a part."""
+        if part.level is None:
+            scheduler.set_timesteps(part.run + part.skipped, device=self.device)
         else:
-            scheduler.set_timesteps(steps, device=self.device)
-            first = (steps - row.run) * scheduler.order
+            scheduler.set_timesteps(part.run, self.device, original_inference_steps=GRID, strength=part.level)
+        first = part.skipped * scheduler.order  # one of second order has two times a step
         if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
             scheduler.set_begin_index(first)
         timesteps: Tensor = scheduler.timesteps[first:]
@@ -308,6 +308,7 @@ class Pipeline:
         if rows[0].source is None or from_noise:
             return draw() * float(scheduler.init_noise_sigma)
         mean, std = (torch.cat(part) for part in zip(*self._posteriors(rows), strict=True))
+        # a draw from the posterior, as diffusers takes it; then sqrt(abar) z0 + sqrt(1 - abar) noise (Meng et al.)
         z = self.codec.scale * (mean + std * draw())
         noised: Tensor = scheduler.add_noise(z, draw(), t.expand(len(rows)))
         return noised
@@ -329,11 +330,6 @@ def _scheduler(name: str) -> Any:
     return found
 
 
-def _takes_level(scheduler: Any) -> bool:
-    """Whether it can be told at which noise level to begin, as that of consistency models can."""
-    return "strength" in signature(scheduler.set_timesteps).parameters
-
-
 def _texts(rows: list[_Row]) -> tuple[list[str], list[str]]:
     """The prompts of the first part of the way and of the rest."""
     return [row.prompt for row in rows], [row.prompt if row.later is None else row.later for row in rows]
@@ -344,6 +340,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _content(image: np.ndarray) -> str:
+    # the bytes alone do not tell 2 x 8 from 4 x 4
     return blake2b(image.tobytes(), digest_size=16).hexdigest() + str(image.shape)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import UNetDenoiser
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # named: no torch here
 FOLDER = "denoiser"  # of a trained one, in its stage's folder
 
 
@@ -53,6 +53,7 @@ class PretrainedUNet(DenoiserModel, Weights):
     precision: Precision = "fp32"
 
     def folder(self) -> Path:
+        # not the base's: where the mark lies tells the two layouts apart
         folder = locate(self.model, self.revision, self.WAYS_OUT)
         if not any((folder / part / self.MARK).is_file() for part in (".", "scheduler")):
             raise UserError(f"{folder} holds no {self.SORT} (it has no {self.MARK}); {self.WAYS_OUT}")
@@ -61,7 +62,7 @@ class PretrainedUNet(DenoiserModel, Weights):
     def weight_files(self) -> list[Path]:
         root = self.folder()
         parts = [root / part for part in ("unet", "scheduler")] if (root / "unet").is_dir() else [root]
-        return [file for part in parts for file in files_of(part)]
+        return [file for part in parts for file in files_of(part)]  # model_index.json says nothing that is used
 
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         return _load(self.folder(), device, self.precision)
@@ -75,6 +76,7 @@ class PretrainedUNet(DenoiserModel, Weights):
     def notes(self, shots: int | None) -> list[str]:
         if shots is None:
             return []
+        # DiffAug adds no data: with few shots a pretrained denoiser would bring some in.
         return [f"{self.model} has seen more images than the {shots} a class; TrainedUNet sees only those"]
 
 
@@ -87,6 +89,7 @@ class GuidedDiffusion(DenoiserModel):
 
     checkpoint: ContentOf[str]
     precision: Precision = "fp32"
+    # Those of 256x256_diffusion_uncond.pt, which DiffAug's code takes.
     head_channels: Count = 64
     new_attention_order: bool = False
     schedule: Literal["linear", "cosine"] = "linear"
@@ -103,7 +106,7 @@ class GuidedDiffusion(DenoiserModel):
             schedule=self.schedule, timesteps=self.timesteps, dtype=getattr(torch, _DTYPES[self.precision]),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )  # fmt: skip
-        found.net.requires_grad_(False)
+        found.net.requires_grad_(False)  # gradients are asked of images only
         return found
 
     def alphas_cumprod(self) -> Tensor:
@@ -141,7 +144,7 @@ class TrainedUNet(DenoiserModel):
 
     def check(self, size: int) -> None:
         """Refuse images that cannot be halved as often as the UNet does."""
-        depth = 2 ** (len(self.channels) - 1)
+        depth = 2 ** (len(self.channels) - 1)  # every level but the lowest ends in halving
         if size % depth:
             raise UserError(f"{len(self.channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
 

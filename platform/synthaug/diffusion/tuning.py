@@ -31,7 +31,7 @@ class Example:
     suffix: str | None = None
 
     def captions(self) -> tuple[str, ...]:
-        if self.suffix is not None:
+        if self.suffix is not None:  # suffix-enrich: one caption, "a photo of a <class>, <suffix>"
             return (f"{TEMPLATES[0].format(self.name)}, {self.suffix}",)
         return tuple(template.format(self.name) for template in TEMPLATES)
 
@@ -62,7 +62,7 @@ def tune(
     with contained(backbone.threads, device):
         pipe = load_pipe(backbone.folder(), torch.float32)
         for before, file in adapters:
-            before.attach(pipe, load(file.read_bytes()))
+            before.attach(pipe, load(file.read_bytes()))  # in order: LoRA's captions hold the words before it
         pipe.to(device)
         for net in (pipe.unet, pipe.vae, pipe.text_encoder):
             net.requires_grad_(False)
@@ -70,7 +70,8 @@ def tune(
         student = student_of(finetune, pipe, words)
         _check(pipe, examples)
         resolution = backbone.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
-        latents = Latents.of(pipe, [views(finetune, e.image, resolution, seed, n) for n, e in enumerate(examples)])
+        seen = [views(finetune, example.image, resolution, seed, n) for n, example in enumerate(examples)]
+        latents = Latents.of(pipe, seen)
         lesson = Lesson(finetune, pipe, student, examples, latents, seed, world)
         done = fit(
             student.parameters, lesson.loss, steps=finetune.steps, lr=finetune.lr, weight_decay=finetune.weight_decay,
@@ -88,6 +89,8 @@ def student_of(finetune: Finetune, pipe: Any, words: Sequence[str]) -> Student:
 
 def _check(pipe: Any, examples: Sequence[Example]) -> None:
     """Every caption is read whole and holds the token that is being learned: else learning would be in vain."""
+    # On folders of images UniDiffDA's released code adds <0>, <1>, ... and prompts with <accordion>: it learns nothing,
+    # and says nothing.
     positions = pipe.text_encoder.config.max_position_embeddings
     check(pipe.tokenizer, positions, {caption: e.tokens for e in examples for caption in e.captions()})
 
@@ -106,17 +109,19 @@ class Latents:
     def of(cls, pipe: Any, images: Sequence[Sequence[np.ndarray]]) -> Latents:
         parts = []
         for image in (view for views in images for view in views):
+            # one at a time, so that its latents do not hang on the images beside it
             x = torch.from_numpy(image.copy()).to(pipe.device).permute(2, 0, 1)[None].float() / 127.5 - 1
             posterior = pipe.vae.encode(x).latent_dist
             parts.append((posterior.mean, posterior.std))
         mean, std = (torch.cat(part).clone() for part in zip(*parts, strict=True))
         count = torch.tensor([len(views) for views in images])
-        scale = pipe.vae.config.scaling_factor
+        scale = pipe.vae.config.scaling_factor  # the UNet's latents have about unit variance: 0.18215 for SD 1
         return cls(scale * mean, scale * std, count.cumsum(0) - count, count)
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """A view of each image, and a draw from its posterior."""
         lot = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        # Images may have different numbers of views, and each must be drawn as often as another.
         place = self.first[rows] + (lot * self.count[rows]).long()
         noise = torch.randn(len(rows), *self.mean.shape[1:], generator=generator)
         place = place.to(self.mean.device)
@@ -129,13 +134,16 @@ def views(finetune: Finetune, image: np.ndarray, size: int, seed: int, number: i
 
     picture = Image.fromarray(image)
     if not isinstance(finetune, LoRA):
+        # Textual inversion's images: squashed to a square by bicubic, flipped half of the time.
         squashed = np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
         return [squashed, squashed[:, ::-1]]
+    # DreamBooth's: the shorter side by Lanczos, a random crop, no flip.
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     whole = np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
     rng = np.random.default_rng(seed_of(seed, "finetune", "crop", number))
     corners = [(rng.integers(height - size + 1), rng.integers(width - size + 1)) for _ in range(finetune.crops)]
+    # each corner once: of a square picture there is but one crop
     return [whole[top : top + size, left : left + size] for top, left in dict.fromkeys(corners)]
 
 
@@ -148,8 +156,10 @@ class NewWords:
         self.tokens = [token for label in range(len(words)) for token in finetune.tokens(label)]
         table = pipe.text_encoder.get_input_embeddings()
         begin = [_begin(pipe, word if finetune.init == "name" else finetune.init) for word in words]
-        start = torch.stack([table.weight[ids].mean(0) for ids in begin]).repeat_interleave(finetune.vectors, 0)
-        ids = add_tokens(pipe.tokenizer, self.tokens)
+        # a word of several tokens begins at their mean; all vectors of a class begin alike
+        start = torch.stack([table.weight[ids].mean(0) for ids in begin])
+        start = start.repeat_interleave(finetune.vectors, 0)
+        ids = add_tokens(pipe.tokenizer, self.tokens)  # behind all others, so the first tells which are new
         self.rows = nn.Parameter(start.clone())
         pipe.text_encoder.set_input_embeddings(_Table(table, self.rows, ids[0]))
         self.parameters: dict[str, Tensor] = {"rows": self.rows}
@@ -171,8 +181,10 @@ class _Table(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         new = ids >= self.first
+        # Both tables are asked for every token, so each is given an index that it has where the other's row is taken.
         known: Tensor = self.frozen(ids.masked_fill(new, 0))
-        return torch.where(new[..., None], self.rows[(ids - self.first).clamp(min=0)], known)
+        learned = self.rows[(ids - self.first).clamp(min=0)]
+        return torch.where(new[..., None], learned, known)
 
 
 def _begin(pipe: Any, word: str) -> list[int]:
@@ -190,6 +202,7 @@ class LowRank:
         self.pipe, self.finetune = pipe, finetune
         alpha = finetune.rank if finetune.alpha is None else finetune.alpha
         self.scale = alpha / finetune.rank
+        # gaussian for the first factor, zeros for the second: at first the net is as it was
         config = LoraConfig(
             r=finetune.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(finetune.TARGETS)
         )
@@ -210,9 +223,12 @@ class LowRank:
         from peft.utils import get_peft_model_state_dict
 
         state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))
-        # alpha goes into the second factor, so that the file says all there is to say
-        return {f"unet.{name}": value * (self.scale if ".up." in name or "lora_B" in name else 1.0)
-                for name, value in state.items()}  # fmt: skip
+        found = {}
+        for name, value in state.items():
+            # alpha goes into the second factor, so that the file says all there is to say
+            second = ".up." in name or "lora_B" in name
+            found[f"unet.{name}"] = value * (self.scale if second else 1.0)
+        return found
 
 
 @dataclass(frozen=True)
@@ -229,10 +245,11 @@ class Lesson:
 
     @cached_property
     def scheduler(self) -> Any:
-        return DDPMScheduler.from_config(self.pipe.scheduler.config)
+        return DDPMScheduler.from_config(self.pipe.scheduler.config)  # PNDM, which SD 1.5 brings, knows no v
 
     def loss(self, step: int) -> Tensor:
         """This process's part of the mean squared error of the predicted noise (or velocity)."""
+        # Every process draws the whole batch on the CPU and takes its share: equal on any device, with any number.
         generator = torch.Generator().manual_seed(seed_of(self.seed, "finetune", step))
         size = self.finetune.batch_size
         rows = torch.randint(len(self.examples), (size,), generator=generator)
@@ -244,10 +261,11 @@ class Lesson:
         captions = [self.examples[i].captions() for i in rows.tolist()]
         texts = [choices[n % len(choices)] for choices, n in zip(captions, lot.tolist(), strict=True)]
         noisy = scheduler.add_noise(z, noise, t)
+        # Stable Diffusion 2.1 at 768 pixels predicts v, the others noise.
         is_v = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(z, noise, t) if is_v else noise
         mine = self.world.mine
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.finetune.precision == "bf16"):
             out = self.pipe.unet(noisy[mine], t[mine], encoder_hidden_states=self.student.embed(texts[mine])).sample
-        error: Tensor = (out.float() - target[mine]).square().flatten(1).mean(1)
+        error: Tensor = (out.float() - target[mine]).square().flatten(1).mean(1)  # in float32, also after autocast
         return error.sum() / size

@@ -22,7 +22,8 @@ class Accuracy(Asked):
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
         log_p, calls = ask(self.predictor, subject, self.split)
-        labels, classes = subject.meant(self.split, log_p), subject.classes
+        classes = subject.classes
+        labels = subject.meant(self.split, log_p)  # of several true classes the one that the net likes best
         found = {"top1": top_k(log_p, labels, 1)}
         if len(classes) > 5:
             found["top5"] = top_k(log_p, labels, 5)
@@ -39,6 +40,7 @@ class Accuracy(Asked):
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     """The share of images whose class is among the k with the highest score; of equal scores the lower index wins."""
+    # stable, so that ties are broken alike on every platform, and as argmax breaks them
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return float((best == np.asarray(labels)[:, None]).any(1).mean())
 
@@ -47,14 +49,15 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
     """Mean |accuracy - confidence| over equal bins (a, b], weighted by their images (Guo et al. 2017, Eq. 3)."""
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == labels
-    member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (a, b]: the upper end belongs
+    # |B| |acc(B) - conf(B)| is the absolute sum of what each image adds, so no bin is divided by its size
     gap = np.bincount(member, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts of (true class, predicted class)."""
-    pairs = np.asarray(labels) * classes + np.asarray(predicted)
+    pairs = np.asarray(labels) * classes + np.asarray(predicted)  # row and column as one number
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.one_step import STEPS, Diffusion, sigma_at
 from synthaug.methods.base import Context, Maker, Models, Row
-from synthaug.methods.diffuse_denoise import diffused, pieces
+from synthaug.methods.diffuse_denoise import diffused, guesses, pieces
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class AtTimes(Adaptation):
         times = [self.times[row.variant - 1] for row in rows]
         return diffused(self.how, images, times, [row.seed for row in rows], models)
 
-    def calls(self) -> int:
-        return 1
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        return guesses(self.how)
 
 
 @settings(kw_only=True)
@@ -159,7 +160,7 @@ class DDAImages(Adaptation):
             interpolate(x, small, mode="bicubic", antialias=True), (high, wide), mode="bicubic"
         )  # fmt: skip
 
-    def calls(self) -> int:
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
         return self.start
 
 

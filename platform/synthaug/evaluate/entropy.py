@@ -14,6 +14,7 @@ from synthaug.evaluate.base import Evaluation, Subject
 from synthaug.evaluate.predict import CHUNK
 from synthaug.settings import Share, settings
 
+# 0.999 is the last of DDPM's 1,000 times, where a = 0.006 is left of the image
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 
 
@@ -34,16 +35,17 @@ class EntropyOverTime(Evaluation):
         assert subject.copies is not None
         ((split, maker),), (_, labels) = self.copied(), subject.sets[self.split]
         unsure, right = np.zeros(len(self.times)), np.zeros(len(self.times))
+        # added up chunk by chunk, because the copies of a whole split may not fit in memory
         for first in range(0, len(labels), CHUNK):
             numbers = range(first, min(first + CHUNK, len(labels)))
             for place in range(len(self.times)):
-                guesses = subject.copies(maker, split, numbers, place + 1)
+                guesses = subject.copies(maker, split, numbers, place + 1)  # copies are counted from 1
                 p = predict(subject.model, guesses).double().softmax(1).numpy()
                 unsure[place] += entropies(p).sum()
                 right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()
         unsure, right = unsure / len(labels), right / len(labels)
         metrics = {f"{self.title}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
-        limit = math.log(len(subject.classes))
+        limit = math.log(len(subject.classes))  # the entropy of knowing nothing, which no answer exceeds
         lines = {"entropy": unsure.tolist(), "log C": [limit] * len(unsure)}
         curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}
         top1 = {f"{time:g}": float(share) for time, share in zip(self.times, right, strict=True)}
@@ -52,4 +54,6 @@ class EntropyOverTime(Evaluation):
 
 def entropies(p: np.ndarray) -> np.ndarray:
     """The entropy of each row, in nats."""
-    return np.asarray(-np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(1))
+    # p log p -> 0 as p -> 0, where numpy would say nan
+    logs = np.log(np.where(p > 0, p, 1.0))
+    return np.asarray(-np.where(p > 0, p * logs, 0.0).sum(1))

@@ -36,6 +36,7 @@ class Fidelity(ImageEvaluation):
 
     reference: Literal["test", "train", "subset"] = "test"
     k: Count = 3  # neighbours of precision and recall; 3 and 5 are what the papers use
+
     density_k: Count = 5
     extractor: OneOf[Extractor] = ClipFeatures()
 
@@ -51,6 +52,7 @@ class Fidelity(ImageEvaluation):
         embed = self.extractor.load()
         there, here = embed(real[self.reference]), embed(made)
         found = {"fid": frechet_distance(there, here)}
+        # a seed of its own and not the experiment's: equal images give equal numbers
         found["kid"], found["kid_std"] = kernel_distance(there, here, seed=0)
         found["precision"], found["recall"] = precision_recall(there, here, self.k)
         found["density"], found["coverage"] = density_coverage(there, here, self.density_k)
@@ -73,8 +75,12 @@ def frechet_distance(a: Features, b: Features) -> float:
     """
     import torch
 
-    (mean_a, factor_a), (mean_b, factor_b) = _gaussian(_prepared(a, 2)), _gaussian(_prepared(b, 2))
+    mean_a, factor_a = _gaussian(_prepared(a, 2))
+    mean_b, factor_b = _gaussian(_prepared(b, 2))
+    # Sa Sb = Ra' (Ra Rb') Rb has the eigenvalues of (Ra Rb')(Ra Rb')', whose roots are singular values; the usual
+    # matrix root of Sa Sb comes out complex where covariances are singular
     cross = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
+    # tr(R' R) is the squared length of R
     spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross
     return float((mean_a - mean_b).square().sum() + spread.clamp(min=0))  # rounding may fall below 0
 
@@ -84,6 +90,7 @@ def _gaussian(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     mean = x.mean(0)
+    # the triangle of a QR, so that the product above is at most D x D however many images there are
     return mean, torch.linalg.qr((x - mean) / math.sqrt(len(x) - 1), mode="r").R
 
 
@@ -101,6 +108,7 @@ def kernel_distance(
     values = []
     for number in range(subsets):
         dice = torch.Generator().manual_seed(seed_of(seed, "kernel distance", number))
+        # without replacement: an image beside itself would bias what is unbiased
         rows = [torch.randperm(len(z), generator=dice)[:size].to(z.device) for z in (x, y)]
         values.append(_mmd(x[rows[0]], y[rows[1]]))
     return float(np.mean(values)), float(np.std(values))
@@ -109,6 +117,7 @@ def kernel_distance(
 def _mmd(x: torch.Tensor, y: torch.Tensor) -> float:
     n, dimensions = x.shape
     xx, yy, xy = (((p @ q.T) / dimensions + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
+    # the U statistic: pairs of an image with itself, on the diagonal, are left out
     within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (n * (n - 1))
     return float(within - 2 * xy.mean())
 
@@ -122,6 +131,7 @@ def precision_recall(real: Features, fake: Features, k: int = 3, *, chunk: int =
     x, y = _pair(real, fake)
     _enough(k, len(x), "real images")
     _enough(k, len(y), "generated images")
+    # precision: fake points in real balls; recall: the same with the two changed about
     on_real = [inside.any(1) for inside in _balls(y, x, _radii(x, k, chunk), chunk, closed=True)]
     on_fake = [inside.any(1) for inside in _balls(x, y, _radii(y, k, chunk), chunk, closed=True)]
     return _share(on_real), _share(on_fake)
@@ -138,8 +148,8 @@ def density_coverage(real: Features, fake: Features, k: int = 5, *, chunk: int =
     _enough(k, len(x), "real images")
     inside, reached = 0, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for block in _balls(y, x, _radii(x, k, chunk), chunk, closed=False):
-        inside += int(block.sum())
-        reached |= block.any(0)
+        inside += int(block.sum())  # density counts balls, and may exceed 1
+        reached |= block.any(0)  # coverage asks of each real ball whether anything is in it
     return inside / (k * len(y)), _share([reached])
 
 
@@ -148,6 +158,7 @@ def nearest(points: Features, others: Features, *, chunk: int = CHUNK) -> tuple[
     import torch
 
     x, y = _pair(points, others)
+    # a near tie may fall either way, and the distance is the same then
     found = torch.cat([_squared(part, y).argmin(1) for part in x.split(chunk)])
     # afresh, because a product of matrices gives copies a distance above 0
     distances = torch.cat([(p - y[i]).norm(dim=1) for p, i in zip(x.split(chunk), found.split(chunk), strict=True)])
@@ -178,6 +189,7 @@ def _enough(k: int, count: int, what: str, field: str = "k") -> None:
 
 def _squared(a: torch.Tensor, b: torch.Tensor, stretch: float = 0.0) -> torch.Tensor:
     """Squared distances, shortened or lengthened by `stretch` times the squared lengths of both points."""
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 a'b, one product of matrices instead of N M D differences
     lengths = a.square().sum(1, keepdim=True) + b.square().sum(1)
     return lengths.mul_(1 + stretch).addmm_(a, b.T, alpha=-2)
 
@@ -189,7 +201,7 @@ def _radii(x: torch.Tensor, k: int, chunk: int) -> torch.Tensor:
     found = []
     for start in range(0, len(x), chunk):
         squared = _squared(x[start : start + chunk], x)
-        squared.diagonal(start).fill_(math.inf)
+        squared.diagonal(start).fill_(math.inf)  # a point is no neighbour of itself
         found.append(squared.topk(k, largest=False).values[:, -1])
     return torch.cat(found)
 
@@ -198,6 +210,7 @@ def _balls(
     points: torch.Tensor, centres: torch.Tensor, radii: torch.Tensor, chunk: int, *, closed: bool
 ) -> Iterator[torch.Tensor]:
     """Which points lie in which balls, for `chunk` points at a time."""
+    # a tie is in a closed ball and outside an open one: distances are moved by more than their rounding, to that side
     for part in points.split(chunk):
         yield _squared(part, centres, -_TIE) <= radii if closed else _squared(part, centres, _TIE) < radii
 

@@ -10,29 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug.data.sample import decode_image, resize_image
-from synthaug.runtime.generate import Job, read_images
-from synthaug.settings import seed_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from synthaug.runtime.store import Store
 
-
-def gallery(store: Store, job: Job, k: int, classes: int = 12, tile: int = 64) -> np.ndarray:
-    """A row for each class: a real image, then its variants. Sources are chosen by hash, not as the first ones."""
-    chosen = {}
-    for entry in sorted(job.sources, key=lambda e: seed_of("gallery", e.id), reverse=True):
-        chosen[entry.label] = entry
-    rows = [chosen[label] for label in sorted(chosen)][:classes]
-    made = {(s.source, s.variant): s.image for s in read_images(store, job, k, {entry.id for entry in rows})}
-    tile = max(tile, 128) if len(rows) < 6 else tile
-    lines = []
-    for entry in rows:
-        line = [job.listing.read(entry.id), *(made[entry.id, variant] for variant in range(1, min(k, 10) + 1))]
+def gallery(lines: Sequence[Sequence[bytes]], tile: int = 64) -> np.ndarray:
+    """A row of encoded images for each line: a real one, then its variants."""
+    tile = max(tile, 128) if len(lines) < 6 else tile
+    rows = []
+    for line in lines:
         tiles = [_framed(resize_image(decode_image(data), tile), first=n == 0) for n, data in enumerate(line)]
-        lines.append(np.concatenate(tiles, 1))
-    return np.concatenate(lines, 0)
+        rows.append(np.concatenate(tiles, 1))
+    return np.concatenate(rows, 0)
 
 
 def _framed(pixels: np.ndarray, first: bool) -> np.ndarray:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from synthaug.clip import Clip
+from synthaug.clip import Clip, Scorer
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from synthaug.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,9 @@ class Candidates:
     targets: np.ndarray
     words: Sequence[str]
     super_class: str = ""
+
+
+Score = Callable[[Candidates], np.ndarray]
 
 
 @settings
@@ -41,9 +41,13 @@ class Filter(ABC):
     per_class: bool = False
 
     @abstractmethod
+    def open(self, classifier: nn.Module | None) -> Score:
+        """What says how well each image shows its target class, in [0, 1], its model in memory. `classifier` was
+        trained on the real images alone, and is there if the filter needs it."""
+
     def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        """How well each image shows its target class, in [0, 1]. `classifier` was trained on the real images alone,
-        and is there if the filter needs it."""
+        """The scores of some images."""
+        return self.open(classifier)(made)
 
     def keep(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Which images stay: all but the floor(drop x number) lowest; of equal scores the later ones go."""
@@ -61,11 +65,15 @@ class BaseProb(Filter):
 
     needs_classifier: ClassVar[bool] = True
 
-    def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
+    def open(self, classifier: nn.Module | None) -> Score:
         from synthaug.classify.loop import predict
 
         assert classifier is not None
-        return of_target(predict(classifier, made.images).double().softmax(1).numpy(), made.targets)
+
+        def score(made: Candidates) -> np.ndarray:
+            return of_target(predict(classifier, made.images).double().softmax(1).numpy(), made.targets)
+
+        return score
 
 
 @settings
@@ -74,10 +82,15 @@ class ClipMulti(Filter):
 
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
-    def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        scorer = _loaded(self.clip)
-        texts = [f"A photo of a {word}" for word in made.words]
-        return of_target(scorer.probabilities(scorer.embed(made.images), texts).double().cpu().numpy(), made.targets)
+    def open(self, classifier: nn.Module | None) -> Score:
+        scorer = self.clip.load()
+
+        def score(made: Candidates) -> np.ndarray:
+            texts = [f"A photo of a {word}" for word in made.words]
+            p_NC = scorer.probabilities(scorer.embed(made.images), texts).double().cpu().numpy()
+            return of_target(p_NC, made.targets)
+
+        return score
 
 
 @settings
@@ -86,14 +99,18 @@ class ClipBinary(Filter):
 
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
-    def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        scorer = _loaded(self.clip)
-        features = scorer.embed(made.images)
-        scores = np.empty(len(features))
-        for target in np.unique(made.targets):
-            rows = np.flatnonzero(made.targets == target)
-            scores[rows] = self.yes(scorer, features[rows], made.words[target], made.super_class)
-        return scores
+    def open(self, classifier: nn.Module | None) -> Score:
+        scorer = self.clip.load()
+
+        def score(made: Candidates) -> np.ndarray:
+            features = scorer.embed(made.images)
+            scores = np.empty(len(features))
+            for target in np.unique(made.targets):
+                rows = np.flatnonzero(made.targets == target)
+                scores[rows] = self.yes(scorer, features[rows], made.words[target], made.super_class)
+            return scores
+
+        return score
 
     def yes(self, scorer: Scorer, features: Tensor, word: str, super_class: str) -> np.ndarray:
         """The probability of the affirmative caption."""
@@ -101,12 +118,6 @@ class ClipBinary(Filter):
         absent = f"A photo with no {super_class or word}"
         found: np.ndarray = scorer.probabilities(features, [there, absent])[:, 0].double().cpu().numpy()
         return found
-
-
-@lru_cache(maxsize=1)
-def _loaded(clip: Clip) -> Scorer:
-    """The model, kept for the next shard."""
-    return clip.load()
 
 
 def of_target(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ class Gradients(Evaluation):
     covariance, is measured beside it: its asymmetry is 0 and its curvature is not negative where the denoiser is
     exact."""
 
-    time: Share = 0.3
+    time: Share = 0.3  # t = 300, where the paper shows them
     images: Count = 10
 
     @property
@@ -42,20 +42,23 @@ class Gradients(Evaluation):
         assert subject.denoiser is not None
         images, labels = (array[: self.images] for array in subject.sets[self.split])
         device = next(subject.model.parameters()).device
-        x0 = torch.from_numpy(images).to(device).float() / 127.5 - 1
+        x0 = torch.from_numpy(images).to(device).float() / 127.5 - 1  # B C H W in [-1, 1]
         wanted = torch.as_tensor(labels, device=device)
         sigma = float(sigma_at(torch.tensor(self.time)))
         names = subject.ids.get(self.split, [str(number) for number in range(len(labels))])
+        # noise by the image's name: all nets are asked about the same noisy images
         draws = [torch.Generator().manual_seed(seed_of("gradient", names[number])) for number in range(len(labels))]
-        x = x0 + sigma * standard_noise(x0, draws)
+        x = x0 + sigma * standard_noise(x0, draws)  # variance-exploding coordinates, as denoisers take them
 
         def log_p(guess: Tensor) -> Tensor:
+            # not clamped: where pixels are cut the derivative would be 0
             logits: Tensor = subject.model((guess + 1) / 2)
             return logits.log_softmax(1).gather(1, wanted[:, None])[:, 0]
 
+        # total: J' times the gradient at the guess, J = Cov[x0 | x] / sigma^2 (theorem 1); partial: J taken as 1
         total, guess = class_gradient(log_p, subject.denoiser, x, sigma)
         partial, _ = class_gradient(log_p, subject.denoiser, x, sigma, total=False)
-        v = standard_noise(x0, draws)
+        v = standard_noise(x0, draws)  # random directions to look at J along; drawn after x, from the same generators
         metrics = {
             "asymmetry": float(asymmetry(subject.denoiser, x, sigma, v).mean()),
             "curvature": float(curvature(subject.denoiser, x, sigma, v).mean()),
@@ -72,14 +75,16 @@ def spread(slope: Tensor) -> Tensor:
     """Each row from its least value to its largest as [-1, 1]."""
     flat = slope.flatten(1)
     low, high = flat.min(1).values, flat.max(1).values
-    scale = (high - low).clamp_min(1e-30)
+    scale = (high - low).clamp_min(1e-30)  # a flat gradient is dark, not nan
     return ((slope - low[:, None, None, None]) / scale[:, None, None, None]) * 2 - 1
 
 
 def roughness(slope: Tensor) -> float:
     """How much neighbouring pixels differ, as a share of what they would in white noise: 1 is noise, 0 a flat image."""
-    gaps = (slope[..., 1:] - slope[..., :-1]).square().mean() + (slope[..., 1:, :] - slope[..., :-1, :]).square().mean()
-    return float(gaps / (4 * slope.square().mean()).clamp_min(1e-30))
+    across = (slope[..., 1:] - slope[..., :-1]).square().mean()
+    down = (slope[..., 1:, :] - slope[..., :-1, :]).square().mean()
+    # two independent pixels differ by twice their variance, and there are two directions
+    return float((across + down) / (4 * slope.square().mean()).clamp_min(1e-30))
 
 
 def png(rows: Tensor) -> str:

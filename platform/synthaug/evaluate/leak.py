@@ -41,7 +41,9 @@ class Leak(ImageEvaluation):
         embed = self.extractor.load()
         test, subset = embed(real["test"]), embed(real["subset"])
         near, which = nearest(embed(made), test)
+        # how near images come that cannot have leaked: the yardstick for what is near in this feature space
         normal, normal_which = nearest(subset, test)
+        # pixels of the pair that is nearest in features: all pairs of pixels would take too long
         off = differences(made, real["test"], which)
         real_off = differences(real["subset"], real["test"], normal_which)
         found = {"share_closer": share_closer(near, normal, self.quantile)}
@@ -65,12 +67,13 @@ def share_closer(near: np.ndarray, normal: np.ndarray, quantile: float) -> float
 
 def expected_share(count: int, quantile: float) -> float:
     """The mean of `share_closer` when both come from one distribution; few images cannot show a small quantile."""
+    # the lowest of n values lies at 1 / (n + 1) on average, and no estimate reaches below it
     return min(max(quantile, 1 / (count + 1)), count / (count + 1))
 
 
 def differences(images: np.ndarray, others: np.ndarray, which: np.ndarray) -> np.ndarray:
     """The root mean square difference, in 8-bit levels, of each image to the one of `others` that `which` names."""
     found = np.empty(len(images))
-    for i, j in enumerate(which):
+    for i, j in enumerate(which):  # one by one: all pairs at once, as floats, would take many times the images' memory
         found[i] = np.sqrt(np.square(images[i].astype(np.float32) - others[j]).mean())
     return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Scores = Sequence[float] | np.ndarray | Tensor
 
 Percentile = Annotated[float, Field(gt=0, lt=100)]
+# the values among which OpenOOD chooses for ASH and SCALE
 FROM_65 = tuple(float(p) for p in range(65, 100, 5))
 
 
@@ -47,6 +48,7 @@ def ash_b(features: Array, weight: Array, bias: Array, percentile: float) -> Arr
 
     def shape(z: Tensor) -> Tensor:
         kept = _largest(z, percentile)
+        # each of the kept units becomes s1 / k: the sum stays what it was
         return kept * (z.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True))
 
     return _energy(features, weight, bias, shape)
@@ -71,7 +73,7 @@ def _energy(features: Array, weight: Array, bias: Array, shape: Callable[[Tensor
     """logsumexp(W shape(z) + b), in the kind of z."""
     import torch
 
-    z = torch.as_tensor(features)
+    z = torch.as_tensor(features)  # shape() makes new tensors: the public code changes the caller's in place
     w, b = torch.as_tensor(weight).to(z), torch.as_tensor(bias).to(z)
     return _like(features, (shape(z) @ w.T + b).logsumexp(-1))
 
@@ -87,7 +89,8 @@ def _largest(z: Tensor, percentile: float) -> Tensor:
     if not 0 <= percentile < 100:
         raise UserError(f"percentile={percentile} must be at least 0 and below 100")
     units = z.shape[-1]
-    kept = max(1, units - round(units * percentile / 100))
+    kept = max(1, units - round(units * percentile / 100))  # k = n - round(n p / 100), as OpenOOD counts
+    # stable, or among equal units (zeros after a ReLU, above all) the device would choose
     best = z.sort(dim=-1, descending=True, stable=True).indices[..., :kept]
     return torch.zeros_like(z).scatter(-1, best, 1.0)
 
@@ -97,21 +100,25 @@ def _ratio(z: Tensor, percentile: float) -> Tensor:
     import torch
 
     part = (z * _largest(z, percentile)).sum(-1, keepdim=True)
-    return torch.where(part == 0, 1.0, z.sum(-1, keepdim=True) / torch.where(part == 0, 1.0, part))
+    # r = s1 / s2, at least 1 for units that are not negative; a row of zeros has neither
+    safe = torch.where(part == 0, 1.0, part)
+    return torch.where(part == 0, 1.0, z.sum(-1, keepdim=True) / safe)
 
 
 def auroc(id: Scores, ood: Scores) -> float:
     """The probability that an in-distribution score is above an outlier's, ties counted half."""
     inside, outside = _sorted(id, "in-distribution"), _sorted(ood, "out-of-distribution")
-    wins = np.searchsorted(outside, inside, "left").sum() + np.searchsorted(outside, inside, "right").sum()
-    return float(wins / (2 * len(inside) * len(outside)))
+    # Mann-Whitney: left counts the outliers below, right those below or equal; their mean halves the ties
+    below = np.searchsorted(outside, inside, "left").sum()
+    not_above = np.searchsorted(outside, inside, "right").sum()
+    return float((below + not_above) / (2 * len(inside) * len(outside)))
 
 
 def fpr95(id: Scores, ood: Scores) -> float:
     """The share of in-distribution images at or below the lowest threshold that catches 95 % of the outliers. (Some
     papers take the other side for the positive one; the numbers agree where both scores have the same spread.)"""
     inside, outside = _sorted(id, "in-distribution"), _sorted(ood, "out-of-distribution")
-    catch = -(-95 * len(outside) // 100)  # rounded up
+    catch = -(-95 * len(outside) // 100)  # rounded up, in whole numbers: 0.95 is none in binary
     return float((inside <= outside[catch - 1]).mean())
 
 
@@ -171,6 +178,7 @@ class _Shaping(Detector):
 
     @property
     def choices(self) -> tuple[Detector, ...]:
+        # its own first: where validation sees no difference the published one stays
         return (self, *(dataclasses.replace(self, percentile=p) for p in self.sweep if p != self.percentile))
 
     def about(self) -> dict[str, float]:
@@ -184,7 +192,9 @@ class ReAct(_Shaping):
     sweep: tuple[Percentile, ...] = (85.0, 90.0, 95.0, 99.0)
 
     def score(self, features: np.ndarray, layer: Layer) -> np.ndarray:
-        return react(features, layer.weight, layer.bias, float(np.percentile(layer.usual, self.percentile)))
+        # one threshold for all units, from all activations flattened
+        threshold = float(np.percentile(layer.usual, self.percentile))
+        return react(features, layer.weight, layer.bias, threshold)
 
 
 @settings
@@ -206,7 +216,7 @@ class ASH(_Shaping):
 class SCALE(_Shaping):
     """All features, scaled by how much the largest ones stand out."""
 
-    percentile: Percentile = 85.0
+    percentile: Percentile = 85.0  # the published default; ReAct's and ASH's is 90
 
     def score(self, features: np.ndarray, layer: Layer) -> np.ndarray:
         return scale(features, layer.weight, layer.bias, self.percentile)
@@ -246,11 +256,13 @@ class OutOfDistribution(Evaluation):
         if len(usual) == 0:
             raise UserError("there are no validation images to choose by; set dataset.val_share above 0")
         size = images.shape[2]
+        # other outliers to choose by than to report on, or the percentile would be fitted to the answer
         choosing = {f"val/{source.name}": source.images(size, "val") for source in self.val}
         reported = {f"near/{source.name}": source.images(size, "test") for source in self.near}
         reported |= {f"far/{source.name}": source.images(size, "test") for source in self.far}
         refuse_shared(choosing, reported)
         sets = {"val": usual, self.split: images} | choosing | reported
+        # each image goes through the net once, whatever the number of detectors and percentiles
         seen = {name: penultimate(subject.model, made) for name, made in sets.items()}
         layer = last_layer(subject.model, seen["val"])
         metrics: dict[str, float] = {}
@@ -267,8 +279,10 @@ def choose(detector: Detector, layer: Layer, outliers: Sequence[np.ndarray]) -> 
     """The settings of a detector that tell validation images best from outliers (all of them together)."""
     if not outliers:
         return detector
-    features, count = np.concatenate([layer.usual, *outliers]), len(layer.usual)
+    count = len(layer.usual)
+    features = np.concatenate([layer.usual, *outliers])
     scores = {choice: choice.score(features, layer) for choice in detector.choices}
+    # max keeps the first of equals
     return max(scores, key=lambda choice: auroc(scores[choice][:count], scores[choice][count:]))
 
 
@@ -281,6 +295,7 @@ def rated(detector: Detector, layer: Layer, inside: np.ndarray, outliers: dict[s
         for group in dict.fromkeys(name.partition("/")[0] for name in values):
             mine = {name: value for name, value in values.items() if name.startswith(f"{group}/")}
             found |= {f"{name}/{measure.__name__}": value for name, value in mine.items()}
+            # over sets: a large one counts no more than a small one
             found[f"{group}/{measure.__name__}"] = float(np.mean(list(mine.values())))
     return found
 
@@ -301,6 +316,7 @@ def penultimate(model: nn.Module, images: np.ndarray) -> np.ndarray:
     from synthaug.classify.models import head
 
     found: list[Tensor] = []
+    # what enters the head are the features, in any architecture
     with head(model)[1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].double().cpu())):
         predict(model, images)
     return torch.cat(found).numpy()

@@ -70,7 +70,7 @@ class Noise(Outliers):
         return f"{self.law}-noise"
 
     def images(self, size: int, part: Part) -> np.ndarray:
-        rng = np.random.default_rng(seed_of("noise", self.law, self.seed, part))
+        rng = np.random.default_rng(seed_of("noise", self.law, self.seed, part))  # each part draws its own
         shape = (self.count, 3, size, size)
         if self.law == "uniform":
             return rng.integers(0, 256, shape, dtype=np.uint8)
@@ -92,15 +92,17 @@ class Textures(Outliers):
 
     def _draw(self, size: int, part: Part, number: int) -> np.ndarray:
         rng = np.random.default_rng(seed_of("textures", self.seed, part, number))
-        shade = (grating, checker, blobs)[number % 3](_turned(size, rng), rng)[..., None]
-        dark, light = rng.uniform(0, 255, (2, 3))
+        draw = (grating, checker, blobs)[number % 3]
+        shade = draw(_turned(size, rng), rng)[..., None]  # H W 1 in [0, 1]
+        dark, light = rng.uniform(0, 255, (2, 3))  # two colours; which of them is the lighter one is left to chance
         return np.asarray(np.rint(dark + shade * (light - dark)).astype(np.uint8))
 
 
 def _turned(size: int, rng: np.random.Generator) -> np.ndarray:
     """The plane of an image as (2, size, size), two lengths wide, turned and shifted."""
-    axis = (np.arange(size) + 0.5) / size * 2 - 1
-    plane, angle = np.stack(np.meshgrid(axis, axis)), rng.uniform(0, np.pi)
+    axis = (np.arange(size) + 0.5) / size * 2 - 1  # centres of pixels: the same texture at any size
+    plane = np.stack(np.meshgrid(axis, axis))
+    angle = rng.uniform(0, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return np.asarray(np.einsum("ij,jhw->ihw", turn, plane) + rng.uniform(0, 1, (2, 1, 1)))
 
@@ -118,6 +120,7 @@ def checker(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def blobs(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Twelve soft spots, bright and dark, stretched to [0, 1]."""
+    # somewhere on the plane, which is [-1, 1], turned and shifted by up to 1
     centres, widths, heights = rng.uniform(-1, 2, (12, 2, 1, 1)), rng.uniform(0.1, 0.5, 12), rng.normal(size=12)
     away = np.square(plane - centres).sum(1) / (2 * np.square(widths)[:, None, None])
     total = np.einsum("k,khw->hw", heights, np.exp(-away))
@@ -138,6 +141,7 @@ class Folder(Outliers):
     def images(self, size: int, part: Part) -> np.ndarray:
         files = image_files(Path(self.path).expanduser())
         places = {name: seed_of("outliers", name) for name in files}
+        # by its own name and no list, so that adding images moves none from one part to the other
         mine = [name for name in files if (places[name] % VAL_SHARE == 0) == (part == "val")]
         if not mine:
             raise UserError(f"{self.path!r} has no image for {part} among its {len(files)}; add some", ("path",))

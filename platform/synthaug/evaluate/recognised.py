@@ -34,8 +34,10 @@ class Recognised(ImageEvaluation):
         from synthaug.classify.loop import predict
 
         assert judge is not None, "Recognised needs the classifier of the real images"
+        # `judge` has seen no generated image in its training, which the classifier of the experiment has
         p = predict(judge, made).double().softmax(1).numpy()
         counts = confusion(labels, p.argmax(1), len(classes))
+        # labels are target classes: an edited image with a soft label counts as what it was made to be
         found = {"top1": float(np.trace(counts) / len(made)), "p": float(p[np.arange(len(labels)), labels].mean())}
         about = {"made": len(made), "of class": dict(zip(classes, per_class(counts), strict=True))}
         return {"metrics": {f"recognised/{name}": value for name, value in found.items()}, "about": about}

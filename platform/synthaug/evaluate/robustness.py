@@ -15,6 +15,7 @@ from synthaug.evaluate.predict import Asked, ask
 from synthaug.settings import UserError, did_you_mean, settings
 
 Severity = Annotated[int, Field(ge=1, le=5)]
+# the mean of the benchmark is over these; its four extra ones are meant for validation
 FIFTEEN = tuple(name for family, names in FAMILIES.items() if family != "extra" for name in names)
 
 
@@ -57,6 +58,7 @@ class Robustness(Asked):
         return tuple(dict.fromkeys(split for split, _ in self.shown))
 
     def copied(self) -> list[tuple[str, Adaptation]]:
+        # a predictor that asks the image itself has none: ask() corrupts for it on the spot
         return [(split, made) for split, cell in self.shown if (made := self.predictor.adaptation(cell))]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
@@ -66,8 +68,9 @@ class Robustness(Asked):
             log_p, each = ask(self.predictor, subject, split, corruption)
             found[cell] = top_k(log_p, subject.meant(split, log_p), 1)
             calls.append(each)
+        # plain means over the cells, not ImageNet-C's mCE, which divides by the errors of AlexNet
         metrics = {f"{self.under}/top1": float(np.mean(list(found.values())))}
-        for family, names in FAMILIES.items():
+        for family, names in FAMILIES.items():  # only those of which something was asked
             if mine := [value for (name, _), value in found.items() if name in names]:
                 metrics[f"{self.under}/{family}/top1"] = float(np.mean(mine))
         for severity in self.severities:

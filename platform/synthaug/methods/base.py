@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from synthaug.data import suffixes
 from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune
@@ -18,11 +19,11 @@ from synthaug.settings import seed_of, settings
 if TYPE_CHECKING:
     import numpy as np
 
-    from synthaug.clip import Clip
+    from synthaug.clip import Clip, Scorer
+    from synthaug.data.suffixes import Suffixes
     from synthaug.diffusion.backbone import Pipeline
     from synthaug.diffusion.denoiser import UNetDenoiser
     from synthaug.diffusion.guide_net import GuideNet
-    from synthaug.scorer import Scorer
 
 STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
 
@@ -37,11 +38,19 @@ class Context:
     super_class: str
     peers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # ids of all sources by class
     names: tuple[str, ...] = ()  # what the classes are called for people
+    _tables: dict[str | None, Suffixes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def everybody(self) -> tuple[str, ...]:
         """The ids of all sources."""
-        return tuple(id for ids in self.peers.values() for id in ids)
+        return tuple(id for ids in self.peers.values() for id in ids)  # cached: asked for each row of a plan
+
+    def table(self, file: str | None) -> Suffixes:
+        """A table of suffixes (data/suffixes.py)."""
+        # Kept here and not in the process: the next stage has a context of its own, and sees a file that has changed.
+        if file not in self._tables:
+            self._tables[file] = suffixes.read(file)
+        return self._tables[file]
 
     def text(self, label: int, *, super_class: bool = False) -> str:
         """The prompt of a class, with the word for its kind ("bird") if wanted and known."""
@@ -58,6 +67,7 @@ class Models:
         guide: PlacedGuide | None = None,
     ) -> None:  # fmt: skip
         self.backbone, self.adapters, self.placed, self.placed_guide = backbone, tuple(adapters), denoiser, guide
+        # Set for each shard: the models outlive it, and serve the stages of other data sets as well.
         self.names: tuple[str, ...] = ()
         self.earlier: Callable[[str], np.ndarray] | None = None
         self._scorers: dict[Clip, Scorer] = {}
@@ -90,6 +100,7 @@ class Models:
     @property
     def counters(self) -> dict[str, int]:
         """What the loaded models have done so far."""
+        # `vars`, because to ask for a cached property is to load the model
         counted = {"unet_calls": self.denoiser.rows} if "denoiser" in vars(self) else {}
         return counted | (dict(self.pipeline.counters) if "pipeline" in vars(self) else {})
 
@@ -100,10 +111,10 @@ class Row:
 
     source: str
     source_class: int
-    target: int
+    target: int  # the class that is asked for, which Diff-Mix draws
     variant: int
     prompt: str
-    strength: float
+    strength: float  # the share of the schedule that is noised: what a row costs hangs on it
     seed: int
     partner: str = ""  # another source that goes into it
     later: str = ""  # the prompt of the second part of the way, where a method changes it
@@ -111,6 +122,7 @@ class Row:
 
 def own_class(sample: Sample, variant: int, context: Context, *, strength: float = 0.0) -> Row:
     """The plain plan: the sample's own class, and a seed that depends on nothing but seed, image and variant."""
+    # No setting of the method goes in: neighbouring strengths and other methods share their noise, and so are paired.
     seed = seed_of(context.seed, "generate", sample.id, variant)
     return Row(sample.id, sample.target, sample.target, variant, context.text(sample.target), strength, seed)
 
@@ -146,13 +158,13 @@ class Maker(ABC):
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         """The images (uint8 HWC) and soft labels of the rows, made from their source images."""
 
-    def calls(self) -> int:
-        """Denoiser evaluations an image costs, for the estimate of `show`."""
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        """The denoiser rows that making a row costs; the same for all rows of one strength."""
         return 0
 
     def encode(self, made: np.ndarray) -> bytes:
         """What is stored of one result."""
-        return encode_image(made)
+        return encode_image(made)  # Diff-II's inversions are no images
 
 
 @settings

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from synthaug.data.sample import Label, Sample
+from synthaug.data.sample import Sample
 from synthaug.diffusion.finetune import Finetune, TextualInversion
-from synthaug.methods.base import Context, Models, Row
+from synthaug.methods.base import Context, Row
 from synthaug.methods.prompts import pick
 from synthaug.methods.sdedit import SDEdit
 from synthaug.settings import settings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @settings
@@ -34,9 +30,7 @@ class DAFusion(SDEdit):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = super().plan(sample, variant, context)
-        return dataclasses.replace(row, strength=pick(self.stack, row.seed, "strength")) if self.stack else row
-
-    def generate(
-        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
-    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
-        return self.edit(rows, images, models), [((row.target, 1.0),) for row in rows]
+        if not self.stack:
+            return row
+        # For each image, as the authors do it; UniDiffDA's code draws once for all variants of a source.
+        return dataclasses.replace(row, strength=pick(self.stack, row.seed, "strength"))

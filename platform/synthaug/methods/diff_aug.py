@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from synthaug.data.sample import Label, Sample
+from synthaug.data.sample import Sample
 from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
-from synthaug.methods.base import Context, Models, Row, own_class
+from synthaug.methods.base import Context, Row, own_class
 from synthaug.methods.sdedit import SDEdit
 from synthaug.settings import settings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @settings
@@ -24,10 +20,6 @@ class DiffAug(SDEdit):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context, strength=self.strength)
+        # The kind of thing is in the paper's prompts; UniDiffDA's code loses it (its Subset copies class names only).
         row = dataclasses.replace(row, prompt=context.text(sample.target, super_class=True))
         return self.prompts(row, context)
-
-    def generate(
-        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
-    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
-        return self.edit(rows, images, models), [((row.target, 1.0),) for row in rows]

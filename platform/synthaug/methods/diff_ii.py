@@ -12,9 +12,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from synthaug.data import suffixes
 from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
+from synthaug.diffusion.steps import Loop
 from synthaug.methods.base import Context, Maker, Method, Models, Row, own_class
 from synthaug.settings import ContentOf, Count, Share, seed_of, settings
 
@@ -27,6 +28,7 @@ class Inversion(Maker):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
+        # No seed: nothing is drawn.
         return dataclasses.replace(row, prompt=context.text(sample.target, super_class=True), seed=0)
 
     def generate(
@@ -35,8 +37,12 @@ class Inversion(Maker):
         latents = models.pipeline.invert(images, [row.prompt for row in rows], steps=self.steps)
         return latents, [((row.target, 1.0),) for row in rows]
 
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        assert backbone is not None, "inversion needs a backbone"
+        return backbone.calls(Loop.inverted(self.steps))
+
     def encode(self, made: np.ndarray) -> bytes:
-        out = io.BytesIO()
+        out = io.BytesIO()  # float32 on the CPU, that it can be read on any device
         np.save(out, made)
         return out.getvalue()
 
@@ -45,13 +51,13 @@ class Inversion(Maker):
 class DiffII(Method):
     """`split` of the schedule goes by under "..., <suffix>"; the suffixes of an image's variants differ as long as
     there are enough. `alone` lets an image be its own partner, as released, which leaves its latents as they are; an
-    image without another of its class always is. `suffixes` is a table (suffixes.py), None the one for digits."""
+    image without another of its class always is. `suffixes` is a table (data/suffixes.py), None the one for digits."""
 
     finetune: ClassVar[tuple[Finetune, ...]] = (TextualInversion(), LoRA())
 
     steps: Count = 25
     guidance: Annotated[float, Field(ge=0)] = 7.5
-    inversion_steps: Count = 200
+    inversion_steps: Count = 200  # more than steps, for an inversion in few does not lead back to the image
     split: Share = 0.3
     alone: bool = False
     suffixes: ContentOf[str | None] = None
@@ -66,17 +72,20 @@ class DiffII(Method):
         return Inversion(self.inversion_steps)
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
-        row = own_class(sample, variant, context, strength=1.0)
+        row = own_class(sample, variant, context, strength=1.0)  # all the way: it begins with inverted latents
         plain = context.text(sample.target, super_class=True)
         others = [id for id in context.peers[sample.target] if self.alone or id != sample.id] or [sample.id]
-        pool = suffixes.read(self.suffixes).of_class(context.names[sample.target])
+        pool = context.table(self.suffixes).of_class(context.names[sample.target])
+        # An image's variants go round the pool from a place of its own: drawn without replacement, and yet a variant's
+        # suffix does not hang on how many variants there are.
         first = seed_of(context.seed, "suffix", sample.id) % len(pool)
         prompt = f"{plain}, {pool[(first + variant - 1) % len(pool)]}"
         partner = others[seed_of(row.seed, "partner") % len(others)]
         return dataclasses.replace(row, prompt=prompt, later=plain, partner=partner)
 
-    def calls(self) -> int:
-        return self.steps * (2 if self.guidance > 1 else 1)
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        assert backbone is not None, "this method needs a backbone"
+        return backbone.calls(Loop.resumed(self.steps, self.guidance, self.split))
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -100,10 +109,12 @@ def around(z1: np.ndarray, z2: np.ndarray, turn: float) -> np.ndarray:
 
     sin((1 + a) theta) / sin(theta) z1 - sin(a theta) / sin(theta) z2 with a = 2 pi turn / theta.
     """
+    # in double precision: two images of nearly one direction divide by a small sine
     a, b = z1.astype(np.float64).ravel(), z2.astype(np.float64).ravel()
-    theta = math.acos(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
+    cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    theta = math.acos(np.clip(cosine, -1, 1))
     if math.sin(theta) < 1e-6:  # one direction, or two opposite ones: there is no such circle
         return z1
-    angle = 2 * math.pi * turn
+    angle = 2 * math.pi * turn  # a theta, which needs no division by theta
     mixed = (math.sin(theta + angle) * a - math.sin(angle) * b) / math.sin(theta)
     return np.asarray(mixed.reshape(z1.shape), z1.dtype)

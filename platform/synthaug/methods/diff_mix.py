@@ -24,17 +24,19 @@ class DiffMix(SDEdit):
 
     finetune: ClassVar[tuple[Finetune, ...]] = (TextualInversion(), LoRA())
 
-    gamma: Annotated[float, Field(gt=0)] = 0.5
+    gamma: Annotated[float, Field(gt=0)] = 0.5  # UniDiffDA's; the authors' script has 0.8
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context, strength=self.strength)
+        # Uniform over all classes. From the row's seed: the same targets whatever the strength.
         target = seed_of(row.seed, "target") % len(context.words)
         row = dataclasses.replace(row, target=target, prompt=context.text(target, super_class=True))
         return self.prompts(row, context)
 
     def label(self, row: Row) -> Label:
         """(1 - s^gamma) of the source and s^gamma of the target, added up where they are one class."""
-        share = row.strength**self.gamma
+        share = row.strength**self.gamma  # gamma < 1: an edit shows more than in proportion to its strength
+        # UniDiffDA's code assigns instead of adding, so that its labels sum to s^gamma where the two are one.
         return soft_label([(row.source_class, 1 - share), (row.target, share)])
 
     def generate(

@@ -40,9 +40,9 @@ class DiffuseDenoise(Method):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of("diffuse", sample.id, variant)
-        start = seed_of("diffuse", sample.id) / 2**63
+        start = seed_of("diffuse", sample.id) / 2**63  # seeds have 63 bits: uniform in [0, 1)
         time = self.how.low + (self.how.high - self.how.low) * ((start + halves(variant - 1)) % 1)
-        return Row(sample.id, sample.target, sample.target, variant, "", time, seed)
+        return Row(sample.id, sample.target, sample.target, variant, "", time, seed)  # its strength is its time
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -50,13 +50,18 @@ class DiffuseDenoise(Method):
         made = diffused(self.how, images, [row.strength for row in rows], [row.seed for row in rows], models)
         return made, [((row.target, 1.0),) for row in rows]
 
-    def calls(self) -> int:
-        return 1
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        return guesses(self.how)
 
 
 def halves(number: int) -> float:
     """van der Corput's sequence 0, 1/2, 1/4, 3/4, 1/8 ...: the binary digits of a number, mirrored at the point."""
     return float(sum((number >> place & 1) / (2 << place) for place in range(number.bit_length())))
+
+
+def guesses(how: Diffusion) -> int:
+    """The denoiser rows that an image costs in `diffused`."""
+    return 1 if how.denoise else 0  # one guess; without it only noise is added
 
 
 def diffused(
@@ -66,6 +71,7 @@ def diffused(
     import torch
 
     denoiser = models.denoiser if how.denoise else None
+    # without a denoiser there is no network that would say where to compute
     device = models.denoiser.net.device if how.denoise else torch.device("cpu")
     made: list[np.ndarray] = []
     for piece in pieces(len(images), images[0].shape[0] * images[0].shape[1] if images else 1):
@@ -79,6 +85,7 @@ def diffused(
 def pieces(count: int, pixels: int) -> list[slice]:
     """How many images of so many pixels go through the denoiser together."""
     rows = max(1, PIXELS // pixels)
+    # Bounded by pixels, not by what is free: what is beside an image must not hang on who else uses the device.
     return [slice(first, first + rows) for first in range(0, count, rows)]
 
 

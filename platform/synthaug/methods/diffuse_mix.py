@@ -11,6 +11,7 @@ from pydantic import Field
 
 from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.steps import Loop
 from synthaug.methods import fractals
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import pick
@@ -31,7 +32,7 @@ class DiffuseMix(Method):
 
     backbone: ClassVar[Backbone | None] = Backbone(model="timbrooks/instruct-pix2pix", resolution=256)
 
-    steps: Count = 100
+    steps: Count = 100  # these three as UniDiffDA runs it
     guidance: Annotated[float, Field(ge=0)] = 4.0
     image_guidance: Annotated[float, Field(ge=0)] = 1.5
     template: str = "A transformed version of image into {}"
@@ -46,11 +47,14 @@ class DiffuseMix(Method):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
+        # drawn for each variant; the authors make one image of each style, so that their set grows with the styles
         style = pick(self.styles, row.seed, "style")
+        # all the way: an instructed model begins with pure noise, and is shown the source beside it
         return dataclasses.replace(row, prompt=self.template.format(style), strength=1.0)
 
-    def calls(self) -> int:
-        return 3 * self.steps
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        assert backbone is not None, "this method needs a backbone"
+        return backbone.calls(Loop.instructed(self.steps, self.guidance, self.image_guidance))
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -65,9 +69,12 @@ class DiffuseMix(Method):
     def blend(self, row: Row, image: np.ndarray, restyled: np.ndarray) -> np.ndarray:
         """The source on the left (or above), the restyled one on the right (or below), the fractal over both."""
         size = len(restyled)
-        real = seam(size, max(1, round(self.ramp * size / 256)) if self.ramp else 0)[:, None]
+        ramp = max(1, round(self.ramp * size / 256)) if self.ramp else 0  # never rounded away
+        real = seam(size, ramp)[:, None]
+        # horizontal or vertical, by the toss of a coin; the real half is always the first, as in the authors' code
         mask = real if seed_of(row.seed, "seam") % 2 else real.transpose(1, 0, 2)
         hybrid = mask * resize_image(image, size) + (1 - mask) * restyled
+        # drawn here, where the authors mix in a set that one has to download
         fractal = fractals.render(seed_of(row.seed, "fractal") % fractals.COUNT, size)
         return np.asarray(np.rint((1 - self.fractal) * hybrid + self.fractal * fractal), np.uint8)
 
@@ -75,5 +82,5 @@ class DiffuseMix(Method):
 def seam(size: int, ramp: int) -> NDArray[np.float64]:
     """The share of the source along the way (size x 1): 1, then a straight fall over `ramp` pixels around the middle,
     then 0."""
-    way = np.arange(size) + 0.5 - size / 2
+    way = np.arange(size) + 0.5 - size / 2  # from the middle to the centres of the pixels
     return np.clip(0.5 - way / ramp, 0, 1)[:, None] if ramp else (way < 0).astype(np.float64)[:, None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from synthaug.clip import Clip
+from synthaug.clip import Clip, Scorer
 from synthaug.data.sample import Label, Sample
 from synthaug.methods.base import Context, Models, Row, own_class
 from synthaug.methods.prompts import pick
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from synthaug.diffusion.backbone import Pipeline
-    from synthaug.scorer import Scorer
 
 DOMAINS = ("an image of", "a real-world photo of", "a cartoon image of", "an oil painting of", "a sketch of")
 ADJECTIVES = (
@@ -37,7 +36,7 @@ class GIF(SDEdit):
 
     version: ClassVar[int] = 2
     variants: Count = 5
-    constraint: Annotated[float, Field(gt=0)] = 0.8
+    constraint: Annotated[float, Field(gt=0)] = 0.8  # UniDiffDA: 4 for Caltech, 0.1 for medical images
     step: Annotated[float, Field(ge=0)] = 0.1
     rotation: Annotated[float, Field(ge=0, le=180)] = 15.0
     label: Literal["clip", "true"] = "clip"
@@ -58,6 +57,7 @@ class GIF(SDEdit):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context, strength=self.strength)
         words = [pick(self.domains, row.seed, "domain"), pick(self.adjectives, row.seed, "adjective")]
+        # an empty adjective leaves no second space, as it does in the authors' strings
         prompt = " ".join(filter(None, [*words, context.words[sample.target]]))
         return self.prompts(dataclasses.replace(row, prompt=prompt), context)
 
@@ -67,11 +67,14 @@ class GIF(SDEdit):
         by_source: dict[str, list[int]] = {}
         for number, row in enumerate(rows):
             by_source.setdefault(row.source, []).append(number)
+        # A source is turned once, and its variants are edits of one and the same image.
         first_seeds = [rows[by_source[row.source][0]].seed for row in rows]
         turned = [turn(image, seed, self.rotation) for seed, image in zip(first_seeds, images, strict=True)]
+        # what is shifted are the denoised latents, as in the authors' code, not the noise as the paper words it
         z = self.edit(rows, turned, models, latents=True)
         scorer = models.scorer(self.clip)
         guide = scorer.texts([self.template.format(name) for name in models.names])
+        # The variants of a source are judged together, so that a batch of the decoder holds whole sources.
         size = max(1, models.pipeline.backbone.micro_batch // self.variants)  # sources at a time
         groups = list(by_source.values())
         made: dict[int, np.ndarray] = {}
@@ -94,9 +97,11 @@ class GIF(SDEdit):
 
         z = torch.from_numpy(latents).to(pipeline.device, pipeline.dtype)
         a, b = (part.to(z).requires_grad_() for part in draws(seeds, z.shape[1]))
+        # The authors do not bring the mean and deviation of the pixels to CLIP's on this way, only for the source.
         score = judge.score(judge.scorer.images(pipeline.decode(z * (1 + a) + b), normalise=False))
         slopes = torch.autograd.grad(score.sum(), (a, b))
         with torch.no_grad():
+            # One step up by the sign, and back into the ball (in the largest norm) around what was edited.
             a_, b_ = (part + self.step * slope.sign() for part, slope in zip((a, b), slopes, strict=True))
             moved: Tensor = torch.clamp(z * (1 + a_) + b_, z - self.constraint, z + self.constraint)
         return moved
@@ -121,6 +126,8 @@ class Judge:
 
     def score(self, features: Tensor) -> Tensor:
         """Informativeness, class maintenance and diversity, for each source (features: S M x D, source by source)."""
+        # S = mean_i [H(p_i) - H(p_0)] + mean_i p_i[y] + mean_i KL(q || q_i), all weights 1; q_i is the softmax of a
+        # variant's feature over its dimensions, q that of their mean, y one class for all variants of a source.
         f_SMD = features.view(len(self.label), -1, features.shape[-1])
         p_SMC = (self.scorer.logit_scale * f_SMD @ self.guide.T).softmax(-1)
         informative = (entropy(p_SMC) - self.entropy[:, None]).mean(1)
@@ -135,7 +142,7 @@ class Judge:
 def entropy(p: Tensor) -> Tensor:
     import torch
 
-    total: Tensor = torch.special.entr(p).sum(-1)
+    total: Tensor = torch.special.entr(p).sum(-1)  # 0 log 0 = 0
     return total
 
 
@@ -155,5 +162,6 @@ def draws(seeds: Sequence[int], channels: int) -> tuple[Tensor, Tensor]:
 
     generators = [torch.Generator().manual_seed(seed_of(seed, "gif")) for seed in seeds]
     shape = (channels, 1, 1)
+    # on the CPU, whose numbers are the same whatever the device
     scale = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
     return scale, torch.stack([torch.randn(shape, generator=generator) for generator in generators])

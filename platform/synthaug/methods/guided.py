@@ -45,11 +45,11 @@ class ClassifierGuided(Method):
 
     @property
     def latest(self) -> float:
-        return 1.0
+        return 1.0  # it begins with pure noise
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of(context.seed, "generate", sample.id, variant)
-        return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)
+        return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)  # no prompt: nothing reads one
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -59,6 +59,7 @@ class ClassifierGuided(Method):
         made: list[np.ndarray] = []
         for piece in pieces(len(rows), int(models.guide.size) ** 2):
             x = self.sample(rows[piece], models).clamp(-1, 1)
+            # of the guide's size, and not of the source's, which takes no part
             pixels = ((x + 1) * 127.5).round().to(torch.uint8)
             made += list(pixels.permute(0, 2, 3, 1).cpu().numpy())
         return made, [((row.target, 1.0),) for row in rows]
@@ -71,12 +72,14 @@ class ClassifierGuided(Method):
 
         guide, device = models.guide, models.denoiser.net.device
         size, total = int(guide.size), self.total and self.guide.needs_denoiser  # else they are equal, and one is cheap
+        # even in DiffAug's time; then 0, where euler gives the last guess itself
         sigmas = [*sigma_at(torch.linspace(1, 0, self.steps + 1)[:-1]).tolist(), 0.0]
         noise = noise_of([row.seed for row in rows], torch.empty(len(rows), 3, size, size, device=device))
         labels = torch.tensor([row.target for row in rows], device=device)
         with torch.no_grad():
+            # Dhariwal and Nichol 2021, algorithm 2, for any solver: the score of p(x | label) in place of that of p(x)
             leaning = steered(models.denoiser, guide.log_p, self.scale, total=total)
             return euler(leaning, sigmas[0] * noise, sigmas, labels)
 
-    def calls(self) -> int:
-        return self.steps
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        return self.steps  # one guess a level, which the classifier is shown as well

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-from synthaug.data import suffixes
 from synthaug.methods.base import Context, Row
 from synthaug.settings import ContentOf, seed_of, settings
 
@@ -34,12 +33,13 @@ class Plain(Prompts):
 @settings
 class SuffixDream(Prompts):
     """A phrase that somebody imagined for the class that is asked for, drawn anew for each image. `table` is a JSON
-    file (suffixes.py); None: the one that comes with the package, for digits."""
+    file (data/suffixes.py); None: the one that comes with the package, for digits."""
 
     table: ContentOf[str | None] = None
 
     def __call__(self, row: Row, context: Context) -> Row:
-        phrases = suffixes.read(self.table).of_class(context.names[row.target])
+        phrases = context.table(self.table).of_class(context.names[row.target])
+        # with replacement, where Diff-II draws without: there may be fewer phrases than variants
         return with_suffix(row, pick(phrases, row.seed, "dream"))
 
 
@@ -48,18 +48,20 @@ class SuffixExchange(Prompts):
     """What was seen on another training image: of the whole set, or of the class that is asked for."""
 
     table: ContentOf[str | None] = None
-    among: Literal["set", "class"] = "set"
+    among: Literal["set", "class"] = "set"  # the paper speaks of "within the training set"
 
     def __call__(self, row: Row, context: Context) -> Row:
         ids = context.peers[row.target] if self.among == "class" else context.everybody
+        # Never its own, which would be no exchange; an image that is alone has no other.
         others = [id for id in ids if id != row.source] or [row.source]
-        return with_suffix(row, suffixes.read(self.table).of_image(pick(others, row.seed, "exchange")))
+        return with_suffix(row, context.table(self.table).of_image(pick(others, row.seed, "exchange")))
 
 
 def with_suffix(row: Row, suffix: str) -> Row:
-    return dataclasses.replace(row, prompt=f"{row.prompt}, {suffix}")
+    return dataclasses.replace(row, prompt=f"{row.prompt}, {suffix}")  # "a photo of a <class>, <suffix>"
 
 
 def pick(choices: Sequence[T], seed: int, *purpose: str) -> T:
     """One of the choices, by a seed of a row."""
+    # a seed for each purpose: else the adjective of an image would tell its domain
     return choices[seed_of(seed, *purpose) % len(choices)]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from synthaug.data.sample import Sample
+from synthaug.data.sample import Label, Sample
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.steps import Loop
 from synthaug.methods.base import Context, Method, Models, Row, own_class
 from synthaug.methods.prompts import Plain, Prompts
 from synthaug.settings import Count, OneOf, Share, UserError, settings
@@ -22,15 +24,16 @@ class SDEdit(Method):
     """Of `steps` steps strength x steps are run. Guidance is applied between the noise levels of `guided` only
     (shares of the schedule; Kynkaanniemi et al. 2024), elsewhere the prompt alone decides, at half the cost."""
 
+    # UniDiffDA's setting for coarse classes; fine-grained ones ask for less where the model is not fitted to them.
     strength: Annotated[float, Field(gt=0, le=1)] = 0.9
     steps: Count = 25
-    guidance: Annotated[float, Field(ge=0)] = 7.5
+    guidance: Annotated[float, Field(ge=0)] = 7.5  # not given in the paper: diffusers' default, which its code runs
     guided: tuple[Share, Share] = (0.0, 1.0)
     prompts: OneOf[Prompts] = Plain()
 
     @model_validator(mode="after")
     def _interval(self) -> SDEdit:
-        if self.guided[0] >= self.guided[1]:
+        if self.guided[0] >= self.guided[1]:  # equal ends would guide at most one step, by chance
             raise UserError(f"{self.guided} is no interval: its first number must be the smaller one", ("guided",))
         return self
 
@@ -41,20 +44,20 @@ class SDEdit(Method):
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models, *, latents: bool = False
     ) -> list[np.ndarray]:
         """The edited images, or their latents."""
+        # a strength a row: DA-Fusion draws it
         return models.pipeline.img2img(
             images, [row.prompt for row in rows], [row.seed for row in rows], strength=[row.strength for row in rows],
             steps=self.steps, guidance=self.guidance, guided=self.guided, latents=latents,
         )  # fmt: skip
 
-    def run_steps(self) -> int:
-        """Steps that are run, at least one."""
-        return max(1, min(int(self.steps * self.strength), self.steps))
+    def generate(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        return self.edit(rows, images, models), [((row.target, 1.0),) for row in rows]
 
-    def calls(self) -> int:
-        low, high = self.guided
-        levels = [self.strength * (1 - step / self.run_steps()) for step in range(self.run_steps())]
-        doubled = sum(low <= level <= high for level in levels) if self.guidance > 1 else 0
-        return self.run_steps() + doubled
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        assert backbone is not None, "this method needs a backbone"
+        return backbone.calls(Loop(self.steps, self.guidance, guided=self.guided), row.strength)
 
     def notes(self) -> list[str]:
         if self.steps * self.strength >= 1:

@@ -49,6 +49,7 @@ def _merges() -> list[tuple[str, str]]:
     """Merges after which every piece is one token: later ones rank lower, so they leave earlier words whole."""
     merges: list[tuple[str, str]] = []
     for word in _pieces():
+        # What earlier merges make of the word, glued from left to right.
         left, *rest = _split(word, merges)
         for right in rest:
             merges.append((left, right))
@@ -62,6 +63,7 @@ def tokenizer() -> CLIPTokenizer:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = sorted(bytes_to_unicode().values())
+    # Every byte twice, inside a word and at its end: so any text can be read, if need be letter by letter.
     tokens = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
     merges = _merges()
     tokens |= dict.fromkeys(left + right for left, right in merges)
@@ -75,10 +77,11 @@ def caption(word: str, rng: np.random.Generator, drop: float = 0.1) -> str:
     u = rng.random()
     if u < drop:
         return ""
-    if u < 0.6:
+    if u < 0.6:  # half of all: what most methods prompt with
         return PHOTO.format(word)
     text = TEMPLATES[rng.integers(len(TEMPLATES))].format(word)
     if u < 0.8:
         return text
     extra = rng.choice(WORDS, size=rng.integers(1, 6)).tolist()
-    return " ".join([text, *extra] if rng.random() < 0.5 else [*extra, word])
+    words = [text, *extra] if rng.random() < 0.5 else [*extra, word]
+    return " ".join(words)

@@ -25,6 +25,7 @@ from synthaug.settings import seed_of
 
 def conv_net(classes: int, widths: Sequence[int] = (16, 32, 64)) -> nn.Sequential:
     """Three convolutions, each halved, then the mean over what is left."""
+    # Global pooling is a weaker baseline than the package's small net, and gains more from added images.
     layers: list[nn.Module] = []
     for before, after in zip((3, *widths), widths, strict=False):
         convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
@@ -34,7 +35,7 @@ def conv_net(classes: int, widths: Sequence[int] = (16, 32, 64)) -> nn.Sequentia
 
 def fit(net: nn.Module, images: Tensor, labels: Tensor, *, steps: int, batch: int, rate: float, seed: int) -> nn.Module:
     """AdamW on a one-cycle schedule; rows are drawn with replacement."""
-    generator = torch.Generator().manual_seed(seed_of("fit", seed))
+    generator = torch.Generator().manual_seed(seed_of("fit", seed))  # equal seeds: equal rows in paired arms
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     net.train()
@@ -66,6 +67,7 @@ def draw(
     pipeline.scheduler = solver.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [PHOTO.format(word) for word in words]
+    # Diffusers' own pipeline, not ours: what is measured is the model as anybody would load it.
     images: Tensor = pipeline(
         prompts, guidance_scale=guidance, num_inference_steps=steps, output_type="pt",
         generator=_seeds("draw", seed, count=len(words)),
@@ -78,6 +80,7 @@ def real_guidance(
     guidance: float = 7.5, seed: int = 0, solver: Any = DPMSolverMultistepScheduler,
 ) -> Tensor:  # fmt: skip
     """A variant of each image (in [-1, 1]) by noising it and denoising it under its own class word."""
+    # of the same parts, loaded once
     edit = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     edit.scheduler = solver.from_config(pipeline.scheduler.config)
     edit.set_progress_bar_config(disable=True)
@@ -98,7 +101,7 @@ def restyle(
     pipeline.set_progress_bar_config(disable=True)
     edited: Tensor = pipeline(
         [styles.PROMPT.format(style) for style in asked], image=(images + 1) / 2, num_inference_steps=steps,
-        guidance_scale=guidance, image_guidance_scale=1.5, output_type="pt",
+        guidance_scale=guidance, image_guidance_scale=1.5, output_type="pt",  # 1.5: the pipeline's own
         generator=_seeds("restyle", seed, count=len(asked)),
     ).images  # fmt: skip
     return edited * 2 - 1
@@ -109,7 +112,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
     from sklearn import datasets
 
     bunch = datasets.load_digits()
-    images = torch.from_numpy(bunch.images / 16).float()[:, None]
+    images = torch.from_numpy(bunch.images / 16).float()[:, None]  # N x 1 x 8 x 8, of ink from 0 to 16
     images = F.interpolate(images, size=(glyphs.SIZE, glyphs.SIZE), mode="bilinear")
     return (images * 2 - 1).repeat(1, 3, 1, 1), torch.from_numpy(bunch.target).long()
 
@@ -122,7 +125,8 @@ def through(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 def reconstruction(vae: AutoencoderKL, images: Tensor) -> float:
     """The share of the images' variance that is lost between encoder and decoder."""
-    return ((through(vae, images) - images).square().mean() / images.var()).item()
+    error = (through(vae, images) - images).square().mean()
+    return (error / images.var()).item()
 
 
 def recognised(
@@ -132,7 +136,8 @@ def recognised(
     """How often the judge reads a text-to-image sample as what was asked for."""
     labels = torch.arange(len(glyphs.CLASSES)).repeat(per_class)
     words = [glyphs.CLASSES[label] for label in labels.tolist()]
-    return accuracy(judge, draw(pipeline, words, guidance=guidance, steps=steps, seed=0, solver=solver), labels)
+    drawn = draw(pipeline, words, guidance=guidance, steps=steps, seed=0, solver=solver)
+    return accuracy(judge, drawn, labels)
 
 
 def few_shot_gain(
@@ -142,13 +147,14 @@ def few_shot_gain(
     """Test accuracy on digits without and with Real Guidance, k variants a real image, equal optimiser steps."""
     images, labels = load_digits()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_of("digits", seed)))
-    test, pool = order[:800], order[800:]
+    test, pool = order[:800], order[800:]  # of 1,797
     real = torch.cat([pool[labels[pool] == digit][:shots] for digit in range(10)])
     x, y = images[real], labels[real]
     words = [str(label) for label in y.tolist()] * k
     made = real_guidance(pipeline, x.repeat(k, 1, 1, 1), words, strength=strength, guidance=guidance, seed=seed)
     scores = []
     for train_x, train_y in ((x, y), (torch.cat([x, made]), y.repeat(k + 1))):
+        # Both arms begin as the same net, and take the same number of steps: more images, not more training.
         torch.manual_seed(seed_of("initialisation", seed))
         net = fit(conv_net(10), train_x, train_y, steps=steps, batch=64, rate=3e-3, seed=seed)
         scores.append(accuracy(net, images[test], labels[test]))

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthaug.clip import Scorer
 from synthaug.data import glyphs
 from synthaug.data.dataset import Dataset
 from synthaug.data.sample import decode_image
 from synthaug.nano.train_clip import empty, kind
-from synthaug.scorer import Scorer
 from synthaug.settings import seed_of
 
 
@@ -33,11 +33,13 @@ def binary(scorer: Scorer, images: Tensor, labels: Tensor, *, typed: bool) -> tu
     """CLIP-Binary, the filter, of images under their own class, of images under another class (of the other
     sort where `typed`), and of pictures without a character under some class."""
     count = 10 if int(labels.max()) < 10 else 36
-    wrong = (labels + 1 + torch.arange(len(labels)) % (count - 1)) % count
+    wrong = (labels + 1 + torch.arange(len(labels)) % (count - 1)) % count  # each other class in turn, never its own
     if typed and count == 36:
+        # "a type of digit" is not denied by another digit: a digit is called a letter, a letter a digit
         wrong = torch.where(labels < 10, 10 + labels, labels % 10)
     generator = torch.Generator().manual_seed(seed_of("nano:measure", "empty"))
-    nothing = empty((images[:, :1] + 1) / 2, generator).expand(-1, 3, -1, -1) * 2 - 1
+    grey = (images[:, :1] + 1) / 2  # N x 1 x H x W in [0, 1]
+    nothing = empty(grey, generator).expand(-1, 3, -1, -1) * 2 - 1
     pairs = ((images, labels), (images, wrong), (nothing, labels))
     good, others, bare = (_yes(scorer, x, y, typed) for x, y in pairs)
     return good, others, bare
@@ -53,6 +55,7 @@ def _yes(scorer: Scorer, images: Tensor, labels: Tensor, typed: bool) -> Tensor:
 
 
 def _question(word: str, typed: bool) -> list[str]:
+    # UniDiffDA, section 4.3: its fine-grained form names the kind, and denies the kind, not the class
     sort = kind(word)
     yes = f"A photo of a {word}, a type of {sort}" if typed else f"A photo of a {word}"
     return [yes, f"A photo with no {sort if typed else word}"]

@@ -52,23 +52,30 @@ def _hues(turns: np.ndarray, saturation: float, value: float) -> np.ndarray:
     return np.asarray(wheel[(turns[..., 0] * 64).astype(int) % 64])
 
 
+# Each look takes `ink` (H, W, 1), 1 where the character is, and gives a picture (H, W, 3). What varies inside a style
+# is drawn anew for every image, so that a net learns the style and not one picture of it.
+
+
 def _autumn(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    leaves = _clouds(rng, len(ink), 7)
-    paper = _mix(_colour(0.22, 0.13, 0.05), _colour(0.45, 0.22, 0.04), leaves)
-    return _mix(paper, _mix(_colour(0.85, 0.25, 0.05), _colour(1.0, 0.75, 0.15), _clouds(rng, len(ink), 5)), ink)
+    paper = _mix(_colour(0.22, 0.13, 0.05), _colour(0.45, 0.22, 0.04), _clouds(rng, len(ink), 7))
+    leaves = _mix(_colour(0.85, 0.25, 0.05), _colour(1.0, 0.75, 0.15), _clouds(rng, len(ink), 5))
+    return _mix(paper, leaves, ink)
 
 
 def _snowy(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     paper = _mix(_colour(0.35, 0.48, 0.68), _colour(0.6, 0.72, 0.85), _clouds(rng, len(ink), 4))
-    drift = (_rows(ink) > rng.uniform(0.8, 0.9) + 0.1 * _clouds(rng, len(ink), 4)).astype(np.float32)
+    edge = rng.uniform(0.8, 0.9) + 0.1 * _clouds(rng, len(ink), 4)
+    drift = (_rows(ink) > edge).astype(np.float32)
     flakes = (_clouds(rng, len(ink), 12) > 0.93).astype(np.float32)
-    return _mix(paper, _colour(0.97, 0.98, 1.0), np.maximum(ink, np.maximum(0.7 * drift, 0.6 * flakes)))
+    snow = np.maximum(0.7 * drift, 0.6 * flakes)  # fainter than the character, which is snow as well
+    return _mix(paper, _colour(0.97, 0.98, 1.0), np.maximum(ink, snow))
 
 
 def _watercolour(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     hue = rng.random() + 0.25 * _clouds(rng, len(ink), 3)
     paper = _mix(_colour(0.98, 0.96, 0.92), _hues(hue, 0.25, 1.0), 0.6 * _clouds(rng, len(ink), 4))
-    wash = np.maximum(0.55 * ink, 0.9 * _soft(ink, 12)) * (0.65 + 0.35 * _clouds(rng, len(ink), 5))
+    bled = np.maximum(0.55 * ink, 0.9 * _soft(ink, 12))  # over the outline, as wet paint does
+    wash = bled * (0.65 + 0.35 * _clouds(rng, len(ink), 5))
     return _mix(paper, _hues(hue, 0.75, 0.6), wash)
 
 
@@ -86,15 +93,17 @@ def _rainbow(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _aurora(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    curtain = np.repeat(_clouds(rng, len(ink), 5)[:1], len(ink), 0) * (1 - _rows(ink))
+    curtain = np.repeat(_clouds(rng, len(ink), 5)[:1], len(ink), 0) * (1 - _rows(ink))  # one row, hung down and fading
     night = _mix(_colour(0.03, 0.05, 0.2), _colour(0.1, 0.55, 0.4), curtain)
-    glow = _mix(_colour(0.3, 1.0, 0.65), _colour(0.75, 0.45, 0.95), (_rows(ink) + rng.uniform(-0.3, 0.3)).clip(0, 1))
+    height = (_rows(ink) + rng.uniform(-0.3, 0.3)).clip(0, 1)
+    glow = _mix(_colour(0.3, 1.0, 0.65), _colour(0.75, 0.45, 0.95), height)
     return _mix(night, glow, np.maximum(ink, 0.35 * _soft(ink, 8)))
 
 
 def _mosaic(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    tiles = -(-len(ink) // 4)
-    shade = rng.uniform(-0.12, 0.12, (tiles, tiles, 1)).repeat(4, 0).repeat(4, 1)[: len(ink), : len(ink)]
+    tiles = -(-len(ink) // 4)  # of four pixels, the last ones perhaps cut
+    shade = rng.uniform(-0.12, 0.12, (tiles, tiles, 1)).repeat(4, 0).repeat(4, 1)
+    shade = shade[: len(ink), : len(ink)]
     picture = _mix(_colour(0.12, 0.42, 0.48), _colour(0.95, 0.85, 0.65), ink) + shade
     place = np.arange(len(ink)) % 4 == 3
     grout = (place[:, None] | place)[..., None]
@@ -102,17 +111,19 @@ def _mosaic(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _ukiyo(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    at, (row, column) = rng.uniform(0.2, 0.8, 2), np.mgrid[: len(ink), : len(ink)] / len(ink)
+    at = rng.uniform(0.2, 0.8, 2)
+    row, column = np.mgrid[: len(ink), : len(ink)] / len(ink)
     sun = (((row - at[0]) ** 2 + (column - at[1]) ** 2) < 0.04)[..., None].astype(np.float32)
     paper = _mix(_colour(0.93, 0.86, 0.7), _colour(0.8, 0.22, 0.15), 0.9 * sun)
     paper = _mix(paper, _colour(0.2, 0.35, 0.55), (0.8 - 3 * _rows(ink)).clip(0, 1))
-    return _mix(paper, _colour(0.08, 0.12, 0.3), np.round(2 * ink) / 2)
+    return _mix(paper, _colour(0.08, 0.12, 0.3), np.round(2 * ink) / 2)  # three tones, as blocks print them
 
 
 def _crayon(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     down, right = np.gradient(ink[..., 0])
     outline = (2.2 * np.hypot(down, right))[..., None].clip(0, 1)
     row, column = np.mgrid[: len(ink), : len(ink)]
+    # Three pixels of stroke and three of gap. The VAE blurs them: the style that nano:pix2pix is weak at.
     hatch = ((row + column + rng.integers(6)) % 6 < 3)[..., None] * ink
     paper = _colour(0.96, 0.95, 0.93) - 0.03 * rng.random((*ink.shape[:2], 1), dtype=np.float32)
     wax = _colour(*colorsys.hsv_to_rgb(rng.random(), 0.85, 0.75))

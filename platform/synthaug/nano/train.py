@@ -34,19 +34,20 @@ class Budget:
     vae_steps: int = 700
     vae_batch: int = 32
     vae_rate: float = 2e-3
-    steps: int = 5_000
+    steps: int = 5_000  # the class shows late: at chance after 500, 0.9 of real glyphs after 2,500
     batch: int = 48
     rate: float = 1e-3
-    threads: int = 1
+    threads: int = 1  # a second thread on shared cores spins: a step took 2.7 s with two, 0.2 to 0.5 with one
     seed: int = 0
 
 
 def load_glyphs(indices: range, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Glyphs as images in [-1, 1] (N, 3, 32, 32) and class indices (N)."""
     rendered = [glyphs.render(index, seed) for index in indices]
-    pixels = torch.from_numpy(np.stack([image for image, _, _ in rendered]))
+    pixels_BHWC = torch.from_numpy(np.stack([image for image, _, _ in rendered]))
     labels = torch.tensor([label for _, label, _ in rendered])
-    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous(), labels
+    images_BCHW = pixels_BHWC.permute(0, 3, 1, 2).float()
+    return images_BCHW.div_(127.5).sub_(1).contiguous(), labels
 
 
 def new_vae() -> AutoencoderKL:
@@ -70,6 +71,7 @@ def new_unet() -> UNet2DConditionModel:
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Two layers of width 64; the pooled token is the tokenizer's own end of text."""
     config = CLIPTextConfig(
+        # 77 positions, as every CLIP has: a prompt too long for one is too long for the other
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=77, projection_dim=64, hidden_act="gelu", bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -99,7 +101,7 @@ def optimise(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         after(step)
-        running += (loss.item() - running) / min(step, 100)
+        running += (loss.item() - running) / min(step, 100)  # the mean at first, then over about the last hundred
         if step % 100 == 0:
             print(f"step {step} loss {running:.4f} {time.monotonic() - began:.0f} s", file=sys.stderr)
 
@@ -121,6 +123,7 @@ def fit_vae(
         while True:
             x = images[torch.randint(len(images), (batch,), generator=generator)]
             posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
+            # not posterior.sample(): the noise is this generator's, not the process's
             noise = torch.randn(posterior.mean.shape, generator=generator)
             x_hat = vae.decode(posterior.mean + posterior.std * noise).sample
             yield F.mse_loss(x_hat, x) + 0.3 * F.l1_loss(x_hat, x) + 1e-5 * posterior.kl().mean()
@@ -128,6 +131,7 @@ def fit_vae(
     rates = rate * np.cos(0.5 * math.pi * np.arange(steps) / steps) ** 2
     optimise(list(vae.parameters()), losses(), rates.tolist(), lambda _: None)
     vae = vae.to(memory_format=torch.contiguous_format).half().float().eval()  # as it will be shipped
+    # Unit variance for the UNet, whose schedule is made for it; counted after rounding to what is shipped.
     z = encode(vae, images[:2048])
     vae.register_to_config(scaling_factor=round(1 / z.std().item(), 4))
     return vae
@@ -167,11 +171,13 @@ def train_text_to_image(
             rows = torch.randint(len(z), (budget.batch,), generator=generator)
             texts = [captions.caption(glyphs.CLASSES[label], rng) for label in labels[rows].tolist()]
             ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            # Half of the captions are "a photo of a ...", a tenth are empty: each is encoded once a batch.
             unique, back = ids.unique(dim=0, return_inverse=True)
             noise = torch.randn(z[rows].shape, generator=generator)
             t = torch.randint(1000, (budget.batch,), generator=generator)
             noisy = scheduler.add_noise(z[rows], noise, t).contiguous(memory_format=torch.channels_last)
-            yield F.mse_loss(nets["unet"](noisy, t, nets["text_encoder"](unique)[0][back]).sample, noise)
+            cond = nets["text_encoder"](unique)[0][back]  # B x 77 x 64
+            yield F.mse_loss(nets["unet"](noisy, t, cond).sample, noise)
 
     average = Average(nets)
 
@@ -192,11 +198,12 @@ def train_sd(folder: Path, budget: Budget) -> None:
     torch.manual_seed(seed_of("nano:sd", "initialisation", budget.seed))
     images, labels = load_glyphs(range(budget.glyphs), budget.seed)
     vae = train_vae(images, budget)
-    z = encode(vae, images) * vae.config.scaling_factor
+    z = encode(vae, images) * vae.config.scaling_factor  # once: the VAE is frozen from here on
     tokenizer = captions.tokenizer()
 
     def keep(nets: nn.ModuleDict) -> None:
         pipeline = StableDiffusionPipeline(
+            # a copy, for it is made float16 below, and kept again 500 steps later
             vae=copy.deepcopy(vae), unet=nets["unet"], text_encoder=nets["text_encoder"], tokenizer=tokenizer,
             scheduler=new_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip

@@ -10,10 +10,9 @@ from urllib.parse import quote
 
 from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime.data import used_images
-from synthaug.runtime.generate import check_prompts
-from synthaug.runtime.run import images_stages
-from synthaug.runtime.store import Store, write_bytes
+from synthaug.runtime.disk import Disk
+from synthaug.runtime.make import Here, Plan, make
+from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
 COLUMNS = ("file_name", "source", "class", "label", "variant", "prompt", "seed", "strength", "method")
@@ -28,17 +27,22 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} is there already and not empty; name a new folder")
     store = Store(home).prepare()
-    check_prompts(store, subject)
-    images_stages(store, subject, None, 0)
-    samples, classes = used_images(store, subject), store.open(subject.dataset).classes
+    images = store.line(subject).images
+    assert images is not None
+    plan = Plan(store).add(subject, [images])
+    for stage in plan.todo():
+        stage.check(store.given(stage))
+    make(plan, Here())
+    samples, classes = store.load(images).samples(subject.k), store.open(subject.dataset).classes
+    out = Disk(folder)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for number, sample in enumerate(samples):
         name = f"{folder_name(classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
-        write_bytes(folder / name, sample.image)
+        out.write(name, sample.image)
         writer.writerow([name, *_row(sample, classes)])
-    write_bytes(folder / "metadata.csv", table.getvalue().encode())
+    out.write("metadata.csv", table.getvalue().encode())
     return f"{len(samples)} images in {folder}"
 
 

@@ -3,93 +3,126 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthaug.data.dataset import subset
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime.generate import open_job
+from synthaug.runtime.run import trials_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
+from synthaug.stages.base import Cost, Mapped, Stage
+
+PAST = 200  # receipts from which the speed of this home is known
+SHOWN = 40  # stages that are listed one by one
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A stage as `show` tells it: what of it is missing, and what making that takes."""
+
+    key: str
+    path: str
+    cached: bool
+    cost: Cost
+    bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        found = {"key": self.key, "path": self.path, "cached": self.cached}
+        return found | {"images": self.cost.images, "calls": self.cost.calls, "bytes": self.bytes}
 
 
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     """Stages with key and state, the images and denoiser calls that are missing, and notes for people."""
     store = Store(home)
-    experiments = [t.experiment for t in subject.trials()] if isinstance(subject, Sweep) else [subject]
-    stages: dict[str, dict[str, Any]] = {}
+    trials = trials_of(subject)
+    past = Past(store)
+    found: dict[str, Todo] = {}
     labels: dict[str, str] = {}  # by key: trials may know a stage by several names
+    most: dict[str, Stage[Any]] = {}
     notes: list[str] = []
-    for experiment in experiments:
+    for experiment in (trial.experiment for trial in trials):
         listing = store.open(experiment.dataset)
-        subset(listing, experiment.dataset, experiment.seed)
         notes += [*listing.notes, *(f"left out: {path} ({reason})" for path, reason in listing.quarantined)]
+        store.check_subset(experiment)
         try:
-            nodes = store.nodes(experiment)
+            stages = store.stages(experiment)
         except UserError as error:
             notes.append(f"no key without the model: {error}")
             continue
         notes += experiment.notes()
-        for name, node in nodes.items():
-            stage = {"key": node.key, "path": str(store.folder(node)), "cached": store.manifest(node) is not None}
-            if name in experiment.makings:
-                stage |= _images(store, experiment, name)
-            label = labels.setdefault(node.key, f"{name}/{node.key[:8]}") if isinstance(subject, Sweep) else name
-            if label not in stages or stage.get("images", 0) > stages[label].get("images", 0):  # the largest k counts
-                stages[label] = stage
-    missing = {name: sum(s.get(name, 0) for s in stages.values()) for name in ("images", "calls", "bytes")}
+        for name, stage in stages.items():
+            known = most.get(stage.key)
+            if known is None or stage.wants_more(known):
+                most[stage.key] = stage
+                label = f"{name}/{stage.key[:8]}" if isinstance(subject, Sweep) else name
+                found[labels.setdefault(stage.key, label)] = todo_of(store, stage, past)
+    missing = [todo for todo in found.values() if not todo.cached]
     return {
-        "trials": len(experiments),
-        "stages": stages,
-        "missing": missing | _seconds(store, stages),
+        "trials": len(trials),
+        "stages": {label: todo.to_json() for label, todo in found.items()},
+        "missing": total(missing) | past.seconds(missing),
         "notes": list(dict.fromkeys(notes)),
     }
 
 
-def _images(store: Store, experiment: Experiment, stage: str) -> dict[str, Any]:
-    """Images of variants 1..k that are not there, and what making them takes."""
-    job = open_job(store, experiment, stage)
-    missing = job.missing(store)
-    images = sum(job.rows_of(number) for number in missing)
-    known = store.manifest(job.node) or {}
-    size = known["bytes"] / known["rows"] if known.get("rows") else _bytes_each(store)
-    done = {"cached": not missing, "images": images, "calls": images * job.maker.calls()}
-    return done | {"bytes": round(images * size)}
+def todo_of(store: Store, stage: Stage[Any], past: Past) -> Todo:
+    """What of a stage is missing. Of a mapped one that is part there only the rest counts."""
+    given, place = store.given(stage), str(store.at(stage).local())
+    if store.is_ready(stage):
+        return Todo(stage.key, place, True, Cost())
+    cost = stage.estimate(given)
+    if isinstance(stage, Mapped) and all(map(store.is_made, stage.inputs.values())):
+        cost = sum((stage.measure(unit, given) for unit in store.missing(stage)), Cost())
+    return Todo(stage.key, place, False, cost, round(cost.images * past.bytes_each(stage)))
 
 
-def _past(store: Store) -> list[dict[str, Any]]:
-    """The receipts of this home."""
-    paths = [path for stage in ("views", "generate") for path in (store.root / stage).glob("*/part-*.json")][-200:]
-    return [json.loads(path.read_bytes()) for path in paths]
+def total(missing: Iterable[Todo]) -> dict[str, Any]:
+    """What all of it takes."""
+    costs = sum((todo.cost for todo in missing), Cost())
+    return {"images": costs.images, "calls": costs.calls, "bytes": sum(todo.bytes for todo in missing)}
 
 
-def _bytes_each(store: Store) -> float:
-    past = _past(store)
-    return float(sum(r["bytes"] for r in past) / max(1, sum(r["rows"] for r in past)))
+class Past:
+    """What this home knows of how fast things are, and how large images become."""
 
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.spent = list(store.past(PAST))
 
-def _seconds(store: Store, stages: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Seconds of generation on one device, from the denoiser calls a second of past shards; none, none."""
-    past = [r for r in _past(store) if r["counters"].get("unet_calls")]
-    if not past:
-        return {}
-    each = sum(r["seconds"] for r in past) / sum(r["counters"]["unet_calls"] for r in past)
-    return {"seconds": round(each * sum(s.get("calls", 0) for s in stages.values()), 1)}
+    def bytes_each(self, stage: Stage[Any]) -> float:
+        """Of this stage's own images, or else of all."""
+        manifest = self.store.manifest(stage)
+        if manifest is not None and manifest.counts.get("rows"):
+            return float(manifest.counts["bytes"] / manifest.counts["rows"])
+        rows = sum(receipt.rows for receipt in self.spent)
+        return sum(receipt.bytes for receipt in self.spent) / rows if rows else 0.0
+
+    def seconds(self, missing: Iterable[Todo]) -> dict[str, float]:
+        """Seconds of generation on one device, from the denoiser calls a second of past shards; none, none."""
+        past = [receipt for receipt in self.spent if receipt.calls]
+        calls = sum(todo.cost.calls for todo in missing if todo.cost.images)
+        if not past:
+            return {}
+        each = sum(receipt.seconds for receipt in past) / sum(receipt.calls for receipt in past)
+        return {"seconds": round(each * calls, 1)}
 
 
 def describe(subject: Experiment | Sweep, found: dict[str, Any]) -> str:
     """The plan for a terminal."""
     lines = [json.dumps(to_json(subject), indent=1), ""]
     stages = found["stages"]
-    for name, stage in list(stages.items())[:40]:
+    for name, stage in list(stages.items())[:SHOWN]:
         state = "cached" if stage["cached"] else "to make"
-        images = f", {stage['images']} images, {stage['calls']} denoiser calls" if stage.get("images") else ""
-        lines.append(f"{name:12} {stage['key']}  {state}{images}")
-    if len(stages) > 40:
-        lines.append(f"... and {len(stages) - 40} stages more")
+        state += f", {stage['images']} images" if stage["images"] else ""
+        state += f", {stage['calls']} denoiser calls" if stage["calls"] else ""
+        lines.append(f"{name:12} {stage['key']}  {state}")
+    if len(stages) > SHOWN:
+        lines.append(f"... and {len(stages) - SHOWN} stages more")
     missing, todo = found["missing"], sum(not stage["cached"] for stage in stages.values())
-    total = f"{found['trials']} trials, {todo} of {len(stages)} stages to make"
-    total += f": {missing['images']} images, {missing['calls']} denoiser calls, {missing['bytes'] / 1e6:.1f} MB"
+    said = f"{found['trials']} trials, {todo} of {len(stages)} stages to make"
+    said += f": {missing['images']} images, {missing['calls']} denoiser calls, {missing['bytes'] / 1e6:.1f} MB"
     if missing.get("seconds"):
-        total += f", about {missing['seconds']:.0f} s of generation on one device"
-    return "\n".join([*lines, "", total, *found["notes"]])
+        said += f", about {missing['seconds']:.0f} s of generation on one device"
+    return "\n".join([*lines, "", said, *found["notes"]])

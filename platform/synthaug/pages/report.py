@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from synthaug.evaluate import figures
-from synthaug.experiment import Experiment, Sweep, Trial
+from synthaug.experiment import Experiment, Sweep, Trial, read
 from synthaug.pages import table
-from synthaug.runtime.generate import open_job
-from synthaug.runtime.run import NANO_NOTE, found_artefacts, is_cached, is_nano, label, metrics_of
-from synthaug.runtime.store import Artefact, Store, write_bytes
-from synthaug.settings import UserError, from_json, to_json
+from synthaug.runtime.disk import Disk
+from synthaug.runtime.finished import Finished
+from synthaug.runtime.run import NANO_NOTE, is_ready, trials_of
+from synthaug.runtime.store import Store
+from synthaug.settings import UserError, to_json
 
 MANY = 8  # arms that can be told apart in one figure
 OF_IMAGES = ("fidelity/", "leak/", "recognised/")
@@ -34,6 +36,26 @@ pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
 """
 
 
+@dataclass(frozen=True)
+class Told:
+    """A finished trial as the report tells it."""
+
+    trial: Trial
+    finished: Finished
+
+    @property
+    def arm(self) -> str:
+        return self.trial.arm or self.trial.experiment.label
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.finished.metrics
+
+    def row(self) -> dict[str, Any]:
+        """As tables take it, and as `--json` prints it."""
+        return {"arm": self.arm, "seed": self.trial.seed, "fields": self.trial.fields, "metrics": self.metrics}
+
+
 def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: Path | None = None) -> Path:
     """A page about experiments and sweeps by name; what has not been run is named as such."""
     parts = [_section(store, name, subject) for name, subject in subjects.items()]
@@ -42,68 +64,56 @@ def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: 
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
     page += f"<h1>{title}</h1><p class=note>made {made} from {escape(store.home.name)}</p>" + "".join(parts) + "</html>"
     out = out or store.home / "reports" / "report.html"
-    write_bytes(out, page.encode())
+    Disk(out.parent).write(out.name, page.encode())
     return out
 
 
 def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
     """Everything that was run in this home, by name."""
-    found: dict[str, Experiment | Sweep] = {}
-    for record in store.records():
-        is_sweep = record["subject"]["kind"].endswith(":Sweep")
-        subject = from_json(Sweep, record["subject"]) if is_sweep else from_json(Experiment, record["subject"])
-        found[f"{record.get('name', 'synthaug')} {record['run_id'][:8]}"] = subject
+    found = {f"{record.name} {record.run_id[:8]}": read(record.subject) for record in store.records()}
     if not found:
         raise UserError(f"nothing has been run in {str(store.home)!r} yet: synthaug run REF")
     return found
 
 
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
-    if isinstance(subject, Experiment):
-        trials = [Trial("", subject.seed, {}, subject)]
-        baseline = None
-    else:
-        trials, baseline = subject.trials(), subject.baseline
-    done = [trial for trial in trials if is_cached(store, trial.experiment)]
+    trials, baseline = trials_of(subject), subject.baseline if isinstance(subject, Sweep) else None
+    told = [Told(trial, Finished(store, trial.experiment)) for trial in trials if is_ready(store, trial.experiment)]
     body = f"<h2>{escape(name)}</h2>"
-    if len(done) < len(trials):
-        body += f"<p>{len(trials) - len(done)} of {len(trials)} trials have not been run yet.</p>"
-    if done:
-        told = [_told(store, trial) for trial in done]
-        body += _table(told, baseline) + _others(told) + _quality(told) + _curves(store, done, told)
-        body += _gains(store, done, told, baseline) + _found(store, done, told) + _galleries(store, done, told)
-    return (
-        body
-        + _notes(store, [t.experiment for t in trials])
-        + f"<details><summary>settings</summary><pre>{_pretty(subject)}</pre></details>"
-    )
+    if len(told) < len(trials):
+        body += f"<p>{len(trials) - len(told)} of {len(trials)} trials have not been run yet.</p>"
+    if told:
+        body += _table(told, baseline) + _others(told) + _quality(told) + _curves(told)
+        body += _gains(told, baseline) + _found(told) + _galleries(told)
+    body += _notes(store, [trial.experiment for trial in trials])
+    return body + f"<details><summary>settings</summary><pre>{_pretty(subject)}</pre></details>"
 
 
-def _told(store: Store, trial: Trial) -> dict[str, Any]:
-    metrics = metrics_of(store, trial.experiment, found_artefacts(store, trial.experiment))
-    arm = trial.arm or label(trial.experiment)
-    return {"arm": arm, "seed": trial.seed, "fields": trial.fields, "metrics": metrics}
+def _names(told: Sequence[Told]) -> list[str]:
+    """What each trial is called: its arm, and its point where the arm has several."""
+    rows = [one.row() for one in told]
+    return [table.name_of(row, rows) for row in rows]
 
 
-def _table(told: Sequence[dict[str, Any]], baseline: str | None) -> str:
+def _table(told: Sequence[Told], baseline: str | None) -> str:
     head = "".join(f"<th>{escape(name)}" for name in table.HEADER)
-    rows = [table.cells(line) for line in table.lines(told, baseline)]
+    trials = [one.row() for one in told]
+    rows = [table.cells(line) for line in table.lines(trials, baseline)]
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
-    seeds = len({t["seed"] for t in told})
+    seeds = len({one.trial.seed for one in told})
     against = (
         f" Differences are paired by seed, to {escape(baseline)}; p-values are Holm-corrected." if baseline else ""
     )
-    note = f"{table.metric_of(told)}, {seeds} seeds, Student t intervals.{against} Costs are summed over the seeds."
+    note = f"{table.metric_of(trials)}, {seeds} seeds, Student t intervals.{against} Costs are summed over the seeds."
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{note}</p>"
 
 
-def _curves(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
+def _curves(told: Sequence[Told]) -> str:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
-    for trial, t in zip(done, told, strict=True):
-        history = found_artefacts(store, trial.experiment)["train"].manifest["history"]
-        points = [(entry["step"], entry["val/top1"]) for entry in history if "val/top1" in entry]
-        if points:
-            lines.setdefault(table.name_of(t, told), []).append(points)
+    for name, one in zip(_names(told), told, strict=True):
+        history = one.finished.history(one.finished.line.classifier)
+        if points := [(entry["step"], entry["val/top1"]) for entry in history if "val/top1" in entry]:
+            lines.setdefault(name, []).append(points)
     if not lines:
         return ""
     best = sorted(lines, key=lambda name: -np.mean([run[-1][1] for run in lines[name]]))[:MANY]
@@ -112,36 +122,30 @@ def _curves(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]])
     return _figure(figures.curves(shown, "validation accuracy"), f"Validation accuracy while training{which}.")
 
 
-def _gains(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]], baseline: str | None) -> str:
+def _gains(told: Sequence[Told], baseline: str | None) -> str:
     """Mean accuracy per class of each arm, less that of the baseline."""
     if baseline is None:
         return ""
     by_arm: dict[str, list[list[float]]] = {}
-    for trial, t in zip(done, told, strict=True):
-        results = [a.manifest["result"] for a in _measured(store, trial).values()]
-        for result in [result for result in results if "per_class" in result][:1]:
-            values = [np.nan if v is None else v for v in result["per_class"].values()]
-            by_arm.setdefault(table.name_of(t, told), []).append(values)
+    for name, one in zip(_names(told), told, strict=True):
+        results = [result for result in one.finished.results.values() if "per_class" in result]
+        for result in results[:1]:
+            by_arm.setdefault(name, []).append([np.nan if v is None else v for v in result["per_class"].values()])
     if baseline not in by_arm:
         return ""
     base = np.mean(by_arm.pop(baseline), 0)
     gains = {name: list(100 * (np.mean(values, 0) - base)) for name, values in by_arm.items()}
-    classes = store.open(done[0].experiment.dataset).classes
+    first = told[0].finished
+    classes = first.store.open(first.experiment.dataset).classes
     about = f"Gain over {baseline} for each class, in points."
     if len(gains) <= MANY:
         return _figure(figures.bars(gains, classes, "points"), about)
     return _grid(classes, {name: [f"{gain:+.1f}" for gain in row] for name, row in gains.items()}, about)
 
 
-def _measured(store: Store, trial: Trial) -> dict[str, Artefact]:
-    """The artefacts of a trial's evaluations."""
-    found = found_artefacts(store, trial.experiment)
-    return {name: found[name] for name in trial.experiment.measured()}
-
-
-def _others(told: Sequence[dict[str, Any]]) -> str:
+def _others(told: Sequence[Told]) -> str:
     """What else was measured on the classifiers, a table for each kind."""
-    names = dict.fromkeys(name for t in told for name in t["metrics"] if name not in table.PREFERRED)
+    names = dict.fromkeys(name for one in told for name in one.metrics if name not in table.PREFERRED)
     kinds = {
         "Accuracy, asked in other ways or about other images": [n for n in names if n.endswith("/top1")],
         "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
@@ -153,9 +157,9 @@ def _others(told: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _quality(told: Sequence[dict[str, Any]]) -> str:
+def _quality(told: Sequence[Told]) -> str:
     """What was measured on the generated images; arms with equal images once."""
-    names = sorted({name for t in told for name in t["metrics"] if name.startswith(OF_IMAGES)})
+    names = sorted({name for one in told for name in one.metrics if name.startswith(OF_IMAGES)})
     rows: dict[str, list[str]] = {}
     for arm, row in _means(told, names).items():
         if any(row) and row not in rows.values():
@@ -164,24 +168,24 @@ def _quality(told: Sequence[dict[str, Any]]) -> str:
     return _grid([name.partition("/")[2] for name in names], rows, about) if rows else ""
 
 
-def _means(told: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, list[str]]:
+def _means(told: Sequence[Told], names: Sequence[str]) -> dict[str, list[str]]:
     """Each arm's means over the seeds; nothing where it was not measured."""
+    by_arm: dict[str, list[Mapping[str, float]]] = {}
+    for arm, one in zip(_names(told), told, strict=True):
+        by_arm.setdefault(arm, []).append(one.metrics)
     rows = {}
-    for arm in dict.fromkeys(table.name_of(t, told) for t in told):
-        mine = [t["metrics"] for t in told if table.name_of(t, told) == arm]
+    for arm, mine in by_arm.items():
         values = [[m[name] for m in mine if name in m] for name in names]
         rows[arm] = [f"{np.mean(v):.3g}" if v else "" for v in values]
     return rows
 
 
-def _found(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
+def _found(told: Sequence[Told]) -> str:
     """The curves that evaluations found, all arms in one figure, and their pictures, of the first seed."""
     curves: dict[str, dict[str, Any]] = {}
-    pictures = ""
-    for trial, t in zip(done, told, strict=True):
-        arm = table.name_of(t, told)
-        for artefact in _measured(store, trial).values() if t["seed"] == told[0]["seed"] else ():
-            result = artefact.manifest["result"]
+    pictures, seed = "", told[0].trial.seed
+    for arm, one in zip(_names(told), told, strict=True):
+        for result in one.finished.results.values() if one.trial.seed == seed else ():
             for name, curve in result.get("curves", {}).items():
                 lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
                 known = curves.setdefault(name, {"x": curve["x"], "y": {}, "label": curve["label"]})
@@ -189,7 +193,7 @@ def _found(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) 
             for name, picture in result.get("pictures", {}).items():
                 pixels = figures.png_uri(figures.decoded(picture))
                 pictures += _figure(f"<img src='{pixels}' alt='{escape(name)}'>", f"{name}: {arm}")
-    drawn = "".join(_figure(figures.plot(curve), f"{name}, seed {told[0]['seed']}.") for name, curve in curves.items())
+    drawn = "".join(_figure(figures.plot(curve), f"{name}, seed {seed}.") for name, curve in curves.items())
     return drawn + pictures
 
 
@@ -200,17 +204,16 @@ def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str)
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(about)}</p>"
 
 
-def _galleries(store: Store, done: Sequence[Trial], told: Sequence[dict[str, Any]]) -> str:
+def _galleries(told: Sequence[Told]) -> str:
     """Each set of images of the first seed once, under the name of the first arm that uses it."""
     shown: dict[str, str] = {}
-    for trial, t in zip(done, told, strict=True):
-        if trial.experiment.method is None or t["seed"] != told[0]["seed"]:
+    for arm, one in zip(_names(told), told, strict=True):
+        images, seed = one.finished.line.generated, one.trial.seed
+        if images is None or seed != told[0].trial.seed or images.key in shown:
             continue
-        job = open_job(store, trial.experiment)
-        if job.node.key not in shown:
-            pixels = figures.gallery(store, job, trial.experiment.k)
-            caption = f"{table.name_of(t, told)}, seed {t['seed']}: a real image of each class, then its variants."
-            shown[job.node.key] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
+        pixels = figures.gallery(one.finished.store.load(images).gallery(one.trial.experiment.k))
+        caption = f"{arm}, seed {seed}: a real image of each class, then its variants."
+        shown[images.key] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
     return "".join(shown.values())
 
 
@@ -221,7 +224,7 @@ def _figure(drawn: str, caption: str) -> str:
 def _notes(store: Store, experiments: Sequence[Experiment]) -> str:
     """What a reader must know: embedded models, split-off sets, files that were left out."""
     notes = []
-    if any(map(is_nano, experiments)):
+    if any(experiment.is_nano for experiment in experiments):
         notes.append(NANO_NOTE)
     listings = {e.dataset: store.open(e.dataset) for e in experiments}
     for listing in listings.values():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +17,63 @@ from synthaug.settings import UserError
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 NAMESPACE = "synthaug"
-_own = False
+_starting: _Starting | None = None
 
 
-def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = False) -> None:
-    """Ray, started here unless it runs already or an address is given; refuses more actors than it has room for."""
+def begin(*, address: str | None = None, dashboard: bool = True) -> bool:
+    """Let Ray start beside what else is to be done, here or at an address, unless it runs already; whether it does."""
+    global _starting
+    import ray
+
+    if _starting is not None or ray.is_initialized():
+        return False
+    _starting = _Starting(address, dashboard)
+    return True
+
+
+def has_started() -> bool:
+    """Whether Ray can be used at once."""
+    import ray
+
+    return ray.is_initialized() and (_starting is None or _starting.done.is_set())
+
+
+def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = True) -> None:
+    """Ray, once it is there; refuses more actors than it has room for."""
+    begin(address=address, dashboard=dashboard)
+    if _starting is not None:
+        _starting.wait()
+    if actors > (most := room(cpus_each)):
+        each = "a GPU each" if has_gpu() else f"{actors} x {cpus_each:g} + 1 CPUs"
+        raise UserError(f"{actors} workers need {each}, this Ray has room for {most}")
+
+
+class _Starting:
+    """A thread that starts Ray and lives as long as it does: a Ray whose thread has ended goes with it."""
+
+    def __init__(self, address: str | None, dashboard: bool) -> None:
+        self.address, self.dashboard = address, dashboard
+        self.done, self.stop = Event(), Event()
+        self.error: BaseException | None = None
+        self.thread = Thread(target=self._run, name="ray", daemon=True)
+        self.thread.start()
+
+    def wait(self) -> None:
+        self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            _init(self.address, self.dashboard)
+        except (UserError, RuntimeError, OSError, ValueError) as error:
+            self.error = error
+        self.done.set()
+        self.stop.wait()
+
+
+def _init(address: str | None, dashboard: bool) -> None:
+    """What Ray is told, and why, before it starts."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's older reporter can be silent
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a warning about Ray Data's own actors, each time
@@ -27,20 +81,12 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    import ray
-
-    global _own
-    if not ray.is_initialized():
-        _own = True
-        common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-        if address:
-            _connect(address, common)
-        else:
-            # CPUs are tokens: one more than there are, and four at least, so that Ray's own helpers do not starve ours
-            _begin(common | {"num_cpus": max(4, CORES + 1), "include_dashboard": dashboard})
-    if actors > (most := room(cpus_each)):
-        each = "a GPU each" if has_gpu() else f"{actors} x {cpus_each:g} + 1 CPUs"
-        raise UserError(f"{actors} workers need {each}, this Ray has room for {most}")
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        _connect(address, common)
+    else:
+        # CPUs are tokens: one more than there are, and four at least, so that Ray's own helpers do not starve ours
+        _begin(common | {"num_cpus": max(4, CORES + 1), "include_dashboard": dashboard})
 
 
 def _begin(settings: dict[str, Any]) -> None:
@@ -71,15 +117,20 @@ class _Patience:
 
 @contextmanager
 def _mute() -> Iterator[None]:
-    """Ray's own process speaks to stderr from C++ while it starts; what goes wrong comes as an exception."""
-    kept = os.dup(2)
+    """Ray's own process speaks to stderr from C++ while it starts; what goes wrong comes as an exception. What we say
+    meanwhile goes where it always went."""
+    kept, ours = os.dup(2), sys.stderr
     with open(os.devnull, "w") as nothing:
+        sys.stderr.flush()
+        sys.stderr = open(os.dup(kept), "w", buffering=1)  # noqa: SIM115
         os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        sys.stderr.close()
+        sys.stderr = ours
 
 
 def _connect(address: str, common: dict[str, Any]) -> None:
@@ -93,14 +144,23 @@ def _connect(address: str, common: dict[str, Any]) -> None:
 
 def stop_own() -> None:
     """End the Ray that this process started or joined; one that was there before stays."""
-    global _own
-    if _own:
+    global _starting
+    if _starting is not None:
         import ray
 
+        _starting.done.wait()
         # an actor that ends with it is reported on stdout, where our results may have been printed already
         with redirect_stdout(StringIO()):
             ray.shutdown()
-        _own = False
+        _starting.stop.set()
+        _starting = None
+
+
+def is_small() -> bool:
+    """Whether this process could compute as well as any that Ray would start: one machine, and no GPU on it."""
+    import torch
+
+    return (_starting is None or _starting.address is None) and not torch.cuda.is_available()
 
 
 def has_gpu() -> bool:

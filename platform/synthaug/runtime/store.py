@@ -1,19 +1,16 @@
-"""The store: every artefact at the hash of what made it, written whole or not at all."""
+"""The store: every artefact at the hash of what made it, and what a process has loaded of them."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
+import itertools
 import json
-import os
 import platform
-import shutil
+import re
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,27 +18,77 @@ from typing import Any
 from synthaug.data.dataset import Dataset
 from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
-from synthaug.experiment import STAGES, Experiment, Node, files_behind, identity
-from synthaug.settings import UserError, hash_of
-from synthaug.weights import Weights
+from synthaug.experiment import Experiment, Sweep, read
+from synthaug.runtime.disk import At, Disk
+from synthaug.settings import UserError, hash_of, keyed, to_json
+from synthaug.stages.base import Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.data import SUBSET, Thing, files_behind, identity
+from synthaug.stages.line import Line, line_of
+from synthaug.stages.shards import Receipt, issue, receipt_name, receipt_of
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
+MANIFEST = "manifest.json"
+LOADED = 8  # artefacts that a process keeps in memory; most are small, or read their files when they are asked
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Artefact:
-    """A finished stage: where it lies, what its manifest says, and what this call had to do for it."""
+class Manifest:
+    """What is noted of a finished artefact, last of all: its stage, what making it gave and took, and what made it."""
 
-    node: Node
-    path: Path
-    manifest: dict[str, Any]
-    cached: bool
-    seconds: float
+    stage: str
+    key: str
+    version: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[str] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    denoiser_calls: int = 0
+    history: Sequence[dict[str, float]] = ()
+    result: Mapping[str, Any] | None = None
+    counts: Mapping[str, Any] = field(default_factory=dict)
 
-    def summary(self) -> dict[str, Any]:
-        return {"key": self.node.key, "path": str(self.path), "cached": self.cached, "seconds": round(self.seconds, 3)}
+    def to_json(self) -> dict[str, Any]:
+        """Flat, as it always was; what is empty is left out."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "counts"}
+        return {name: value for name, value in named.items() if value not in (None, ())} | dict(self.counts)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest | None:
+        """A manifest, or nothing where the file is none."""
+        if not isinstance(data, dict) or not {"stage", "key"} <= data.keys():
+            return None
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "counts"}
+        return cls(**known, counts={name: value for name, value in data.items() if name not in known})
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What making something took, whoever made it."""
+
+    seconds: float = 0.0
+    calls: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was run: the subject as JSON, the artefacts behind it, and its runs in MLflow."""
+
+    subject: Mapping[str, Any]
+    artefacts: Sequence[str]
+    run_id: str = ""
+    name: str = "synthaug"
+    run_ids: Sequence[str] = ()
+
+    @classmethod
+    def from_json(cls, data: Any) -> Record | None:
+        if not isinstance(data, dict) or not isinstance(data.get("artefacts"), list):
+            return None
+        return cls(**{"subject": {}} | {name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 class Store:
@@ -49,252 +96,269 @@ class Store:
 
     def __init__(self, home: str | Path) -> None:
         self.home = Path(home).expanduser().absolute()
-        self.root = self.home / "store"
-        self._known: dict[Dataset | Weights | Path, Any] = {}  # opened or hashed by this process already
-        self._nodes: dict[Experiment, dict[str, Node]] = {}
+        self.disk = Disk(self.home / "store")
+        self._identified: dict[Thing, Any] = {}  # opened or hashed by this process already
+        self._lines: dict[Experiment, Line] = {}
+        self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def prepare(self) -> Store:
         """Make the home, or say why that cannot be."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".probe-{uuid.uuid4().hex}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            self.disk.prepare()
         except OSError as error:
-            raise UserError(
-                f"cannot write to the home {str(self.home)!r}: {error.strerror}; choose one with --home DIR"
-            ) from None
+            said = f"cannot write to the home {str(self.home)!r}: {error.strerror}; choose one with --home DIR"
+            raise UserError(said) from None
+        self._refile()
         return self
 
-    # --- stages ---
+    # --- artefacts ---
 
-    def nodes(self, experiment: Experiment) -> dict[str, Node]:
+    def line(self, experiment: Experiment) -> Line:
         """The stages of an experiment, by what its data and models are when this process first asks."""
-        if experiment not in self._nodes:
-            self._nodes[experiment] = experiment.nodes(self.identify)
-        return self._nodes[experiment]
+        if experiment not in self._lines:
+            self._lines[experiment] = line_of(experiment, self)
+        return self._lines[experiment]
 
-    def folder(self, node: Node) -> Path:
-        return self.root / node.stage / node.key
+    def stages(self, experiment: Experiment) -> dict[str, Stage[Any]]:
+        """The stages of an experiment by name."""
+        return self.line(experiment).stages(self.is_made)
 
-    def manifest(self, node: Node) -> dict[str, Any] | None:
-        manifest: dict[str, Any] | None = read_json(self.folder(node) / "manifest.json")
-        return manifest
+    def check_subset(self, experiment: Experiment) -> None:
+        """Refuse a data set that has not as many images as are to be trained on."""
+        self.load(self.line(experiment).data).entries(SUBSET, experiment.seed)
 
-    def stage(self, node: Node, make: Callable[[Path], dict[str, Any]], say: Say) -> Artefact:
-        """The artefact of `node`: found, or made under its lock by `make(folder)`, which returns what to note of it."""
-        wanted = {node.key: (node, lambda manifest: True)}
-        return self.stages(wanted, lambda missing: {node.key: make(self.folder(node))}, say)[node.key]
+    def at(self, stage: Stage[Any]) -> At:
+        return self.disk.at(f"{stage.kind}/{stage.key}")
 
-    def stages(
-        self,
-        wanted: Mapping[str, tuple[Node, Callable[[dict[str, Any]], bool]]],
-        make: Callable[[list[Node]], Mapping[str, dict[str, Any]]],
-        say: Say,
-    ) -> dict[str, Artefact]:
-        """Several artefacts that are made together: those whose manifest is missing or not `ready` go to `make`."""
-        started = time.monotonic()
-        if missing := self._missing(wanted):
-            with ExitStack() as locks:
-                for key in sorted(missing):  # one order for everybody, so that no two wait for each other
-                    locks.enter_context(self.lock(missing[key], say))
-                missing = self._missing({key: wanted[key] for key in missing})
-                for node in missing.values():
-                    self.folder(node).mkdir(parents=True, exist_ok=True)
-                notes = make(list(missing.values())) if missing else {}
-                for key, node in missing.items():
-                    self._close(node, notes[key])
-        seconds = time.monotonic() - started
-        found = {}
-        for key, (node, _) in wanted.items():
-            manifest = self.manifest(node)
-            assert manifest is not None
-            made = key in missing
-            found[key] = Artefact(node, self.folder(node), manifest, not made, seconds / len(missing) if made else 0.0)
-        return found
+    def manifest(self, stage: Stage[Any]) -> Manifest | None:
+        return Manifest.from_json(self.read_json(f"{stage.kind}/{stage.key}/{MANIFEST}"))
 
-    def _missing(self, wanted: Mapping[str, tuple[Node, Callable[[dict[str, Any]], bool]]]) -> dict[str, Node]:
-        manifests = {key: (node, self.manifest(node), ready) for key, (node, ready) in wanted.items()}
-        return {
-            key: node for key, (node, manifest, ready) in manifests.items() if manifest is None or not ready(manifest)
-        }
+    def is_made(self, stage: Stage[Any]) -> bool:
+        """Whether it was finished, for whatever was wanted of it then."""
+        return stage.there or self.at(stage).exists(MANIFEST)
 
-    def _close(self, node: Node, notes: dict[str, Any]) -> None:
-        about = {"stage": node.stage, "key": node.key, "version": node.version, "settings": node.settings}
-        about |= {"inputs": [i.key for i in node.inputs], "made": environment()}
-        write_json(self.folder(node) / "manifest.json", about | notes)
+    def is_ready(self, stage: Stage[Any], *, verify: bool = False) -> bool:
+        """Whether all that is wanted of it is there; to `verify` is to hash its parts as well."""
+        if stage.there:
+            return True
+        if self.manifest(stage) is None:
+            return False
+        if not isinstance(stage, Mapped):
+            return True
+        return all(map(self.is_made, stage.inputs.values())) and not self.missing(stage, verify=verify)
+
+    def missing(self, stage: Mapped[Any], *, verify: bool = False) -> list[int]:
+        """The units that are not there in full."""
+        at = self.at(stage)
+        units = stage.units(self.given(stage))
+        return [unit for unit in units if receipt_of(at, unit, stage.suffix, read=verify) is None]
+
+    def receipts(self, stage: Mapped[Any]) -> list[Receipt]:
+        """Those of the units that are wanted and there."""
+        at = self.at(stage)
+        found = (receipt_of(at, unit, stage.suffix) for unit in stage.units(self.given(stage)))
+        return [receipt for receipt in found if receipt is not None]
+
+    def past(self, most: int) -> Iterator[Receipt]:
+        """Receipts of this home, of whatever stage: what things took here."""
+        places = (f"{name}/{file}" for name in self._artefacts() for file in self.disk.list(name))
+        named = (place for place in places if re.search(r"/part-\d+\.json$", place))
+        for place in itertools.islice(named, most):
+            if (receipt := Receipt.from_json(self.read_json(place))) is not None:
+                yield receipt
+
+    def spent(self, stage: Stage[Any]) -> Spent:
+        """What making a finished stage took; of a mapped one what is wanted of it, though others may want more."""
+        if isinstance(stage, Mapped):
+            receipts = self.receipts(stage)
+            seconds, calls = sum(r.seconds for r in receipts), sum(r.calls for r in receipts)
+            return Spent(seconds, calls, sum(r.rows for r in receipts))
+        manifest = self.manifest(stage)
+        return Spent() if manifest is None else Spent(manifest.seconds, manifest.denoiser_calls)
+
+    def given(self, stage: Stage[Any]) -> Given:
+        """The inputs of a stage."""
+        return Given(stage, self.load)
+
+    def load(self, stage: Stage[Any]) -> Any:
+        """What a finished stage gives to others; kept by what it is, never by where it lies."""
+        if stage.identity in self._loaded:
+            self._loaded.move_to_end(stage.identity)
+        else:
+            if not self.is_made(stage):
+                raise Unmade(f"{stage} has not been made")
+            self._loaded[stage.identity] = stage.load(self.at(stage), self.given(stage))
+            while len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)
+        return self._loaded[stage.identity]
+
+    # --- making them ---
 
     @contextmanager
-    def lock(self, node: Node, say: Say) -> Iterator[None]:
-        """One process at a time makes an artefact; the kernel frees the lock when its holder dies."""
-        path = self.root / node.stage / f"{node.key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path, lambda: say(f"{node.stage} {node.key[:8]}: another process is making it, waiting")):
-            yield
+    def making(self, stages: Sequence[Stage[Any]], say: Say) -> Iterator[list[Stage[Any]]]:
+        """Those of some stages that are not ready, while nobody else makes them."""
+        with ExitStack() as locks:
+            for stage in sorted(stages, key=lambda stage: stage.key):  # one order for all: no two wait for each other
+                waiting = f"{stage}: another process is making it, waiting"
+                locks.enter_context(
+                    self.disk.lock(f"{stage.kind}/{stage.key}.lock", lambda text=waiting: say(text))  # type: ignore[misc]
+                )
+            yield [stage for stage in stages if not self.is_ready(stage, verify=True)]
 
-    # --- shards: a part file named by its bytes, and a receipt that is written last ---
-
-    def write_part(self, folder: Path, number: int, data: bytes, receipt: dict[str, Any]) -> dict[str, Any]:
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"part-{number:05d}-{digest[:8]}.parquet"
-        receipt = receipt | {"part": name, "bytes": len(data), "sha256": digest}
-        write_bytes(folder / name, data)
-        write_json(folder / f"part-{number:05d}.json", receipt)
+    def write_part(self, stage: Mapped[Any], unit: int, part: Part, seconds: float) -> Receipt:
+        """A unit of a stage: the part, and last its receipt."""
+        receipt, at = issue(unit, part, stage.suffix, seconds), self.at(stage)
+        at.write(receipt.part, part.data)
+        at.write(receipt_name(unit), _json(receipt.to_json()))
         return receipt
 
-    def receipt(self, folder: Path, number: int, *, read: bool = False) -> dict[str, Any] | None:
-        """The receipt of a shard whose part is as it says; with `read` its bytes are hashed as well."""
-        receipt = read_json(folder / f"part-{number:05d}.json")
-        if not isinstance(receipt, dict) or not {"part", "bytes", "sha256", "rows"} <= receipt.keys():
-            return None
-        part = folder / Path(str(receipt["part"])).name
-        honest = part.name == f"part-{number:05d}-{str(receipt['sha256'])[:8]}.parquet"
-        if not (honest and part.is_file() and part.stat().st_size == receipt["bytes"]):
-            return None
-        if read and hashlib.sha256(part.read_bytes()).hexdigest() != receipt["sha256"]:
-            return None
-        return receipt
-
-    def read_part(self, folder: Path, receipt: Mapping[str, Any]) -> bytes:
-        return (folder / Path(str(receipt["part"])).name).read_bytes()
+    def close(self, stage: Stage[Any], outcome: Outcome, seconds: float) -> None:
+        """The files of a stage, and last its manifest."""
+        at = self.at(stage)
+        for name, data in outcome.files.items():
+            at.write(name, data)
+        took = seconds if outcome.seconds is None else outcome.seconds
+        manifest = Manifest(
+            stage.kind, stage.key, stage.version, stage.settings, stage.keys_of_inputs, environment(), took,
+            outcome.calls, list(outcome.history), outcome.result, outcome.counts,
+        )  # fmt: skip
+        at.write(MANIFEST, _json(manifest.to_json()))
 
     # --- what data and models are ---
 
     def open(self, dataset: Dataset) -> Listing:
         """A data set; the facts of a folder's files are remembered by path, size and mtime."""
-        if dataset not in self._known:
-            self._known[dataset] = self._open(dataset)
-        listing: Listing = self._known[dataset]
+        if dataset not in self._identified:
+            self._identified[dataset] = self._open(dataset)
+        listing: Listing = self._identified[dataset]
         return listing
 
     def _open(self, dataset: Dataset) -> Listing:
         if dataset.path is None:
             return dataset.open()
-        place = self.root / "index" / f"{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve())])}.json"
-        facts: Facts = read_json(place) or {}
+        place = f"index/{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve())])}.json"
+        facts: Facts = self.read_json(place) or {}
         known = json.dumps(facts)
         try:
             return dataset.open(facts)
         finally:
             if json.dumps(facts) != known:
-                write_json(place, facts)
+                self.disk.write(place, _json(facts))
 
-    def identify(self, thing: Dataset | Weights | Path) -> str:
+    def identify(self, thing: Thing) -> str:
         """The digest of a data set's content, or of a model's weights (remembered by path, size and mtime)."""
         if isinstance(thing, Dataset):
             return self.open(thing).digest
-        if thing not in self._known:
+        if thing not in self._identified:
             stats = [
                 (name, str(file), (stat := file.stat()).st_size, stat.st_mtime_ns)
                 for name, file in files_behind(thing).items()
             ]
-            place = self.root / "index" / f"model-{hash_of(stats)}.json"
-            known = read_json(place) or {"identity": identity(thing)}
-            if not place.exists():
-                write_json(place, known)
-            self._known[thing] = known["identity"]
-        return str(self._known[thing])
+            place = f"index/model-{hash_of(stats)}.json"
+            known = self.read_json(place)
+            if not isinstance(known, dict) or "identity" not in known:
+                known = {"identity": identity(thing)}
+                self.disk.write(place, _json(known))
+            self._identified[thing] = known["identity"]
+        return str(self._identified[thing])
 
     # --- records of what was run, for report and clean ---
 
-    def begin(self, subject: dict[str, Any], nodes: Sequence[Node]) -> None:
+    def begin(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> None:
         """Note what a run is about to make and use, so that `clean` leaves it alone."""
-        write_json(self._place(subject, "begun"), {"artefacts": _names(nodes)})
+        self.disk.write(self._place(subject, "begun"), _json({"artefacts": names(stages)}))
 
-    def record(self, subject: dict[str, Any], nodes: Sequence[Node], more: dict[str, Any]) -> None:
-        write_json(self._place(subject), {"subject": subject, "artefacts": _names(nodes)} | more)
-        self._place(subject, "begun").unlink(missing_ok=True)
+    def record(
+        self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]], run_id: str, name: str,
+        run_ids: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        done = Record(to_json(subject), names(stages), run_id, name, run_ids)
+        self.disk.write(self._place(subject), _json(done.to_json()))
+        self.disk.remove(self._place(subject, "begun"))
 
-    def recorded(self, subject: dict[str, Any], nodes: Sequence[Node]) -> dict[str, Any] | None:
+    def recorded(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
         """What was noted when the same subject, with the same content behind it, was run to its end."""
-        known: dict[str, Any] | None = read_json(self._place(subject))
-        return known if known and known["artefacts"] == _names(nodes) else None
+        known = Record.from_json(self.read_json(self._place(subject)))
+        return known if known and list(known.artefacts) == names(stages) else None
 
-    def _place(self, subject: dict[str, Any], kind: str = "record") -> Path:
-        return self.root / kind / f"{hash_of(subject)}.json"
+    def records(self, kind: str = "record") -> list[Record]:
+        found = (self.read_json(f"{kind}/{name}") for name in self.disk.list(kind) if name.endswith(".json"))
+        return [record for data in found if (record := Record.from_json(data)) is not None]
 
-    def records(self, kind: str = "record") -> list[dict[str, Any]]:
-        return [r for p in sorted((self.root / kind).glob("*.json")) if (r := read_json(p)) is not None]
+    def _place(self, subject: Experiment | Sweep, kind: str = "record") -> str:
+        return f"{kind}/{record_key(subject)}.json"
 
-    def unneeded(self) -> list[tuple[Path, str]]:
-        """Artefacts that were never finished, or that no run refers to, finished or begun."""
-        wanted, folders = self._wanted(), [p for s in STAGES for p in sorted((self.root / s).glob("*")) if p.is_dir()]
-        return [(folder, why) for folder in folders if (why := _unneeded(folder, wanted))]
+    def _refile(self) -> None:
+        """Records used to be named by all of their JSON, which moved with every class and grew with every field."""
+        if self.disk.exists("record/keyed"):
+            return
+        for name in [name for name in self.disk.list("record") if name.endswith(".json")]:
+            known = Record.from_json(self.read_json(f"record/{name}"))
+            try:
+                place = None if known is None else self._place(read(known.subject))
+            except UserError:
+                continue  # of a class that is not here: it stays, and stays readable
+            if known is not None and place != f"record/{name}":
+                self.disk.write(str(place), _json(known.to_json()))
+                self.disk.remove(f"record/{name}")
+        if self.disk.list("record"):
+            self.disk.write("record/keyed", b"")
+
+    # --- cleaning ---
+
+    def unneeded(self) -> list[tuple[str, str]]:
+        """Artefacts that were never finished, or that no run refers to, finished or begun; each with the reason."""
+        wanted = self._wanted()
+        return [(name, why) for name in self._artefacts() if (why := self._unneeded(name, wanted))]
+
+    def _artefacts(self) -> Iterator[str]:
+        """Every artefact there is, of whatever kind: a folder whose name is a key."""
+        for kind in self.disk.list(""):
+            for key in self.disk.list(kind):
+                if (len(key) == 32 or key.startswith(".")) and self.disk.local(f"{kind}/{key}").is_dir():
+                    yield f"{kind}/{key}"
 
     def _wanted(self) -> set[str]:
-        return {name for kind in ("record", "begun") for record in self.records(kind) for name in record["artefacts"]}
+        return {name for kind in ("record", "begun") for record in self.records(kind) for name in record.artefacts}
 
-    def remove(self, folder: Path, why: str) -> bool:
+    def _unneeded(self, name: str, wanted: set[str]) -> str:
+        """Why an artefact could go, or nothing."""
+        if name.partition("/")[2].startswith(".") or not self.disk.exists(f"{name}/{MANIFEST}"):
+            return "unfinished"
+        return "" if name in wanted else "no run refers to it"
+
+    def remove(self, name: str, why: str) -> bool:
         """Take an artefact away, unless somebody is at work on it or has finished it meanwhile."""
-        assert self.root in folder.parents
-        with folder.with_suffix(".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self.disk.lock_if_free(f"{name}.lock") as free:
+            if not free or self._unneeded(name, self._wanted()) != why:
                 return False
-            if _unneeded(folder, self._wanted()) != why:
-                return False
-            (folder / "manifest.json").unlink(missing_ok=True)
-            shutil.rmtree(folder)
+            self.disk.remove(self.disk.move_aside(name))  # aside first: being killed here leaves no half an artefact
             return True
 
-
-def _unneeded(folder: Path, wanted: set[str]) -> str:
-    """Why an artefact could go, or nothing."""
-    if not (folder / "manifest.json").exists():
-        return "unfinished"
-    return "" if f"{folder.parent.name}/{folder.name}" in wanted else "no run refers to it"
-
-
-def _names(nodes: Sequence[Node]) -> list[str]:
-    """The artefacts of some nodes and of all that they are made from."""
-    found, pending = set(), list(nodes)
-    while pending:
-        node = pending.pop()
-        pending += node.inputs
-        found |= {f"{node.stage}/{node.key}"} if node.stage in STAGES else set()
-    return sorted(found)
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the file `path` alone; `waiting` is called once when somebody else holds it."""
-    with path.open("a") as file:
+    def read_json(self, name: str) -> Any:
+        """The JSON at a place, or None when there is none that can be read."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            return json.loads(self.disk.read(name))
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """The one way anything is written: whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno not in FULL:
-            raise
-        raise UserError(f"the disk is full ({path.parent}): free some space and run the same command again") from None
+class Unmade(RuntimeError):
+    """An input was asked for that is still to be made."""
 
 
-def write_json(path: Path, data: Any) -> None:
-    write_bytes(path, json.dumps(data, indent=1, sort_keys=True).encode())
+def names(stages: Iterable[Stage[Any]]) -> list[str]:
+    """The artefacts of some stages and of all that they are made from."""
+    return sorted({f"{stage.kind}/{stage.key}" for stage in stages})
 
 
-def read_json(path: Path) -> Any:
-    """The JSON at `path`, or None when there is none that can be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
+def record_key(subject: Experiment | Sweep) -> str:
+    """What records and runs of a subject are named by: as keys are, with where things lie beside it."""
+    return hash_of(keyed(subject, places=True))
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, indent=1, sort_keys=True).encode()
 
 
 def environment() -> dict[str, Any]:

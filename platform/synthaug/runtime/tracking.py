@@ -11,8 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthaug.runtime.store import locked
-from synthaug.settings import UserError
+from synthaug.evaluate import figures
+from synthaug.experiment import Experiment
+from synthaug.runtime.disk import Disk
+from synthaug.runtime.finished import Finished
+from synthaug.runtime.make import Made
+from synthaug.settings import UserError, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +30,7 @@ class Tracker:
     """The runs of one home. The database is made under a lock, because two first users break each other."""
 
     def __init__(self, home: Path, experiment: str) -> None:
-        self.home, self.name = home, experiment
+        self.home, self.name, self.disk = home, experiment, Disk(home)
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
 
     @cached_property
@@ -35,7 +39,7 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        with locked(self.home / "mlflow.lock", lambda: None):
+        with self.disk.lock("mlflow.lock", lambda: None):
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client
@@ -44,7 +48,7 @@ class Tracker:
     def experiment(self) -> str:
         """The id of the MLflow experiment; its artifacts lie below the home, wherever a run is started."""
         client = self.client  # takes the same lock
-        with locked(self.home / "mlflow.lock", lambda: None):
+        with self.disk.lock("mlflow.lock", lambda: None):
             if (found := client.get_experiment_by_name(self.name)) is not None:
                 if found.lifecycle_stage != "active":
                     raise UserError(
@@ -71,7 +75,7 @@ class Tracker:
         query = f"tags.`{KEY}` = '{key}' and {family}"
         tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
         experiment = self.experiment
-        with locked(self.home / "mlflow.lock", lambda: None):  # two that ask at once get the same run
+        with self.disk.lock("mlflow.lock", lambda: None):  # two that ask at once get the same run
             if found := self.client.search_runs([experiment], query, max_results=1):
                 run = found[0]
             else:
@@ -138,6 +142,65 @@ class Run:
         finally:
             if status:
                 self.end(status)
+
+
+# --- what of an experiment is logged ----------------------------------------------------------------------------------
+
+
+def log_history(run: Run, finished: Finished) -> None:
+    """What its trainings reported, where nobody listened while they ran."""
+    for name, stage in finished.stages.items():
+        history = finished.history(stage)
+        run.metrics([(int(entry["step"]), named_after(name, entry)) for entry in history])
+
+
+def log_finished(run: Run, finished: Finished, made: Made) -> None:
+    """Everything about a finished experiment that people compare in the UI."""
+    experiment, line = finished.experiment, finished.line
+    run.params(params_of(experiment))
+    run.metrics([(0, finished.said(made))])
+    run.data(experiment.dataset.name, finished.store.open(experiment.dataset).digest, "training")
+    run.json("experiment.json", to_json(experiment))
+    for name, result in finished.results.items():
+        log_result(run, name, result)
+    if line.generated is not None:
+        lines = finished.store.load(line.generated).gallery(experiment.k)
+        run.image("gallery.png", figures.gallery(lines))
+    run.end()
+
+
+def log_result(run: Run, name: str, result: Mapping[str, Any]) -> None:
+    """What one evaluation found, as files and pictures."""
+    if "per_class" in result:
+        run.json("per_class.json", result["per_class"])
+    if "confusion" in result:
+        run.image("confusion.png", figures.confusion(result["confusion"]))
+    if "about" in result:
+        run.json(f"{name}.json", result)
+    for title, picture in result.get("pictures", {}).items():
+        run.image(f"{name}/{title}.png", figures.decoded(picture))
+    for title, curve in result.get("curves", {}).items():
+        run.text(f"{name}/{title}.svg", figures.plot(curve))
+
+
+def named_after(stage: str, entry: Mapping[str, float]) -> dict[str, float]:
+    """What a stage reported, under its own name: `finetune.2/loss`, `guide/val/top1`."""
+    if stage == "train":
+        return dict(entry)
+    return {n if n == "step" else f"{stage}/{n.removeprefix('train/')}": value for n, value in entry.items()}
+
+
+def params_of(experiment: Experiment) -> dict[str, Any]:
+    """Flat parameters: `method.strength`, `utilize.p`, `k`; where things lie is left out."""
+    data = to_json(experiment)
+    del data["kind"], data["resources"]
+    if experiment.method is None:
+        for name in ("utilize", "k", "backbone"):
+            data.pop(name)
+        data["method"] = "none"
+    else:
+        data["backbone"] = to_json(experiment.generator) if experiment.generator else "none"
+    return flat(data)
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

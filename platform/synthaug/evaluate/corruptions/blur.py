@@ -24,7 +24,7 @@ def defocus_blur(images: Tensor, dice: Dice, radius: float, alias: float) -> Ten
 
 def disk(radius: float, alias: float) -> Tensor:
     """The pixels within `radius`, slightly blurred; as much wider as the blur reaches, so that nothing is lost."""
-    rim = 1 if radius <= 8 else 2
+    rim = 1 if radius <= 8 else 2  # half of the published kernel: 3 px up to radius 8, 5 px beyond
     axis = torch.arange(-int(radius) - rim, int(radius) + rim + 1)
     inside = (axis.square() + axis.square()[:, None] <= radius**2).double()
     return along(inside / inside.sum(), gaussian(alias, reach=rim))
@@ -33,6 +33,7 @@ def disk(radius: float, alias: float) -> Tensor:
 def correlate(images: Tensor, kernel: Tensor) -> Tensor:
     """Weighted neighbours; the image is mirrored about its outermost pixels."""
     reach = len(kernel) // 2
+    # (B C) 1 H W: one kernel for every channel by itself
     padded = pad(images, [reach] * 4, mode="reflect").flatten(0, 1)[:, None]
     return conv2d(padded, kernel[None, None]).reshape(images.shape)
 
@@ -54,14 +55,15 @@ def shuffle(images: Tensor, steps: Tensor, reach: int) -> Tensor:
     """
     count, _, high, wide = images.shape
     row, column = (torch.arange(size, device=images.device) for size in (high, wide))
+    # the bounds of the published loop, range(high - reach, reach, -1), which are not symmetric
     inside = ((row > reach) & (row <= high - reach))[:, None] & ((column > reach) & (column <= wide - reach))
-    place = (row[:, None] * wide + column).expand(count, -1, -1)
+    place = (row[:, None] * wide + column).expand(count, -1, -1)  # a pixel as one number, B H W
     source = torch.where(inside, place + steps[:, 0] * wide + steps[:, 1], place).flatten(1)
     place = place.flatten(1)
     follow = torch.where((source > place) & inside.flatten()[source], source, place)  # painted before: look there
-    for _ in range((high * wide).bit_length()):
+    for _ in range((high * wide).bit_length()):  # a chain has at most as many links as there are pixels
         follow = follow.gather(1, follow)
-    origin = source.gather(1, follow)
+    origin = source.gather(1, follow)  # the end of the chain took its colour from a pixel as it was at first
     return images.flatten(2).gather(2, origin[:, None].expand(-1, images.shape[1], -1)).reshape(images.shape)
 
 
@@ -72,13 +74,15 @@ def motion_blur(images: Tensor, dice: Dice, radius: float, sigma: float) -> Tens
 
 def trail(images: Tensor, degrees: Tensor, radius: float, sigma: float) -> Tensor:
     """Half a Gaussian in a direction of its own for each image, at whole pixels; the border goes on."""
-    away = torch.arange(2 * math.ceil(radius) + 1)
+    away = torch.arange(2 * math.ceil(radius) + 1)  # the width of ImageMagick's kernel
     weights = torch.exp(-0.5 * (away / sigma).square())
     radians = torch.deg2rad(degrees.cpu().double())[:, None]
+    # ImageMagick's rule for whole pixels: ceil(x - 1/2), halves go down
     down, right = ((away * part).sub(0.5).ceil().long().to(images.device) for part in (radians.sin(), radians.cos()))
     channels, high, wide = images.shape[1:]
     row, column = (torch.arange(size, device=images.device) for size in (high, wide))
     flat, total = images.flatten(2), torch.zeros_like(images)
+    # one shifted copy after another: all at once would be as many times the images as the trail has pixels
     for k, weight in enumerate((weights / weights.sum()).tolist()):
         rows = (row + down[:, k, None]).clamp_(0, high - 1) * wide
         places = rows[:, :, None] + (column + right[:, k, None]).clamp_(0, wide - 1)[:, None]
@@ -89,6 +93,7 @@ def trail(images: Tensor, degrees: Tensor, radius: float, sigma: float) -> Tenso
 def zoom_blur(images: Tensor, dice: Dice, stop: float, step: float) -> Tensor:
     """The mean of the image, of itself once more and of enlarged ones."""
     factors = np.arange(1, stop, step)  # its rounding decides whether `stop` is one of them, as in the published sets
+    # factors begin at 1, so the image itself is in the mean twice
     return (images + sum(along(images, zoom(float(factor))) for factor in factors)) / (len(factors) + 1)
 
 

@@ -32,6 +32,7 @@ class Dice:
         return self._each(lambda generator: torch.randint(low, high, shape, generator=generator))
 
     def poisson(self, rates: Tensor) -> Tensor:
+        # each image has rates of its own: the generators are asked in the order of the rows
         rows = iter(rates.cpu())
         return self._each(lambda generator: torch.poisson(next(rows), generator))
 

@@ -21,7 +21,7 @@ def contrast(images: Tensor, dice: Dice, factor: float) -> Tensor:
 
 def brightness(images: Tensor, dice: Dice, more: float) -> Tensor:
     """More value in HSV: hue and saturation stay, so all channels grow by one factor; black becomes grey."""
-    value = images.amax(1, keepdim=True)
+    value = images.amax(1, keepdim=True)  # V of HSV
     lighter = (value + more).clamp(max=1)
     return torch.where(value > 0, images * (lighter / value.clamp(min=1e-6)), lighter)
 
@@ -29,6 +29,7 @@ def brightness(images: Tensor, dice: Dice, more: float) -> Tensor:
 def saturate(images: Tensor, dice: Dice, factor: float, more: float) -> Tensor:
     """Another saturation in HSV. Grey counts as red, so where `more` is not 0 it reddens (as in the published sets)."""
     value = images.amax(1, keepdim=True)
+    # S = depth / V, and a channel is V (1 - S share): only S is changed, hue is in the shares
     below = value - images
     depth = below.amax(1, keepdim=True)
     grey = torch.tensor([0.0, 1.0, 1.0], device=images.device)[:, None, None].expand_as(images)
@@ -38,10 +39,12 @@ def saturate(images: Tensor, dice: Dice, factor: float, more: float) -> Tensor:
 
 def elastic_transform(images: Tensor, dice: Dice, alpha: float, sigma: float, slack: float) -> Tensor:
     """Three points move by up to `slack`, then each pixel by up to `alpha` times what a blur leaves of noise."""
+    # the strengths are published in pixels, as parts of 32 or 244
     images = tilt(images, dice.uniform(3, 2, low=-slack, high=slack))
     high, wide = images.shape[2:]
     moves = alpha * along(dice.uniform(2, high, wide, low=-1), gaussian(sigma, truncate=3, mirrored=True))
     size = torch.tensor([wide, high], device=images.device)
+    # pixels (x, y) to grid_sample's [-1, 1], whose ends are the outer edges of the border pixels
     places = ((grid(images) + moves.permute(0, 2, 3, 1)) * 2 + 1) / size - 1
     return grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
@@ -51,8 +54,11 @@ def tilt(images: Tensor, moves: Tensor) -> Tensor:
     high, wide = images.shape[2:]
     around = torch.tensor([[1, 1], [1, -1], [-1, -1]]) * (min(high, wide) // 3)
     points = (torch.tensor([wide // 2, high // 2]) + around).to(images).expand_as(moves)
-    back = torch.linalg.solve(torch.cat([points + moves, torch.ones_like(moves[..., :1])], 2), points)
+    # [x' y' 1] A = [x y]: solved for the map from moved to old points, which is the one a sampler needs
+    moved = torch.cat([points + moves, torch.ones_like(moves[..., :1])], 2)  # B 3 3
+    back = torch.linalg.solve(moved, points)  # B 3 2
     places = torch.einsum("hwi,bij->bhwj", grid(images), back[:, :2]) + back[:, None, None, 2]
+    # here the ends are the centres of the border pixels, about which the image is mirrored
     places = places * 2 / torch.tensor([wide - 1, high - 1], device=images.device) - 1
     return grid_sample(images, places, padding_mode="reflection", align_corners=True)
 
@@ -67,12 +73,14 @@ def pixelate(images: Tensor, dice: Dice, scale: float) -> Tensor:
     """Fewer pixels, then as many as before."""
     small = along(images, lambda size: box(int(size * scale))(size))
     high, wide = images.shape[2:]
+    # the same filter enlarging, where it covers one pixel, the nearest
     up, across = (box(size)(int(size * scale)).to(images) for size in (high, wide))
     return up @ small @ across.T
 
 
 def jpeg_compression(images: Tensor, dice: Dice, quality: float) -> Tensor:
     """Through Pillow's JPEG, image by image."""
+    # B H W C in whole levels, which is what the images were before they were scaled
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     packed = np.stack([_through_jpeg(image, int(quality)) for image in pixels])
     return torch.from_numpy(packed).to(images.device).permute(0, 3, 1, 2) / 255

@@ -15,11 +15,13 @@ def gaussian_noise(images: Tensor, dice: Dice, sigma: float) -> Tensor:
 
 def shot_noise(images: Tensor, dice: Dice, photons: float) -> Tensor:
     """Of light itself: white is so many photons on average."""
+    # N ~ Poisson(photons x), seen as N / photons: the variance x / photons goes with the brightness
     return dice.poisson(images * photons) / photons
 
 
 def impulse_noise(images: Tensor, dice: Dice, share: float) -> Tensor:
     """A share of the values is lost: half of them 0, half of them 1."""
+    # each channel by itself, so that lost values are coloured points
     lost, salt = (dice.uniform(*images.shape[1:]) for _ in range(2))
     return torch.where(lost < share, (salt < 0.5).to(images), images)
 
@@ -29,6 +31,7 @@ def speckle_noise(images: Tensor, dice: Dice, sigma: float) -> Tensor:
     return images + images * sigma * dice.normal(*images.shape[1:])
 
 
+# the first table of each is CIFAR-10-C's, the second ImageNet-C's; a column is a severity
 CORRUPTIONS = {
     "gaussian_noise": Corruption(gaussian_noise, each(0.04, 0.06, 0.08, 0.09, 0.1), each(0.08, 0.12, 0.18, 0.26, 0.38)),
     "shot_noise": Corruption(shot_noise, each(500, 250, 100, 75, 50), each(60, 25, 12, 5, 3)),

@@ -1,0 +1,143 @@
+"""The disk: the only one that touches files of artefacts. Another storage is another class with these few methods."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthaug.settings import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Disk:
+    """Files below a folder, by names with slashes. Whatever is written is there whole, or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the folder, or say why that cannot be."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe = f".probe-{uuid.uuid4().hex}"
+        (self.root / probe).write_bytes(b"")
+        (self.root / probe).unlink()
+
+    def list(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none where there is no such folder."""
+        try:
+            return sorted(os.listdir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Beside its place first, then renamed: a reader sees the old file or the new one."""
+        place = self.root / name
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else the name could outlive the bytes in a power cut
+            os.replace(temporary, place)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if error.errno not in FULL:
+                raise
+            said = f"the disk is full ({place.parent}): free some space and run the same command again"
+            raise UserError(said) from None
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def size(self, name: str) -> int:
+        """The bytes of a file, or of all files in a folder."""
+        place = self.root / name
+        if place.is_dir():
+            return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+        return place.stat().st_size
+
+    def remove(self, name: str) -> None:
+        """A file or a whole folder; nothing is fine too."""
+        place = self.root / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+    def move_aside(self, name: str) -> str:
+        """Give a file or a folder another name beside it, at once and whole, and say which."""
+        place = Path(name)
+        aside = str(place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}"))
+        os.replace(self.root / name, self.root / aside)
+        return aside
+
+    def local(self, name: str = "") -> Path:
+        """A file or a folder as a path, for libraries that open files themselves."""
+        return self.root / name if name else self.root
+
+    def at(self, name: str) -> At:
+        return At(self, name)
+
+    @contextmanager
+    def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold a name alone; `waiting` is called once when somebody else holds it. The kernel frees it when its holder
+        dies."""
+        place = self.root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a") as file:
+            if not _taken(file.fileno()):
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def lock_if_free(self, name: str) -> Iterator[bool]:
+        """Hold a name alone if nobody else does; whether that was so."""
+        with (self.root / name).open("a") as file:
+            yield _taken(file.fileno())
+
+
+def _taken(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class At:
+    """One artefact on the disk: names below it."""
+
+    disk: Disk
+    name: str
+
+    def read(self, name: str) -> bytes:
+        return self.disk.read(f"{self.name}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        self.disk.write(f"{self.name}/{name}", data)
+
+    def exists(self, name: str) -> bool:
+        return self.disk.exists(f"{self.name}/{name}")
+
+    def size(self, name: str) -> int:
+        return self.disk.size(f"{self.name}/{name}")
+
+    def remove(self, name: str) -> None:
+        self.disk.remove(f"{self.name}/{name}")
+
+    def local(self, name: str = "") -> Path:
+        return self.disk.local(f"{self.name}/{name}" if name else self.name)

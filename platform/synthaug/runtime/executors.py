@@ -1,0 +1,82 @@
+"""Where stages are made when one process is not enough: a run with workers, and a sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from synthaug.progress import say
+from synthaug.runtime import cluster
+from synthaug.runtime.make import Chain, Heard, Here, Made, MakeUnits, Plan, Unit, fill, units_here
+from synthaug.runtime.store import Store
+from synthaug.stages.base import Mapped, Trained
+from synthaug.stages.shards import Receipt
+
+ACTOR_S = 12.0  # what an actor costs before its first image: imports and the models
+
+
+class Workers:
+    """One experiment with so many processes: units go to actors, each training is shared by all of them."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+        from synthaug.runtime.ray_data import units_by_actors
+
+        if isinstance(wave[0][0], Mapped):
+            return mapped(plan, wave, partial(units_by_actors, plan, actors=self.workers))
+        made = Made()
+        for stage in [stage for chain in wave for stage in chain]:
+            if isinstance(stage, Trained):
+                made.add(self._fit(plan, stage, heard))
+            else:
+                made.add(Here().run(plan, [[stage]], heard))
+        return made
+
+    def _fit(self, plan: Plan, stage: Trained[object], heard: Heard) -> Made:
+        from synthaug.runtime.ray_train import fit_by_workers
+
+        began = time.monotonic()
+        with plan.store.making([stage], say) as missing:
+            if missing:
+                fit_by_workers(plan, stage, self.workers, heard)
+        return Made({stage.key: time.monotonic() - began})
+
+
+class SideBySide:
+    """Many experiments side by side: units go to as many actors as pay for their start, trainings to trials."""
+
+    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+        if isinstance(wave[0][0], Mapped):
+            return mapped(plan, wave, partial(self.units, plan))
+        from synthaug.runtime.ray_tune import make_by_trials
+
+        cluster.start()
+        return make_by_trials(plan, wave)
+
+    def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
+        """Here while Ray starts and as long as that is sooner; then by actors."""
+        from synthaug.runtime.ray_data import units_by_actors
+
+        done, began = 0, time.monotonic()
+        if not cluster.has_started() and cluster.is_small():
+            for done, receipt in enumerate(units_here(store, pending), 1):
+                yield receipt
+                remaining = (time.monotonic() - began) / done * (len(pending) - done)
+                # two processes halve what remains, once both have started
+                if cluster.has_started() and remaining / 2 > ACTOR_S:
+                    break
+        if done < len(pending):
+            cluster.start()
+            yield from units_by_actors(plan, store, pending[done:], cluster.width())
+
+
+def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits) -> Made:
+    """All units of a wave as one batch of work, under the locks of its stages."""
+    began = time.monotonic()
+    stages = [stage for chain in wave for stage in chain if isinstance(stage, Mapped)]
+    with plan.store.making(stages, say) as missing:
+        fill(plan.store, [stage for stage in missing if isinstance(stage, Mapped)], make_units)
+    return Made(dict.fromkeys((stage.key for stage in missing), (time.monotonic() - began) / max(1, len(missing))))

@@ -1,0 +1,234 @@
+"""Making: the stages behind some experiments, each key once, in waves whose inputs are there."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from synthaug.experiment import Experiment
+from synthaug.progress import Progress, say
+from synthaug.runtime.disk import At
+from synthaug.runtime.store import Store
+from synthaug.stages.base import Computed, Cost, Loop, Mapped, Stage, Trained, closure, once
+from synthaug.stages.shards import Receipt
+from synthaug.training import ALONE, Entry, Report, World
+
+Heard = Callable[[Stage[Any], Entry], None]
+Chain = Sequence[Stage[Any]]  # stages that one process makes one after another
+
+
+def nobody(stage: Stage[Any], entry: Entry) -> None:
+    """Who does not listen to what training reports."""
+
+
+class Plan:
+    """Stages to be made with all that they are made from, and for each an experiment that it belongs to: what goes to
+    another process is that experiment's JSON and a key."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.sinks: list[Stage[Any]] = []
+        self.owner: dict[str, Experiment] = {}
+
+    def add(self, experiment: Experiment, sinks: Iterable[Stage[Any]] | None = None) -> Plan:
+        """All results of an experiment, or some of its stages."""
+        self.store.check_subset(experiment)
+        wanted = list(self.store.line(experiment).results.values() if sinks is None else sinks)
+        self.sinks += wanted
+        for stage in closure(wanted):
+            self.owner.setdefault(stage.key, experiment)
+        return self
+
+    def stages(self) -> list[Stage[Any]]:
+        """Each key once, inputs first."""
+        return once(closure(self.sinks, self.store.is_made))
+
+    def todo(self) -> list[Stage[Any]]:
+        """What is missing. Parts that somebody will read now are read to see whether they are whole."""
+        stages = self.stages()
+        missing = {stage.key for stage in stages if not self.store.is_ready(stage)}
+        read = {other.key for stage in stages if stage.key in missing for other in stage.inputs.values()}
+        return [s for s in stages if s.key in missing or (s.key in read and not self.store.is_ready(s, verify=True))]
+
+    def estimate(self, stage: Stage[Any]) -> Cost:
+        return stage.estimate(self.store.given(stage))
+
+
+@dataclass
+class Made:
+    """What a call had to do: the seconds by key of what it made, and why some could not be."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def add(self, other: Made) -> None:
+        self.seconds |= other.seconds
+        self.errors |= other.errors
+
+
+class Executor(Protocol):
+    """Where stages are made: in this process, or by one of Ray's libraries for each shape."""
+
+    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made: ...
+
+
+def make(plan: Plan, executor: Executor, heard: Heard = nobody) -> Made:
+    """Make what is missing. What failed is left out with all that needs it, and the rest goes on."""
+    made = Made()
+    todo = plan.todo()
+    while wave := next_wave(todo, made.errors):
+        made.add(executor.run(plan, wave, heard))
+        tried = {stage.key for chain in wave for stage in chain} - made.errors.keys()
+        todo = [stage for stage in todo if stage.key not in tried]
+    return made
+
+
+def next_wave(todo: Sequence[Stage[Any]], failed: Mapping[str, str]) -> list[Chain]:
+    """What can be made now, each chain by one process. What is mapped comes first and has all devices; a training is
+    followed at once by what is computed from it alone, so that its process still has all at hand."""
+    missing = {stage.key for stage in todo}
+    waits = {stage.key: {other.key for other in stage.inputs.values()} & missing for stage in todo}
+    ready = [stage for stage in todo if not waits[stage.key] and stage.key not in failed]
+    if mapped := [[stage] for stage in ready if isinstance(stage, Mapped)]:
+        return list(mapped)
+    chains = [[stage] for stage in ready]
+    home = {stage.key: chain for stage, chain in zip(ready, chains, strict=True)}
+    for stage in todo:
+        if isinstance(stage, Computed) and waits[stage.key] and waits[stage.key] <= home.keys():
+            first, *others = {id(home[key]): home[key] for key in waits[stage.key]}.values()
+            if not others and stage.key not in failed:
+                first.append(stage)
+                home[stage.key] = first
+    return list(chains)
+
+
+# --- in this process --------------------------------------------------------------------------------------------------
+
+
+class Here:
+    """Everything in this process, one after another."""
+
+    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+        made = Made()
+        for stage in [stage for chain in wave for stage in chain]:
+            began = time.monotonic()
+            make_here(plan.store, stage, plan.owner[stage.key].resources.checkpoint_s, heard)
+            made.seconds[stage.key] = time.monotonic() - began
+        return made
+
+
+def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard) -> None:
+    """One stage whose inputs are there, unless another process has made it meanwhile."""
+    with store.making([stage], say) as missing:
+        if not missing:
+            return
+        if isinstance(stage, Mapped):
+            fill(store, [stage], units_here)
+        elif isinstance(stage, Trained):
+            fit(store, stage, checkpoint_s, heard)
+        else:
+            assert isinstance(stage, Computed)
+            began = time.monotonic()
+            store.close(stage, stage.compute(store.given(stage)), time.monotonic() - began)
+
+
+# --- trained
+
+
+def fit(store: Store, stage: Trained[Any], checkpoint_s: float, heard: Heard) -> None:
+    """A training with its progress line."""
+    with Progress(stage.name, "reports", stage.reports) as progress:
+
+        def report(entry: Entry) -> None:
+            heard(stage, entry)
+            progress.add(1, note_of(entry))
+
+        train(store, stage, checkpoint_s, report, ALONE)
+
+
+def train(store: Store, stage: Trained[Any], checkpoint_s: float, report: Report, world: World) -> None:
+    """A training with its checkpoint; of several processes the first writes."""
+    began = time.monotonic()
+    checkpoint = FileCheckpoint(store.at(stage), checkpoint_s, writes=world.rank == 0)
+    outcome = stage.fit(store.given(stage), Loop(report, checkpoint, world))
+    if world.rank == 0:
+        store.close(stage, outcome, time.monotonic() - began)
+        checkpoint.remove()
+
+
+class FileCheckpoint:
+    """The state of a training in its own artefact, at most every `every_s` seconds."""
+
+    NAME = "checkpoint.pt"
+
+    def __init__(self, at: At, every_s: float, writes: bool = True) -> None:
+        self.at, self.every_s, self.writes = at, every_s, writes
+        self.last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        import torch
+
+        if not self.at.exists(self.NAME):
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(self.at.read(self.NAME)), map_location="cpu", weights_only=True)
+        return state
+
+    def due(self) -> bool:
+        return self.writes and time.monotonic() - self.last >= self.every_s
+
+    def save(self, state: dict[str, Any]) -> None:
+        import torch
+
+        out = io.BytesIO()
+        torch.save(state, out)
+        self.at.write(self.NAME, out.getvalue())
+        self.last = time.monotonic()
+
+    def remove(self) -> None:
+        self.at.remove(self.NAME)
+
+
+def note_of(entry: Entry) -> str:
+    """What the progress line says of a report."""
+    val = f", val {entry['val/top1']:.1%}" if "val/top1" in entry else ""
+    loss = f", loss {entry['train/loss']:.3g}" if "train/loss" in entry else ""
+    return f"step {entry['step']:.0f}{loss}{val}"
+
+
+# --- mapped
+
+Unit = tuple[Mapped[Any], int]
+MakeUnits = Callable[[Store, Sequence[Unit]], Iterator[Receipt]]
+
+
+def fill(store: Store, stages: Sequence[Mapped[Any]], make_units: MakeUnits) -> None:
+    """Make every unit without a valid receipt, one batch of work for all stages, and close them."""
+    pending = [(stage, unit) for stage in stages for unit in store.missing(stage, verify=True)]
+    costs = [stage.measure(unit, store.given(stage)) for stage, unit in pending]
+    rows, effort = sum(cost.units for cost in costs), sum(cost.units + cost.calls for cost in costs)
+    title = "+".join(dict.fromkeys(stage.name for stage in stages))
+    with Progress(title, "images", rows, effort) as progress:
+        for receipt in make_units(store, pending) if pending else ():
+            progress.add(receipt.rows, receipt.note, receipt.rows + receipt.calls)
+    for stage in stages:
+        given = store.given(stage)
+        store.close(stage, stage.close(store.at(stage), given, stage.units(given)), 0.0)
+
+
+def units_here(store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
+    """Units made in this process, stage by stage."""
+    opened: tuple[str, Any] | None = None  # one stage's models in memory at a time
+    for stage, unit in pending:
+        if opened is None or opened[0] != stage.key:
+            opened = stage.key, stage.open(store.given(stage))
+        yield make_unit(store, stage, unit, opened[1])
+
+
+def make_unit(store: Store, stage: Mapped[Any], unit: int, opened: Any) -> Receipt:
+    """One unit, wherever it is made."""
+    began = time.monotonic()
+    part = stage.make(unit, opened)
+    return store.write_part(stage, unit, part, time.monotonic() - began)

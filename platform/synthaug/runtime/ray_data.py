@@ -1,0 +1,61 @@
+"""Ray Data: units of mapped stages made by a pool of actors, each of which keeps its models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from synthaug.runtime import cluster
+from synthaug.runtime.make import Plan, Unit, make_unit
+from synthaug.runtime.order import order, received
+from synthaug.runtime.store import Store
+from synthaug.settings import UserError
+from synthaug.stages.base import Mapped
+from synthaug.stages.shards import Receipt
+
+
+class UnitActor:
+    """A process that keeps what it has opened and makes one unit a call. It returns an error instead of raising it,
+    because Ray Data keeps a failed pool and its devices."""
+
+    def __init__(self, orders: Mapping[str, str]) -> None:
+        self.orders = orders
+        self.opened: tuple[str, Store, Mapped[Any], Any] | None = None  # one stage's models in memory at a time
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        try:
+            receipt = self.make(str(batch["key"][0]), int(batch["unit"][0]))
+            return {"receipt": [json.dumps(receipt.to_json())], "error": [""]}
+        except (UserError, RuntimeError, OSError) as error:
+            return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
+
+    def make(self, key: str, unit: int) -> Receipt:
+        if self.opened is None or self.opened[0] != key:
+            store, [(_, stage)] = received(self.orders[key])
+            assert isinstance(stage, Mapped)
+            self.opened = key, store, stage, stage.open(store.given(stage))
+        _, store, stage, opened = self.opened
+        return make_unit(store, stage, unit, opened)
+
+
+def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: int) -> Iterator[Receipt]:
+    """Receipts as they come from the pool; images never enter the object store."""
+    import ray
+
+    cluster.start(actors=actors)
+    cluster.quiet_data_context()
+    orders = {stage.key: order(plan, [stage]) for stage, _ in pending}
+    rows = [{"key": stage.key, "unit": unit} for stage, unit in pending]
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        UnitActor, fn_constructor_kwargs={"orders": orders}, batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=2),
+        **cluster.actor_resources(),
+    )  # fmt: skip
+    for row in done.iter_rows():
+        if row["error"]:
+            kind, _, text = row["error"].partition(": ")
+            raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
+        receipt = Receipt.from_json(json.loads(row["receipt"]))
+        assert receipt is not None
+        yield receipt

@@ -1,0 +1,53 @@
+"""Ray Train: one training shared by several processes, which average their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from synthaug.progress import Progress
+from synthaug.runtime import cluster
+from synthaug.runtime.make import Heard, Plan, note_of, train
+from synthaug.runtime.order import order, received
+from synthaug.stages.base import Trained
+from synthaug.training import World
+
+
+def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) -> None:
+    """Train with so many processes; what the first one reports is passed on when they are done."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    cluster.start(actors=workers, cpus_each=0.9, dashboard=True)
+    gpu = cluster.has_gpu()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"order": order(plan, [stage])},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 0.9}
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"train-{stage.key}",
+            storage_path=str(plan.store.home / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=3),
+        ),
+    )
+    with Progress(stage.name, "reports", stage.reports) as progress:
+        trainer.fit()
+        manifest = plan.store.manifest(stage)
+        assert manifest is not None, "the first worker closes the stage"
+        for entry in manifest.history:
+            heard(stage, dict(entry))
+            progress.add(1, note_of(dict(entry)))
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """What each worker of a TorchTrainer runs; checkpoints lie in the stage's folder, not in Ray's."""
+    import ray.train
+
+    context = ray.train.get_context()
+    world = World(rank=context.get_world_rank(), size=context.get_world_size())
+    store, [(experiment, stage)] = received(config["order"])
+    assert isinstance(stage, Trained)
+    if not store.is_ready(stage):  # the first worker may have closed it before another was lost
+        train(store, stage, experiment.resources.checkpoint_s, ray.train.report, world)

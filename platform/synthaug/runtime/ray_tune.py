@@ -1,0 +1,84 @@
+"""Ray Tune: many trainings side by side, each in one process with what is computed from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune import Callback
+
+from synthaug.progress import Progress
+from synthaug.runtime import cluster
+from synthaug.runtime.make import Chain, Made, Plan, make_here
+from synthaug.runtime.order import order, received
+from synthaug.settings import hash_of
+from synthaug.stages.base import Stage, Trained
+from synthaug.training import Entry
+
+
+def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
+    """One trial for each chain; one torch thread and one reused process each."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep here, not only Tune's part of it
+    from ray import tune
+
+    began = time.monotonic()
+    orders = {order(plan, chain): chain for chain in chains}
+    title = "+".join(dict.fromkeys(chain[0].name for chain in chains))
+    total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
+    with Progress(title, "steps", total) as progress:
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, cluster.trial_resources()),
+            param_space={"order": tune.grid_search(list(orders))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),
+            run_config=tune.RunConfig(
+                name=f"sweep-{hash_of(list(orders))[:16]}-{int(time.time())}",
+                storage_path=str(plan.store.home / "ray"),
+                verbose=0,
+                callbacks=[ProgressCallback(progress)],
+            ),
+        )
+        results = tuner.fit()
+    made = Made(errors=_errors(plan, chains, [str(error) for error in results.errors]))
+    keys = [stage.key for chain in chains for stage in chain if stage.key not in made.errors]
+    return Made(dict.fromkeys(keys, (time.monotonic() - began) / max(1, len(keys))), made.errors)
+
+
+def _errors(plan: Plan, chains: Sequence[Chain], errors: Sequence[str]) -> dict[str, str]:
+    """Why some stages have not been made, by key: of each chain the first that is not there, and all behind it."""
+    said = errors[0].strip().splitlines()[-1] if errors else "its process ended"
+    return {stage.key: said for chain in chains for stage in chain if not plan.store.is_ready(stage)}
+
+
+def run_trial(config: Mapping[str, Any]) -> None:
+    """What a trial's process does: one chain; what its stages need is there already."""
+    from ray import tune
+
+    store, stages = received(config["order"])
+    for experiment, stage in stages:
+
+        def heard(of: Stage[Any], entry: Entry) -> None:
+            tune.report({"units": 1})
+
+        make_here(store, stage, experiment.resources.checkpoint_s, heard)
+        if not isinstance(stage, Trained):
+            tune.report({"units": 1})
+    tune.report({"finished": 1})
+
+
+class ProgressCallback(Callback):
+    """Moves the progress line; Tune pickles its callbacks, so the line itself stays behind."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress: Progress | None = progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"progress": None}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if self.progress is not None and "units" in result:
+            ended = sum(other.status == "TERMINATED" for other in trials)
+            self.progress.add(1, f"{ended}/{len(trials)} trials")

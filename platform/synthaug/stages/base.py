@@ -1,0 +1,263 @@
+"""Stage: something expensive, made once and kept at the hash of all that decides what comes out of it.
+
+A stage knows its settings, its inputs by role, and from these its key; and what follows from them: how to check before
+anything expensive, what it will cost, how it is made, and how to load what it left for the stages after it. Whoever
+shows, makes, counts or cleans walks over stages and knows no kinds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from synthaug.settings import hash_of
+from synthaug.training import ALONE, Checkpoint, Entry, Report, World
+
+if TYPE_CHECKING:
+    from synthaug.diffusion.denoiser import UNetDenoiser
+
+T = TypeVar("T")
+AnyStage = "Stage[Any]"
+
+
+class Folder(Protocol):
+    """What a finished stage left, by the names of its files."""
+
+    def read(self, name: str) -> bytes: ...
+
+    def size(self, name: str) -> int: ...
+
+    def local(self, name: str = "") -> Path:
+        """A file (or all of them) as a path, for libraries that open files themselves."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What making something will take, as far as that is known before: rows through the denoiser, images, and steps of
+    the progress line."""
+
+    units: int = 0
+    images: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.units + other.units, self.images + other.images, self.calls + other.calls)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What comes of a stage that is made in one go: its files, and what its manifest notes of it.
+
+    `seconds` None: those that making it took. `calls` are rows through a denoiser, `counts` whatever else was counted.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    seconds: float | None = None
+    calls: int = 0
+    history: Sequence[Entry] = ()
+    result: Mapping[str, Any] | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What comes of one unit of a mapped stage: a file, and what its receipt notes."""
+
+    data: bytes
+    rows: int
+    variant: int = 1
+    seconds: float | None = None
+    counters: Mapping[str, int] = field(default_factory=dict)
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What training is given beside its inputs."""
+
+    report: Report
+    checkpoint: Checkpoint | None = None
+    world: World = ALONE
+
+
+class Given:
+    """The inputs of a stage, loaded when they are asked for, and what the denoisers among them were asked meanwhile."""
+
+    def __init__(self, stage: Stage[Any], load: Callable[[Stage[Any]], Any]) -> None:
+        self.stage, self.load = stage, load
+        self._denoisers: list[UNetDenoiser] = []
+
+    def __getitem__(self, role: str) -> Any:
+        return self.load(self.stage.inputs[role])
+
+    def get(self, role: str) -> Any:
+        """An input that need not be there."""
+        return self[role] if role in self.stage.inputs else None
+
+    def within(self, role: str) -> Given:
+        """What that input is given itself, for what it says of its own plan."""
+        return Given(self.stage.inputs[role], self.load)
+
+    def denoiser(self) -> UNetDenoiser | None:
+        """The denoiser in memory, if the stage has one."""
+        placed = self.get("denoiser")
+        if placed is None:
+            return None
+        model, folder = placed
+        self._denoisers.append(model.load(folder))
+        return self._denoisers[-1]
+
+    @property
+    def calls(self) -> int:
+        """Rows that went through those denoisers so far."""
+        return sum(denoiser.rows for denoiser in self._denoisers)
+
+
+class Stage(ABC, Generic[T]):
+    """`kind`, `version`, the settings and the inputs decide the output; raise `version` when it changes.
+
+    `cost` is the name under which its seconds are counted. `keyed` are the roles of the inputs that enter the key, in
+    their order: all, unless an input decides nothing that the others do not. Such an input is asked for only while the
+    stage has not been made.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    name: ClassVar[str] = ""  # for people; the kind, unless it says otherwise
+    cost: ClassVar[str] = ""
+    there: ClassVar[bool] = False  # it need not be made: its key says what lies on the disk already
+    keyless: ClassVar[bool] = False  # its settings are among those of its users, in the place of a key
+
+    def __init_subclass__(cls) -> None:
+        if "kind" in cls.__dict__ and "name" not in cls.__dict__:
+            cls.name = cls.kind
+
+    def __init__(
+        self, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None], keyed: Sequence[str] | None = None
+    ) -> None:
+        self.settings = dict(settings)
+        self.inputs = {role: stage for role, stage in inputs.items() if stage is not None}
+        wanted = self.inputs if keyed is None else [role for role in keyed if role in self.inputs]
+        self.keyed = [role for role in wanted if not self.inputs[role].keyless]
+
+    @cached_property
+    def key(self) -> str:
+        return hash_of([self.kind, self.version, self.settings, self.keys_of_inputs])
+
+    @property
+    def keys_of_inputs(self) -> list[str]:
+        return [self.inputs[role].key for role in self.keyed]
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Under which a process keeps what it loaded: the key, never a path."""
+        return self.kind, self.key
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.key[:8]}"
+
+    def wants_more(self, other: Stage[T]) -> bool:
+        """Whether this one asks for more than another of the same key."""
+        return False
+
+    def check(self, given: Given) -> None:
+        """Refuse all that can be known to be wrong before anything expensive; inputs may not have been made."""
+
+    def estimate(self, given: Given) -> Cost:
+        """What making it will take; inputs may not have been made."""
+        return Cost(units=1)
+
+    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+        """What of its outcome people compare, under fixed names."""
+        return {}
+
+    @abstractmethod
+    def load(self, at: Folder, given: Given) -> T:
+        """What the stages that name it as an input get."""
+
+
+class Trained(Stage[T]):
+    """A loop of optimiser steps, which reports, keeps its state, and may be shared by several processes."""
+
+    @property
+    @abstractmethod
+    def reports(self) -> int:
+        """How often it will report."""
+
+    def estimate(self, given: Given) -> Cost:
+        return Cost(units=self.reports)
+
+    @abstractmethod
+    def fit(self, given: Given, loop: Loop) -> Outcome:
+        """Train; the same outcome whether or not it was interrupted."""
+
+
+class Mapped(Stage[T]):
+    """Made unit by unit, each on its own, in whatever process; each unit leaves a part and a receipt."""
+
+    suffix: ClassVar[str] = "parquet"
+
+    @abstractmethod
+    def units(self, given: Given) -> Sequence[int]:
+        """The units that are wanted, in the order in which they are best made."""
+
+    @abstractmethod
+    def measure(self, unit: int, given: Given) -> Cost:
+        """What one unit will take."""
+
+    def estimate(self, given: Given) -> Cost:
+        return sum((self.measure(unit, given) for unit in self.units(given)), Cost())
+
+    def open(self, given: Given) -> Any:
+        """What a process keeps while it makes units; by default its inputs."""
+        return given
+
+    @abstractmethod
+    def make(self, unit: int, opened: Any) -> Part:
+        """One unit; the same bytes wherever and whenever."""
+
+    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
+        """What the manifest notes once all wanted units are there."""
+        return Outcome()
+
+
+class Computed(Stage[T]):
+    """What is left: made in one go."""
+
+    @abstractmethod
+    def compute(self, given: Given) -> Outcome:
+        """Make it."""
+
+
+def closure(
+    stages: Iterable[Stage[Any]], is_made: Callable[[Stage[Any]], bool] = lambda _: False
+) -> Iterator[Stage[Any]]:
+    """Some stages and all that they are made from, inputs first, each object once; nothing that is there anyway. What
+    was needed only to make a stage is left out where that is made and it has gone."""
+    seen: set[int] = set()
+    pending: list[tuple[Stage[Any], bool]] = [(stage, False) for stage in reversed(list(stages))]
+    while pending:
+        stage, entered = pending.pop()
+        if entered:
+            yield stage
+        elif id(stage) not in seen:
+            seen.add(id(stage))
+            if not stage.there:
+                pending.append((stage, True))
+            helpers = [stage.inputs[role] for role in stage.inputs.keys() - set(stage.keyed)]
+            gone = {id(helper) for helper in helpers if not is_made(helper)} if helpers and is_made(stage) else set()
+            pending += [(other, False) for other in reversed(stage.inputs.values()) if id(other) not in gone]
+
+
+def once(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
+    """Each key once, where it first stands; of those with equal keys the one that asks for most."""
+    found: dict[str, Stage[Any]] = {}
+    for stage in stages:
+        known = found.get(stage.key)
+        found[stage.key] = stage if known is None or stage.wants_more(known) else known
+    return list(found.values())

@@ -1,0 +1,141 @@
+"""The classifier as a stage: real images, and generated ones as the experiment uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthaug.classify.mixing import Utilize
+from synthaug.classify.recipe import Recipe
+from synthaug.data.sample import label_matrix
+from synthaug.settings import keyed
+from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
+from synthaug.stages.data import SUBSET, Pictures, decode_all, settings_of
+from synthaug.training import Entry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from synthaug.classify.loop import Data
+
+WEIGHTS = "model.safetensors"
+
+
+class Classifier(Trained["nn.Module"]):
+    """`images` are what is generated, of which variants 1..k are used; `copies` are for the recipe's views, by their
+    places; `denoiser` is there for views that work with it in the loop."""
+
+    kind, version, cost = "train", 2, "train"
+
+    def __init__(
+        self, data: Stage[Pictures], images: Stage[Any] | None, copies: Mapping[int, Stage[Any]],
+        denoiser: Stage[Any] | None, recipe: Recipe, utilize: Utilize, k: int, seed: int, named: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.recipe, self.utilize, self.k, self.seed, self.places = recipe, utilize, k, seed, tuple(copies)
+        settings: dict[str, Any] = {"recipe": keyed(recipe), "seed": seed} | dict(named) | settings_of(denoiser)
+        if images is not None:
+            settings |= {"utilize": keyed(utilize), "k": k}
+        looks = {f"copies.{place}": stage for place, stage in copies.items()}
+        inputs = {"data": data, "images": images, **looks, "denoiser": denoiser}
+        # equal views draw from equal copies, which enter the key once
+        again = {f"copies.{place}" for place in copies if recipe.views.index(recipe.views[place]) < place}
+        super().__init__(settings, inputs, keyed=[role for role in inputs if role not in again])
+
+    @property
+    def reports(self) -> int:
+        return self.recipe.evaluations
+
+    def check(self, given: Given) -> None:
+        """Refuse a recipe that could not be trained, without making any weights."""
+        import torch
+
+        from synthaug.classify import models
+
+        pictures: Pictures = given["data"]
+        size = pictures.size(self.recipe.image_size)
+        with torch.device("meta"):
+            model = models.build(self.recipe.model, len(pictures.listing.classes))
+        models.check_size(model.net, self.recipe, size)
+
+    def estimate(self, given: Given) -> Cost:
+        looping = sum(view.needs_denoiser for place, view in enumerate(self.recipe.views) if place not in self.places)
+        steps = self.recipe.steps or 0  # epochs have as many steps as the images that will be there
+        return Cost(units=self.reports, calls=looping * steps * self.recipe.batch_size)
+
+    def fit(self, given: Given, loop: Loop) -> Outcome:
+        from safetensors.torch import save
+
+        from synthaug.classify.loop import train
+
+        trained = train(
+            self.recipe, self.utilize, self.training_data(given), seed=self.seed, report=loop.report,
+            checkpoint=loop.checkpoint, world=loop.world, denoiser=given.denoiser(),
+        )  # fmt: skip
+        weights = save({name: value.contiguous() for name, value in trained.model.items()})
+        counts = {"steps": trained.steps, "images": trained.images_seen}
+        return Outcome({WEIGHTS: weights}, trained.seconds, trained.denoiser_calls, trained.history, counts=counts)
+
+    def training_data(self, given: Given) -> Data:
+        """Real k-shot images and variants 1..k of each, decoded once."""
+        import torch
+
+        from synthaug.classify.loop import Data
+
+        pictures: Pictures = given["data"]
+        size = pictures.size(self.recipe.image_size)
+        entries = pictures.entries(SUBSET, self.seed)
+        real = pictures.listing.samples(entries)
+        place = {entry.id: number for number, entry in enumerate(entries)}
+        made = given["images"].samples(self.k) if "images" in self.inputs else []
+        val_images, val_labels = pictures.arrays("val", self.seed, size)
+        labels = label_matrix([s.label for s in real + made], len(pictures.listing.classes))
+        return Data(
+            images=torch.from_numpy(decode_all([s.image for s in real + made], size)),
+            labels=torch.from_numpy(labels),
+            n_real=len(real),
+            source_of_synthetic=torch.tensor([place[s.source] for s in made], dtype=torch.long),
+            val_images=torch.from_numpy(val_images),
+            val_labels=torch.from_numpy(val_labels),
+            variants=self.variants(given, size),
+        )
+
+    def variants(self, given: Given, size: int) -> dict[int, np.ndarray]:
+        """What the views of the recipe draw from, by their places: N x K x C x H x W."""
+        pictures: Pictures = given["data"]
+        ids = [entry.id for entry in pictures.entries(SUBSET, self.seed)]
+        found = {}
+        for place, view in enumerate(self.recipe.views):
+            if place in self.places:
+                found[place] = given[f"copies.{place}"].stacked(size, variants=range(1, view.variants + 1))
+            elif (files := view.twins(ids)) is not None:
+                found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]
+        return found
+
+    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+        """Those of the evaluation whose weights were kept."""
+        best = max(history, key=lambda entry: (entry.get("val/top1", 0.0), -entry.get("val/loss", 0.0)))
+        return {name: best[name] for name in ("val/top1", "val/loss") if name in best}
+
+    def load(self, at: Folder, given: Given) -> nn.Module:
+        """The trained classifier, on the device that a denoiser is put on too."""
+        import torch
+        from safetensors.torch import load
+
+        from synthaug.classify import models
+
+        pictures: Pictures = given["data"]
+        model = models.build(self.recipe.model, len(pictures.listing.classes))
+        model.load_state_dict(load(at.read(WEIGHTS)))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return models.prepared(self.recipe, model).to(device)
+
+
+class Judge(Classifier):
+    """The classifier of the real images alone, which others ask about generated ones."""
+
+    name, cost = "judge", "judge"
+
+    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+        return {f"judge/{name}": value for name, value in super().numbers(history, result).items()}

@@ -1,0 +1,163 @@
+"""The data set as a stage: nothing makes it, its key says what it holds, and what was decoded of it is kept."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from synthaug.data.dataset import Dataset, subset
+from synthaug.data.listing import Entry, Listing
+from synthaug.data.sample import decode_image, resize_image
+from synthaug.evaluate.outliers import image_files
+from synthaug.settings import UserError, hash_of, keyed, parts
+from synthaug.stages.base import Folder, Given, Stage
+from synthaug.weights import Weights
+
+SUBSET = "subset"  # the training images that were chosen, beside the names of a data set's splits
+KEPT = 4  # decoded sets of images in memory
+Arrays = tuple[np.ndarray, np.ndarray]
+Thing = Dataset | Weights | Path
+
+
+class Library(Protocol):
+    """What data sets and models are, wherever they lie."""
+
+    def identify(self, thing: Thing) -> str:
+        """A digest of what a data set, a model, a file or a folder holds."""
+        ...
+
+    def open(self, dataset: Dataset) -> Listing: ...
+
+
+class Data(Stage["Pictures"]):
+    """A data set by what it holds: its name and place are left to the digest of its content."""
+
+    kind, version, there = "data", 0, True
+
+    def __init__(self, dataset: Dataset, library: Library) -> None:
+        self.dataset, self.library = dataset, library
+        named = {name: value for name, value in keyed(dataset).items() if name != "name"}
+        super().__init__({"dataset": named, "content": library.identify(dataset)}, {})
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return *super().identity, self.dataset
+
+    def load(self, at: Folder, given: Given) -> Pictures:
+        return Pictures(self.dataset, self.library.open(self.dataset))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of an opened data set. `only` are the ids of the training images that remain of those chosen, where a
+    stage before has chosen among them."""
+
+    dataset: Dataset
+    listing: Listing
+    only: frozenset[str] | None = None
+    _decoded: dict[Any, Arrays] = field(default_factory=dict, compare=False)
+    _chosen: dict[int, tuple[Entry, ...]] = field(default_factory=dict, compare=False)
+
+    def keep(self, ids: frozenset[str]) -> Pictures:
+        """The same with some of the training images."""
+        return Pictures(self.dataset, self.listing, ids)
+
+    def entries(self, name: str, seed: int) -> tuple[Entry, ...]:
+        """The images of a split, or (`subset`) those that a seed chooses to train on."""
+        if name != SUBSET:
+            return self.listing.splits[name]
+        if seed not in self._chosen:
+            chosen = subset(self.listing, self.dataset, seed)
+            self._chosen[seed] = tuple(e for e in chosen if self.only is None or e.id in self.only)
+        return self._chosen[seed]
+
+    def arrays(self, name: str, seed: int, size: int) -> Arrays:
+        """Those images, uint8 N x 3 x size x size, and their class indices; a process decodes them once."""
+        place = name, seed if name == SUBSET else None, size
+        if place not in self._decoded:
+            entries = self.entries(name, seed)
+            images = decode_all([self.listing.read(entry.id) for entry in entries], size)
+            while len(self._decoded) >= KEPT:
+                del self._decoded[next(iter(self._decoded))]
+            self._decoded[place] = images, np.array([entry.label for entry in entries])
+        return self._decoded[place]
+
+    def size(self, wanted: int | None) -> int:
+        """The size that classifiers see: the one that is wanted, or that of the images if all are squares of one."""
+        if wanted is not None:
+            return wanted
+        from PIL import Image
+
+        entries = self.listing.splits["train"][:64]
+        sizes = {Image.open(io.BytesIO(self.listing.read(entry.id))).size for entry in entries}
+        if len(sizes) > 1 or len(set(*sizes)) > 1:
+            raise UserError("the images differ in size or are no squares; --set recipe.image_size=224 squashes them")
+        return sizes.pop()[0]
+
+
+class Model(Stage[Any]):
+    """A model that lies on the disk already: its settings, with what its files hold, enter the keys of those who use
+    it in the place of a key of its own."""
+
+    kind, there, keyless = "model", True, True
+
+    def __init__(self, role: str, model: Any, library: Library) -> None:
+        self.model = model
+        super().__init__({role: keyed(model)} | contents({role: model}, library.identify), {})
+
+    def load(self, at: Folder, given: Given) -> tuple[Any, None]:
+        """The model, and no folder of a stage."""
+        return self.model, None
+
+
+def settings_of(stage: Stage[Any] | None) -> dict[str, Any]:
+    """What an input adds to the settings of its user, because it has no key of its own."""
+    return stage.settings if isinstance(stage, Model) else {}
+
+
+def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
+    """Encoded images as one uint8 N x 3 x size x size array, so that no epoch decodes again."""
+    out_NCHW = np.empty((len(images), 3, size, size), np.uint8)
+    with ThreadPoolExecutor() as threads:
+        for number, pixels in enumerate(threads.map(lambda data: resize_image(decode_image(data), size), images)):
+            out_NCHW[number] = pixels.transpose(2, 0, 1)
+    return out_NCHW
+
+
+# --- what is behind a name ------------------------------------------------------------------------------------------
+
+
+def contents(value: Any, identify: Callable[[Thing], str]) -> dict[str, str]:
+    """What the files and models that a value names hold, by the fields that name them: beside the settings of these
+    fields in a key, not in their place."""
+    found = {}
+    for path, part in parts(value):
+        if isinstance(part, Path) and not part.exists():
+            raise UserError(f"there is no file {str(part)!r}", tuple(path.split(".")))
+        if isinstance(part, Path | Weights | Dataset):
+            found[f"content of {path}"] = identify(part)
+    return found
+
+
+def identity(thing: Thing) -> str:
+    """What a data set, a model or a file *is*, read from its bytes."""
+    if isinstance(thing, Dataset):
+        return thing.open().digest
+    if isinstance(thing, Weights) and (commit := thing.commit()):
+        return commit
+    digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in files_behind(thing).items()]
+    return str(digests[0][1]) if isinstance(thing, Path) and thing.is_file() else hash_of(digests)
+
+
+def files_behind(thing: Weights | Path) -> Mapping[str, Path]:
+    """The files that a model, a file or a folder consists of, by name."""
+    if isinstance(thing, Weights):
+        return thing.identity_files()
+    return image_files(thing) if thing.is_dir() else {thing.name: thing}

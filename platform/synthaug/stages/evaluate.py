@@ -1,0 +1,232 @@
+"""Measurements as stages: of a classifier, at once or image by image, and of the generated images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from synthaug.data.layouts import WORDNET
+from synthaug.data.listing import Entry as Image
+from synthaug.data.published import PUBLISHED
+from synthaug.data.sample import Sample
+from synthaug.diffusion.pixel_models import DenoiserModel
+from synthaug.evaluate.adapt import Adaptation
+from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
+from synthaug.evaluate.predict import among
+from synthaug.methods.base import Context, Maker, Models
+from synthaug.settings import UserError, canonical, did_you_mean, keyed
+from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all, settings_of
+from synthaug.stages.images import Copies, Images
+from synthaug.stages.shards import read_part, receipt_of
+from synthaug.training import Entry
+
+Result = Mapping[str, Any]
+MANIFEST = "manifest.json"
+
+
+class Measured(Stage[Result]):
+    """The numbers of one measurement."""
+
+    kind, version, cost = "evaluate", 2, "evaluate"
+
+    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
+        found: Mapping[str, float] = {} if result is None else result["metrics"]
+        return found
+
+    def load(self, at: Folder, given: Given) -> Result:
+        found: Result = json.loads(at.read(MANIFEST))["result"]
+        return found
+
+
+class OfImages(Measured, Computed[Result]):
+    """A measurement of the generated images beside real ones; the classifier in training takes no part."""
+
+    def __init__(
+        self, evaluation: ImageEvaluation, data: Stage[Pictures], images: Stage[Any] | None, judge: Stage[Any] | None,
+        k: int, seed: int, size: int | None, named: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.evaluation, self.k, self.seed, self.size = evaluation, k, seed, size
+        settings = keyed(evaluation) | dict(named) | {"k": k}
+        super().__init__(settings, {"data": data, "images": images, "judge": judge})
+
+    def check(self, given: Given) -> None:
+        check_splits(self.evaluation, given["data"])
+
+    def compute(self, given: Given) -> Outcome:
+        pictures: Pictures = given["data"]
+        size = pictures.size(self.size)
+        made: list[Sample] = given["images"].samples(self.k)
+        images, targets = decode_all([s.image for s in made], size), np.array([s.target for s in made])
+        real = {name: pictures.arrays(name, self.seed, size)[0] for name in self.evaluation.needs}
+        asked = {"judge": given["judge"]} if "judge" in self.inputs else {}
+        return Outcome(result=self.evaluation.measure(images, targets, real, pictures.listing.classes, **asked))
+
+
+class OfClassifier(Measured):
+    """A measurement of the classifier on the images of a data set, `shown`, which may be another than `data`.
+
+    `copies` were made of them first, if the evaluation wants that; `denoiser` is there if it works with one itself.
+    """
+
+    def __init__(
+        self, evaluation: Evaluation, classifier: Stage[Any], data: Stage[Pictures], shown: Stage[Pictures],
+        copies: Sequence[Copies], denoiser: Stage[Any] | None, size: int | None, named: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.evaluation, self.size = evaluation, size
+        looks = {f"copies.{number}": stage for number, stage in enumerate(copies)}
+        self.looks = {(stage.split, stage.maker): role for role, stage in looks.items()}
+        settings = keyed(evaluation) | dict(named) | settings_of(denoiser)
+        inputs = {"classifier": classifier, **looks, "denoiser": denoiser}
+        # which data it is about is in the classifier's key, or in `named`
+        super().__init__(settings, inputs | {"data": data, "shown": shown}, keyed=tuple(inputs))
+
+    def check(self, given: Given) -> None:
+        check_splits(self.evaluation, given["shown"])
+        ours: Pictures = given["data"]
+        places_of(given["shown"], ours.listing.classes)
+        if "denoiser" in self.inputs:
+            model: DenoiserModel = given.stage.inputs["denoiser"].model  # type: ignore[attr-defined]
+            self.evaluation.check(model.alphas_cumprod())
+
+    def subject(self, given: Given) -> tuple[Subject, Callable[[], int]]:
+        """What the evaluation may look at, and how to ask how many denoiser calls it has made so far."""
+        looking = Looking(self, given)
+        return looking.subject(), looking.calls
+
+
+class Whole(OfClassifier, Computed[Result]):
+    """All images at once."""
+
+    def compute(self, given: Given) -> Outcome:
+        subject, calls = self.subject(given)
+        result = self.evaluation(subject)
+        return Outcome(result=result, calls=calls())
+
+
+class ImageByImage(OfClassifier, Mapped[Result]):
+    """What costs much for each image: shard by shard, on many devices if there are."""
+
+    suffix = "json"
+    evaluation: MappedEvaluation
+
+    def images_of(self, unit: int, given: Given) -> Sequence[int]:
+        """The places in the split of a shard's images."""
+        size = self.evaluation.SHARD
+        return self.chosen(given)[unit * size : (unit + 1) * size]
+
+    def chosen(self, given: Given) -> Sequence[int]:
+        shown: Pictures = given["shown"]
+        return self.evaluation.chosen(len(shown.listing.splits[self.evaluation.split]))
+
+    def units(self, given: Given) -> Sequence[int]:
+        return range(-(-len(self.chosen(given)) // self.evaluation.SHARD))
+
+    def measure(self, unit: int, given: Given) -> Cost:
+        return Cost(units=len(self.images_of(unit, given)))
+
+    def open(self, given: Given) -> Any:
+        return given, *self.subject(given)
+
+    def make(self, unit: int, opened: Any) -> Part:
+        given, subject, calls = opened
+        before = calls()
+        rows = self.evaluation.rows(subject, self.images_of(unit, given))
+        return Part(canonical(rows), len(rows), counters={"unet_calls": calls() - before})
+
+    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
+        receipts = [receipt for unit in units if (receipt := receipt_of(at, unit, self.suffix)) is not None]
+        rows = [row for unit in units for row in json.loads(read_part(at, unit, self.suffix))]
+        seconds, calls = sum(r.seconds for r in receipts), sum(r.calls for r in receipts)
+        return Outcome(result=self.evaluation.result(rows), seconds=seconds, calls=calls)
+
+
+def check_splits(evaluation: Measurement, shown: Pictures) -> None:
+    """Refuse to measure on a split that the data set does not have."""
+    for split in sorted(set(evaluation.needs) - {SUBSET, *shown.listing.splits}):
+        hint = did_you_mean(split, sorted(shown.listing.splits))
+        raise UserError(f"{shown.dataset.name} has no split {split!r}{hint}", ("evaluations",))
+
+
+def places_of(shown: Pictures, ours: Sequence[str]) -> list[tuple[int, ...]]:
+    """Where the classes of a data set are among those that were learned: some mean several of ImageNet's."""
+    name, theirs = shown.dataset.name, shown.listing.classes
+    place: dict[str, tuple[int, ...]] = {cls: (number,) for number, cls in enumerate(ours)}
+    if name in PUBLISHED and len(ours) == 1000 and all(map(WORDNET.fullmatch, ours)):
+        place |= PUBLISHED[name].places
+    if strange := [cls for cls in theirs if cls not in place]:
+        said = f"{len(strange)} classes of {name} were not learned, the first is {strange[0]!r}"
+        raise UserError(f"{said}{did_you_mean(strange[0], list(ours))}", ("evaluations",))
+    return [place[cls] for cls in theirs]
+
+
+class Looking:
+    """One evaluation at work: it gets images, copies and the classifier as it asks for them."""
+
+    def __init__(self, stage: OfClassifier, given: Given) -> None:
+        self.stage, self.given, self.evaluation = stage, given, stage.evaluation
+        self.ours: Pictures = given["data"]
+        self.shown: Pictures = given["shown"]
+        self.size = self.ours.size(stage.size)
+        self.places = places_of(self.shown, self.ours.listing.classes)
+        self.models = Models(None, (), given.get("denoiser"))  # of copies that are made when they are asked for
+
+    def calls(self) -> int:
+        return self.given.calls + self.models.counters.get("unet_calls", 0)
+
+    def subject(self) -> Subject:
+        own, listing = self.ours.listing, self.shown.listing
+        model = self.given["classifier"]
+        # on a data set with some of the classes only those can be answered, unless it has its own names for them
+        free = set(own.classes).isdisjoint(listing.classes)
+        if not free and len(self.places) < len(own.classes):
+            model = among(model, [first for first, *_ in self.places], len(own.classes))
+        in_the_loop = self.evaluation.needs_denoiser and not self.evaluation.copied()
+        return Subject(
+            model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copies=self.copies,
+            also={first: (first, *others) for first, *others in self.places if others},
+            ids={split: [entry.id for entry in listing.splits[split]] for split in self.evaluation.needs},
+            denoiser=self.given.denoiser() if in_the_loop else None,
+        )  # fmt: skip
+
+    def images(self, split: str) -> Arrays:
+        found, labels = self.shown.arrays(split, 0, self.size)
+        return found, np.array([first for first, *_ in self.places])[labels]
+
+    def copies(self, maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
+        """One copy of some images of a split (uint8 NCHW): made first, or else now."""
+        role = self.stage.looks.get((split, maker))
+        if role is not None:
+            made: Images = self.given[role]
+            return made.stacked(self.size, numbers, [variant])[:, 0]
+        entries = [self.shown.listing.splits[split][number] for number in numbers]
+        return copies_now(maker, entries, self.images(split)[0][list(numbers)], variant, self.models)
+
+
+def copies_now(
+    maker: Maker, entries: Sequence[Image], images_NCHW: np.ndarray, variant: int, models: Models
+) -> np.ndarray:
+    """One copy of each of some images, made here and kept nowhere."""
+    samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
+    rows = [maker.plan(sample, variant, Context(0, (), "", "")) for sample in samples]
+    made_NHWC, _ = maker.generate(rows, list(images_NCHW.transpose(0, 2, 3, 1)), models)
+    return np.stack(made_NHWC).transpose(0, 3, 1, 2)
+
+
+class Sets(Mapping[str, Arrays]):
+    """Images and labels by split, read when they are asked for."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Arrays]) -> None:
+        self.names, self.read = tuple(names), read
+
+    def __getitem__(self, name: str) -> Arrays:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)

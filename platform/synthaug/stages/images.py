@@ -1,0 +1,355 @@
+"""Images made of images, shard by shard: what a method generates, what it must have first, and the copies that views
+and evaluations look at."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from synthaug.data.listing import Entry
+from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_after
+from synthaug.methods.base import Context, Maker, Method, Models, Row
+from synthaug.settings import hash_of, keyed, seed_of
+from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.data import SUBSET, Pictures, decode_all, settings_of
+from synthaug.stages.shards import read_part, receipt_of
+
+SHARD = 256  # sources: a shard is one variant of this many, some seconds of work and little to lose
+
+
+class Made(Mapped["Images"]):
+    """Variants 1..k of what a maker makes of each source. A shard is one variant of at most SHARD sources (or as many
+    variants as the maker makes together), so that asking for more variants only adds shards."""
+
+    maker: Maker
+    k: int
+    split: str = SUBSET
+
+    def __init__(
+        self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
+    ) -> None:
+        self.seed, self.maker, self.k = seed, maker, k
+        super().__init__({**settings, **settings_of(inputs.get("denoiser"))}, inputs)
+
+    def wants_more(self, other: Stage[Images]) -> bool:
+        return isinstance(other, Made) and self.k > other.k
+
+    # --- the plan
+
+    def sources(self, given: Given) -> tuple[Entry, ...]:
+        pictures: Pictures = given["data"]
+        return pictures.entries(self.split, self.seed)
+
+    def units(self, given: Given) -> Sequence[int]:
+        return self.shards(range(1, self.k + 1), len(self.sources(given)))
+
+    def shards(self, variants: Iterable[int], sources: int) -> list[int]:
+        """Numbers of the shards that hold some variants, block by block and within a block variant by variant, so that
+        a source is encoded once."""
+        blocks = blocks_of(sources)
+        groups = list(dict.fromkeys((variant - 1) // self.maker.together for variant in variants))
+        return [group * blocks + block for block in range(blocks) for group in groups]
+
+    def variants(self, unit: int, sources: int) -> range:
+        """The variants that a shard holds."""
+        first = unit // blocks_of(sources) * self.maker.together + 1
+        return range(first, first + self.maker.together)
+
+    def rows(self, unit: int, given: Given) -> tuple[list[Entry], list[Row]]:
+        """The sources of a shard, and what will be made of them, variant by variant."""
+        sources = self.sources(given)
+        first = unit % blocks_of(len(sources)) * SHARD
+        chosen = list(sources[first : first + SHARD])
+        context = self.context(given)
+        return chosen, list(self.plan(chosen, self.variants(unit, len(sources)), context))
+
+    def plan(self, entries: Iterable[Entry], variants: Iterable[int], context: Context) -> Iterator[Row]:
+        samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
+        for variant in variants:
+            for sample in samples:
+                yield self.maker.plan(sample, variant, context)
+
+    def context(self, given: Given) -> Context:
+        """What a plan may know of the data set."""
+        pictures: Pictures = given["data"]
+        peers = defaultdict[int, list[str]](list)
+        for entry in self.sources(given):
+            peers[entry.label].append(entry.id)
+        return Context(
+            seed=self.seed, words=self.words(pictures), prompt=pictures.dataset.template,
+            super_class=pictures.dataset.kind_word, names=pictures.listing.words,
+            peers={label: tuple(ids) for label, ids in sorted(peers.items())},
+        )  # fmt: skip
+
+    def words(self, pictures: Pictures) -> tuple[str, ...]:
+        """What the classes are called in prompts."""
+        return pictures.listing.words
+
+    def squash(self, given: Given) -> int | None:
+        """The size that sources are brought to first."""
+        return None
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The text-to-image model that it works with, if it does."""
+        return None
+
+    def measure(self, unit: int, given: Given) -> Cost:
+        _, rows = self.rows(unit, given)
+        return Cost(len(rows), len(rows), sum(self.maker.calls(row, self.backbone) for row in rows))
+
+    # --- making
+
+    def open(self, given: Given) -> Opened:
+        return Opened(given, self.context(given), self.models(given))
+
+    def models(self, given: Given) -> Models:
+        return models_of(self.models_key, lambda: Models(None, (), self.placed_denoiser(given)))
+
+    @property
+    def models_key(self) -> str:
+        """What decides the models; whoever has the same ones shares them in a process."""
+        denoiser = self.inputs.get("denoiser") if self.maker.needs_denoiser else None
+        return hash_of([denoiser.key if denoiser else None])
+
+    def placed_denoiser(self, given: Given) -> Any:
+        return given.get("denoiser") if self.maker.needs_denoiser else None
+
+    def make(self, unit: int, opened: Opened) -> Part:
+        models, before = opened.models, opened.models.counters
+        models.names, models.earlier = opened.context.names, self.earlier(opened.given)
+        pictures: Pictures = opened.given["data"]
+        entries, rows = self.rows(unit, opened.given)
+        size = self.squash(opened.given)
+        with ThreadPoolExecutor() as threads:
+            samples = pictures.listing.samples(entries)
+            sources = list(threads.map(lambda s: source_of(s, size), samples)) * self.maker.together
+            images, labels = self.maker.generate(rows, sources, models)
+            encoded = list(threads.map(self.maker.encode, images))
+        made = [
+            Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt,
+                   row.seed, row.strength, self.key)
+            for row, image, label in zip(rows, encoded, labels, strict=True)
+        ]  # fmt: skip
+        after = models.counters
+        counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
+        first = rows[0].variant if rows else 1
+        return Part(to_parquet(made), len(made), first, None, counts, after.get("micro_batch"))
+
+    def earlier(self, given: Given) -> Callable[[str], np.ndarray] | None:
+        """How to get what the stage before made of a source."""
+        return None
+
+    # --- what it left
+
+    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
+        """Which variants are complete, and what they cost, whoever made them: another run may have asked for more."""
+        sources, variants, receipts = len(self.sources(given)), list[int](), []
+        while found := self._of_variant(at, len(variants) + 1, sources):
+            variants += range(len(variants) + 1, len(variants) + self.maker.together + 1)
+            receipts += found
+        names = {name for receipt in receipts for name in receipt.counters}
+        counters = {name: sum(receipt.counters.get(name, 0) for receipt in receipts) for name in sorted(names)}
+        counts = {"sources": sources, "rows": sum(r.rows for r in receipts), "bytes": sum(r.bytes for r in receipts)}
+        seconds = sum(receipt.seconds for receipt in receipts)
+        return Outcome(seconds=seconds, counts=counts | {"variants": variants, "counters": counters})
+
+    def _of_variant(self, at: Folder, variant: int, sources: int) -> list[Any]:
+        """The receipts of a variant, if it is complete."""
+        found = [receipt_of(at, number, self.suffix) for number in self.shards([variant], sources)]
+        return [] if None in found else found
+
+    def load(self, at: Folder, given: Given) -> Images:
+        pictures: Pictures = given["data"]
+        return Images(self, at, self.sources(given), pictures.listing.read)
+
+
+def blocks_of(sources: int) -> int:
+    """How many shards a variant of so many sources takes."""
+    return -(-sources // SHARD)
+
+
+def source_of(sample: Sample, size: int | None) -> np.ndarray:
+    image = decode_image(sample.image)
+    return image if size is None else resize_image(image, size)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a process keeps while it makes shards."""
+
+    given: Given
+    context: Context
+    models: Models
+
+
+_models: dict[str, Models] = {}  # of this process; it keeps one set
+
+
+def models_of(key: str, make: Callable[[], Models]) -> Models:
+    """The models of this process, made anew when others are asked for."""
+    if key not in _models:
+        _models.clear()
+        _models[key] = make()
+    return _models[key]
+
+
+# --- what a method generates ----------------------------------------------------------------------------------------
+
+
+class OfBackbone(Made):
+    """What is made with a backbone and all that it is fitted by."""
+
+    def __init__(
+        self, seed: int, maker: Maker, k: int, backbone: Backbone | None, drawn_by: Mapping[str, Any],
+        tuning: Sequence[Finetune], settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
+    ) -> None:  # fmt: skip
+        self._backbone, self.drawn_by, self.tuning = backbone, drawn_by, tuple(tuning)
+        super().__init__(seed, maker, k, {**drawn_by, **settings}, inputs)
+
+    @property
+    def backbone(self) -> Backbone | None:
+        return self._backbone
+
+    def words(self, pictures: Pictures) -> tuple[str, ...]:
+        return words_after(self.tuning, pictures.listing.words)
+
+    @property
+    def models_key(self) -> str:
+        roles = ("adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else []))
+        return hash_of([self.drawn_by, [self.inputs[role].key for role in roles if role in self.inputs]])
+
+    def models(self, given: Given) -> Models:
+        adapters: tuple[Adapter, ...] = given.get("adapter") or ()
+        make = lambda: Models(self.backbone, adapters, self.placed_denoiser(given), given.get("guide"))  # noqa: E731
+        return models_of(self.models_key, make)
+
+    def check(self, given: Given) -> None:
+        """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
+        if self.backbone is None:
+            return
+        entries, context = self.sources(given), self.context(given)
+        rows = self.plan(entries, range(1, self.k + 1), context)
+        tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
+        self.backbone.check_prompts(
+            {text: tokens[row.target] for row in rows for text in (row.prompt, row.later) if text}
+        )
+
+
+class Prepared(OfBackbone):
+    """What a method must have of each source first."""
+
+    kind, cost = "prepare", "generate"
+
+
+class Generated(OfBackbone):
+    """The images of a method."""
+
+    kind, cost = "generate", "generate"
+    maker: Method
+
+    def earlier(self, given: Given) -> Callable[[str], np.ndarray] | None:
+        prepared: Images | None = given.get("prepared")
+        return None if prepared is None else prepared.array_of
+
+
+class Copies(Made):
+    """Copies of training images that a view draws from, or of a split's images that an evaluation looks at."""
+
+    kind, cost = "views", "views"
+
+    def __init__(
+        self, seed: int, maker: Maker, k: int, split: str, size: int | None, settings: Mapping[str, Any],
+        inputs: Mapping[str, Stage[Any] | None],
+    ) -> None:  # fmt: skip
+        self.split, self.size = split, size
+        super().__init__(seed, maker, k, settings, inputs)
+
+    def squash(self, given: Given) -> int | None:
+        pictures: Pictures = given["data"]
+        return pictures.size(self.size)
+
+
+# --- as others read it ----------------------------------------------------------------------------------------------
+
+
+class Images:
+    """What a stage made of its sources, read shard by shard; a part whose bytes changed is refused."""
+
+    def __init__(
+        self, stage: Made, at: Folder, sources: tuple[Entry, ...], read: Callable[[str], bytes]
+    ) -> None:  # fmt: skip
+        self.stage, self.at, self.sources, self.read = stage, at, sources, read
+        self._place = {entry.id: number // SHARD for number, entry in enumerate(sources)}
+        self._arrays = lru_cache(maxsize=16)(self._read_arrays)  # some shards, for those who ask for partners
+
+    def shard(self, number: int) -> list[Sample]:
+        return from_parquet(read_part(self.at, number, self.stage.suffix))
+
+    def samples(self, k: int, sources: Collection[str] | None = None) -> list[Sample]:
+        """Variants 1..k (of some sources)."""
+        found: list[Sample] = []
+        for number in self.stage.shards(range(1, k + 1), len(self.sources)):
+            if sources is None or any(entry.id in sources for entry in self._entries(number)):
+                found += self.shard(number)
+        return [s for s in found if s.variant <= k and (sources is None or s.source in sources)]
+
+    def gallery(self, k: int, classes: int = 12) -> list[list[bytes]]:
+        """For each class a source and its variants; sources are chosen by hash, not as the first ones."""
+        chosen = {}
+        for entry in sorted(self.sources, key=lambda e: seed_of("gallery", e.id), reverse=True):
+            chosen[entry.label] = entry
+        shown = [chosen[label] for label in sorted(chosen)][:classes]
+        made = {(s.source, s.variant): s.image for s in self.samples(k, {entry.id for entry in shown})}
+        last = min(k, 10)
+        return [[self.read(e.id), *(made[e.id, number] for number in range(1, last + 1))] for e in shown]
+
+    def array_of(self, source: str) -> np.ndarray:
+        """The array that was made of a source, where arrays are what is made."""
+        return self._arrays(self._place[source])[source]
+
+    def _read_arrays(self, number: int) -> dict[str, np.ndarray]:
+        return {sample.source: np.load(io.BytesIO(sample.image)) for sample in self.shard(number)}
+
+    def stacked(
+        self, size: int, numbers: Sequence[int] | None = None, variants: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Variants of the sources, all or some of each, source by source: N x K x C x H x W."""
+        chosen = self.sources if numbers is None else [self.sources[number] for number in numbers]
+        wanted = {variant: number for number, variant in enumerate(variants or range(1, self.stage.k + 1))}
+        place = {entry.id: number for number, entry in enumerate(chosen)}
+        made_NKCHW = np.empty((len(chosen), len(wanted), 3, size, size), np.uint8)
+        for number in self.stage.shards(wanted, len(self.sources)):
+            if not any(entry.id in place for entry in self._entries(number)):
+                continue
+            found = [s for s in self.shard(number) if s.source in place and s.variant in wanted]
+            for sample, pixels in zip(found, decode_all([s.image for s in found], size), strict=True):
+                made_NKCHW[place[sample.source], wanted[sample.variant]] = pixels
+        return made_NKCHW
+
+    def _entries(self, number: int) -> tuple[Entry, ...]:
+        first = number % blocks_of(len(self.sources)) * SHARD
+        return self.sources[first : first + SHARD]
+
+
+def generation_settings(maker: Maker, seed: int, named: Mapping[str, str]) -> dict[str, Any]:
+    """What enters the key of what a method makes: the words are those of its first version."""
+    found: dict[str, Any] = {"method": keyed(maker), "method version": maker.version, "seed": seed}
+    return found | ({"contents": dict(named)} if named else {})
+
+
+def copy_settings(
+    maker: Maker, split: str, size: int | None, named: Mapping[str, str], seed: int | None
+) -> dict[str, Any]:
+    """What enters the key of copies; a seed only where the images that are copied hang on one."""
+    found: dict[str, Any] = {"maker": keyed(maker), "maker version": maker.version, "split": split, "size": size}
+    return found | dict(named) | ({"seed": seed} if split == SUBSET else {})

@@ -1,0 +1,223 @@
+"""Line: what an experiment is made of, and how its stages hang together.
+
+Each stage is a property and is pulled: who is not asked for is not made. An experiment of one's own may have a line of
+its own (`Experiment.LINE`): a subclass of this one with a property more, or another `sources`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+from synthaug.data.dataset import Dataset
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.finetune import Finetune
+from synthaug.diffusion.pixel_models import TrainedUNet
+from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement
+from synthaug.experiment import Experiment
+from synthaug.methods.base import Maker
+from synthaug.settings import UserError, keyed
+from synthaug.stages.adapter import Tuned
+from synthaug.stages.base import Stage, closure, once
+from synthaug.stages.classifier import Classifier, Judge
+from synthaug.stages.data import SUBSET, Data, Library, Model, Pictures, contents
+from synthaug.stages.denoiser import TrainedDenoiser
+from synthaug.stages.evaluate import ImageByImage, OfImages, Whole
+from synthaug.stages.filter import Filtered, Scores
+from synthaug.stages.guide import TrainedGuide
+from synthaug.stages.images import Copies, Generated, Prepared, copy_settings, generation_settings
+
+S = TypeVar("S", Prepared, Generated)
+
+
+class Line:
+    """The stages of an experiment. Equal ones have equal keys, whoever's they are."""
+
+    def __init__(self, experiment: Experiment, library: Library) -> None:
+        self.experiment, self.library = experiment, library
+        self._copies: dict[tuple[Any, ...], Copies] = {}
+
+    # --- what they work on
+
+    @cached_property
+    def data(self) -> Data:
+        return Data(self.experiment.dataset, self.library)
+
+    @property
+    def sources(self) -> Stage[Pictures]:
+        """Whose training images new ones are made of; everything else sees all of `data`."""
+        return self.data
+
+    @property
+    def drawn(self) -> int | None:
+        """The seed that the training images hang on, if they do."""
+        dataset = self.experiment.dataset
+        return self.experiment.seed if dataset.shots is not None and dataset.subset_seed is None else None
+
+    @property
+    def size(self) -> int | None:
+        return self.experiment.recipe.image_size
+
+    def named(self, value: Any) -> dict[str, str]:
+        """What the files and models that some settings name hold."""
+        return contents(value, self.library.identify)
+
+    # --- what is trained for diffusion
+
+    @cached_property
+    def denoiser(self) -> Stage[Any] | None:
+        model, seed = self.experiment.denoiser, self.experiment.seed
+        if isinstance(model, TrainedUNet):
+            return TrainedDenoiser(self.data, model, seed, self.drawn, self.size)
+        return None if model is None else Model("denoiser", model, self.library)
+
+    def asks(self, wanted: bool) -> Stage[Any] | None:
+        """The denoiser, if it is wanted."""
+        return self.denoiser if wanted else None
+
+    @cached_property
+    def guide(self) -> TrainedGuide | None:
+        guide = self.experiment.guide
+        if guide is None:
+            return None
+        denoiser = self.asks(guide.needs_denoiser)
+        return TrainedGuide(self.data, denoiser, guide, self.experiment.seed, self.drawn, self.size)
+
+    @cached_property
+    def adapters(self) -> Tuned | None:
+        """The last of the fine-tunings, each of which has the one before as an input."""
+        found: Tuned | None = None
+        for number in range(len(self.experiment.tuning)):
+            found = self._tuned(self.experiment.tuning[: number + 1], found)
+        return found
+
+    def _tuned(self, tuning: tuple[Finetune, ...], before: Tuned | None) -> Tuned:
+        e = self.experiment
+        if e.generator is None:
+            raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
+        base = e.generator.for_tuning()
+        return Tuned(self.data, before, tuning, base, e.seed, self.drawn_by(base), self.named(tuning[-1]))
+
+    def drawn_by(self, backbone: Backbone | None) -> dict[str, Any]:
+        """A backbone in a key, with what its weights and those added to it hold."""
+        return {} if backbone is None else {"backbone": keyed(backbone)} | self.named({"backbone": backbone})
+
+    # --- images
+
+    @cached_property
+    def prepared(self) -> Prepared | None:
+        method = self.experiment.method
+        if method is None or method.before is None:
+            return None
+        return self._of_backbone(Prepared, method.before, 1, self._inputs(method.before))
+
+    @cached_property
+    def generated(self) -> Generated | None:
+        e = self.experiment
+        if e.method is None:
+            return None
+        inputs = self._inputs(e.method, prepared=self.prepared) | {"guide": self.guide}
+        return self._of_backbone(Generated, e.method, e.k, inputs)
+
+    def _of_backbone(self, shape: type[S], maker: Maker, k: int, inputs: dict[str, Stage[Any] | None]) -> S:
+        e, backbone = self.experiment, self.experiment.generator
+        settings = generation_settings(maker, e.seed, self.named(maker))
+        return shape(e.seed, maker, k, backbone, self.drawn_by(backbone), e.tuning, settings, inputs)
+
+    def _inputs(self, maker: Maker, prepared: Prepared | None = None) -> dict[str, Stage[Any] | None]:
+        denoiser = self.asks(maker.needs_denoiser)
+        return {"data": self.sources, "adapter": self.adapters, "prepared": prepared, "denoiser": denoiser}
+
+    @cached_property
+    def images(self) -> Generated | Filtered | None:
+        """The generated images that are used."""
+        chosen, made = self.experiment.filter, self.generated
+        if chosen is None or made is None:
+            return made
+        named = self.named(chosen)
+        judge = self.judge if chosen.needs_classifier else None
+        return Filtered(chosen, Scores(chosen, self.data, made, judge, self.size, named), self.experiment.k, named)
+
+    @cached_property
+    def judge(self) -> Any:
+        """The classifier of the real images alone, whom a filter or a measurement of images may ask."""
+        without: dict[str, Any] = dict.fromkeys(("backbone", "method", "finetune", "filter"))
+        real_only = dataclasses.replace(self.experiment, **without)
+        return type(self)(real_only, self.library)._classifier(Judge)
+
+    def copies(self, maker: Maker, k: int, split: str = SUBSET, dataset: Dataset | None = None) -> Copies:
+        """Copies 1..k of each image of a split, of the experiment's own data set or another; equal ones once."""
+        wanted = maker, k, split, dataset
+        if wanted not in self._copies:
+            source = self.data if dataset is None else Data(dataset, self.library)
+            settings = copy_settings(maker, split, self.size, self.named(maker), self.drawn)
+            inputs = {"data": source, "denoiser": self.asks(maker.needs_denoiser)}
+            self._copies[wanted] = Copies(self.experiment.seed, maker, k, split, self.size, settings, inputs)
+        return self._copies[wanted]
+
+    # --- training and numbers
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return self._classifier(Classifier)
+
+    def _classifier(self, shape: type[Classifier]) -> Classifier:
+        e, views = self.experiment, self.experiment.recipe.views
+        wanted = {place: view.copies() for place, view in enumerate(views)}
+        copies = {place: self.copies(*found) for place, found in wanted.items() if found is not None}
+        looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
+        named = self.named(e.recipe)
+        return shape(self.data, self.images, copies, self.asks(looping), e.recipe, e.utilize, e.k, e.seed, named)
+
+    @cached_property
+    def results(self) -> dict[str, Stage[Any]]:
+        """What the experiment asks for, by name; all else is made because these need it. Generated images are measured
+        only where there are any."""
+        asked = self.experiment.evaluations
+        named = zip(numbered("evaluate", len(asked)), asked, strict=True)
+        return {n: self.measured(e) for n, e in named if self.generated or not isinstance(e, ImageEvaluation)}
+
+    def measured(self, evaluation: Measurement) -> Stage[Any]:
+        """The numbers of one evaluation."""
+        e, named = self.experiment, self.named(evaluation)
+        if isinstance(evaluation, ImageEvaluation):
+            judge = self.judge if evaluation.needs_classifier else None
+            return OfImages(evaluation, self.data, self.images, judge, e.k, e.seed, self.size, named)
+        assert isinstance(evaluation, Evaluation), evaluation
+        other = evaluation.dataset
+        made_first = evaluation.copied() if evaluation.beforehand else []
+        copies = [self.copies(maker, maker.variants, split, other) for split, maker in made_first]
+        denoiser = self.asks(evaluation.needs_denoiser and not copies)
+        shown = self.data if other is None else Data(other, self.library)
+        shape = ImageByImage if isinstance(evaluation, MappedEvaluation) else Whole
+        return shape(evaluation, self.classifier, self.data, shown, copies, denoiser, self.size, named)
+
+    # --- all of them
+
+    def stages(self, is_made: Callable[[Stage[Any]], bool] = lambda _: False) -> dict[str, Stage[Any]]:
+        """Every stage by the name that people know it by, inputs first; of equal ones the one that asks for most."""
+        results = self.results
+        names = {stage.key: name for name, stage in results.items()}
+        counts: Counter[str] = Counter()
+        found: dict[str, Stage[Any]] = {}
+        for stage in once(closure(results.values(), is_made)):
+            if stage.key not in names:
+                counts[stage.name] += 1
+                number = counts[stage.name]
+                names[stage.key] = stage.name if number == 1 else f"{stage.name}.{number}"
+            found[names[stage.key]] = stage
+        return found
+
+
+def line_of(experiment: Experiment, library: Library) -> Line:
+    """The line that an experiment asks for, or the usual one."""
+    made: Line = (experiment.LINE or Line)(experiment, library)
+    return made
+
+
+def numbered(stage: str, count: int) -> list[str]:
+    """The names of several stages of one kind."""
+    return [stage if number == 1 else f"{stage}.{number}" for number in range(1, count + 1)]

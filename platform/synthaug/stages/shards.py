@@ -1,0 +1,89 @@
+"""Shards: a unit of a mapped stage is a part file named by its bytes, and a receipt, written last, that names it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from synthaug.settings import UserError
+from synthaug.stages.base import Folder, Part
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a finished unit: what its part is, and what making it took, whoever made it."""
+
+    part: str
+    bytes: int
+    sha256: str
+    rows: int
+    variant: int = 1
+    seconds: float = 0.0
+    counters: Mapping[str, int] = field(default_factory=dict)
+    micro_batch: int | None = None
+
+    @property
+    def calls(self) -> int:
+        """Rows through a denoiser."""
+        return self.counters.get("unet_calls", 0)
+
+    @property
+    def note(self) -> str:
+        """What the progress line should say of it."""
+        return f"micro-batch halved to {self.micro_batch}" if self.counters.get("halvings", 0) else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Receipt | None:
+        """A receipt, or nothing where the file is none."""
+        needed = {"part", "bytes", "sha256", "rows"}
+        if not isinstance(data, dict) or not needed <= data.keys():
+            return None
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+
+def receipt_name(number: int) -> str:
+    return f"part-{number:05d}.json"
+
+
+def part_name(number: int, digest: str, suffix: str) -> str:
+    return f"part-{number:05d}-{digest[:8]}.{suffix}"
+
+
+def issue(number: int, part: Part, suffix: str, seconds: float) -> Receipt:
+    """The receipt of a part that was made in so many seconds."""
+    digest = sha256(part.data).hexdigest()
+    took = seconds if part.seconds is None else part.seconds
+    return Receipt(
+        part_name(number, digest, suffix), len(part.data), digest, part.rows, part.variant, took, part.counters,
+        part.micro_batch,
+    )  # fmt: skip
+
+
+def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> Receipt | None:
+    """The receipt of a unit whose part is as it says: there, and as long; with `read` its bytes are hashed as well."""
+    try:
+        found = Receipt.from_json(json.loads(at.read(receipt_name(number))))
+        if found is None or found.part != part_name(number, found.sha256, suffix):
+            return None  # a name of somebody's own could lead out of the folder
+        if at.size(found.part) != found.bytes:
+            return None
+        if read and sha256(at.read(found.part)).hexdigest() != found.sha256:
+            return None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found
+
+
+def read_part(at: Folder, number: int, suffix: str) -> bytes:
+    """The bytes of a unit, refused if they are not those that were written."""
+    receipt = receipt_of(at, number, suffix)
+    data = b"" if receipt is None else at.read(receipt.part)
+    if receipt is None or sha256(data).hexdigest() != receipt.sha256:
+        raise UserError(f"shard {number} in {at.local()} is damaged or missing; run the same command again")
+    return data
