@@ -169,7 +169,7 @@ def test_run_export_report_and_clean(mine: str, home: Path, tmp_path: Path, capf
     page = Path(capfd.readouterr().out.strip())
     assert "Noise" in page.read_text()
 
-    stray = home / "store" / "generate" / "deadbeef"
+    stray = home / "store" / "generate" / ("deadbeef" * 4)
     stray.mkdir()
     (stray / "part-00000-abc.parquet").write_bytes(b"x")
     assert main(["clean", "--home", str(home)]) == 0

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from making import stages_of
 from synthaug.classify.loop import Data, train
 from synthaug.classify.mixing import Concat
 from synthaug.classify.models import build
 from synthaug.classify.views import DiffAugView, SecondView
 from synthaug.cli import import_file, subjects_in
 from synthaug.evaluate.predict import DDA, Ensemble, Single
-from synthaug.experiment import Experiment, Node, Sweep, load, replace
+from synthaug.experiment import Experiment, Sweep, load, replace
 from synthaug.settings import hash_of, parts, to_json
+from synthaug.stages.base import Stage
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TABLES = ("certified", "ood", "robustness", "synthetic")
@@ -180,22 +182,21 @@ def stub(thing: Any) -> str:
 @pytest.mark.parametrize("name", subjects())
 def test_stages_follow_without_any_data(name: str, files: Path) -> None:
     made = sweep(name)
-    nodes = {trial.arm: trial.experiment.nodes(stub) for trial in made.trials() if trial.seed == 0}
-    trainings = [found["train"].key for found in nodes.values()]
-    assert len(set(trainings)) == len(nodes), "arms differ"
-    for arm, found in nodes.items():
+    stages = {trial.arm: stages_of(trial.experiment, stub) for trial in made.trials() if trial.seed == 0}
+    trainings = [found["train"].key for found in stages.values()]
+    assert len(set(trainings)) == len(stages), "arms differ"
+    for arm, found in stages.items():
         assert ("denoiser" in found["train"].settings) == arm.endswith("+DiffAug"), "only DiffAug trains with one"
         assert len([stage for stage in found if stage.startswith("evaluate")]) == len(made.base.evaluations)
-    views = [{s: n.key for s, n in found.items() if s.startswith("views")} for found in nodes.values()]
-    shared = [
-        v for v, found in zip(views, nodes.values(), strict=True) if _data(found) == _data(nodes[made.baseline or ""])
-    ]
+    views = [{s: n.key for s, n in found.items() if s.startswith("views")} for found in stages.values()]
+    data = _data(stages[made.baseline or ""])
+    shared = [v for v, found in zip(views, stages.values(), strict=True) if _data(found) == data]
     assert all(v == shared[0] for v in shared), "what is made of test images is made once for all arms"
     assert ("views" in shared[0]) == (not name.startswith("ood") and name != "certified:vit")
 
 
-def _data(nodes: dict[str, Node]) -> str:
-    return nodes["train"].inputs[0].key
+def _data(stages: dict[str, Stage[Any]]) -> str:
+    return stages["train"].inputs["data"].key
 
 
 def test_published_weights_are_asked_as_they_are(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from making import key_of, stages_of
 from shapes import NANO, Noise, OtherNoise, class_folders, tiny
 from synthaug.classify.augment import Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
@@ -24,20 +25,7 @@ from synthaug.evaluate.filter import BaseProb, ClipMulti, Filter
 from synthaug.evaluate.ood import Detector, OutOfDistribution
 from synthaug.evaluate.outliers import Outliers
 from synthaug.evaluate.predict import Ensemble, Predictor
-from synthaug.experiment import (
-    Choice,
-    Domain,
-    Experiment,
-    Grid,
-    Node,
-    RandomSearch,
-    Recipe,
-    Searcher,
-    Sweep,
-    Uniform,
-    load,
-    replace,
-)  # fmt: skip
+from synthaug.experiment import Experiment, Recipe, Sweep, load, replace
 from synthaug.methods.base import Method
 from synthaug.methods.da_fusion import DAFusion
 from synthaug.methods.diff_aug import DiffAug
@@ -46,6 +34,7 @@ from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.prompts import Prompts, SuffixDream
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import UserError, subclasses, to_json
+from synthaug.space import Choice, Domain, Grid, RandomSearch, Searcher, Uniform
 
 
 def sent(subject: Experiment | Sweep) -> Experiment | Sweep:
@@ -54,6 +43,10 @@ def sent(subject: Experiment | Sweep) -> Experiment | Sweep:
 
 def identify(thing: object) -> str:
     return "content"
+
+
+def keys_of(experiment: Experiment) -> dict[str, str]:
+    return {name: stage.key for name, stage in stages_of(experiment, identify).items()}
 
 
 def one_of_every_class() -> list[Experiment]:
@@ -93,8 +86,7 @@ def test_every_class_survives_json_with_type_value_and_key() -> None:
         again = sent(experiment)
         assert isinstance(again, Experiment) and again == experiment
         assert type(again.method) is type(experiment.method) and type(again.utilize) is type(experiment.utilize)
-        for stage in experiment.nodes(identify):
-            assert again.key(stage, identify) == experiment.key(stage, identify)
+        assert keys_of(again) == keys_of(experiment)
 
 
 def test_sweeps_survive_json() -> None:
@@ -112,9 +104,7 @@ def test_sweeps_survive_json() -> None:
 
 def test_keys_are_golden() -> None:
     """Whoever changes the output of a stage raises its version; whoever changes a key by accident sees it here."""
-    experiment = tiny(method=Noise(), k=2)
-    keys = {stage: node.key for stage, node in experiment.nodes(identify).items()}
-    assert keys == {
+    assert keys_of(tiny(method=Noise(), k=2)) == {
         "generate": "a48d069b0bad2beddfae71a8b08ac0e4",
         "train": "1867170f80f7cad1f0df857e123c1cb6",
         "evaluate": "ccd5744eaa9a40ae52f1b55035938734",
@@ -123,7 +113,7 @@ def test_keys_are_golden() -> None:
 
 def test_a_key_follows_what_matters_and_nothing_else(tmp_path: Path) -> None:
     def key(stage: str = "generate", **fields: object) -> str:
-        return tiny(**({"method": Noise(), "backbone": NANO} | fields)).key(stage, identify)
+        return key_of(tiny(**({"method": Noise(), "backbone": NANO} | fields)), stage, identify)
 
     base = key()
     assert key(k=3) == base and key("train", k=3) != key("train")
@@ -134,14 +124,13 @@ def test_a_key_follows_what_matters_and_nothing_else(tmp_path: Path) -> None:
     assert key(method=OtherNoise()) != base, "equal fields, another class"
     assert key(backbone=Backbone(model="nano:sd", precision="bf16")) != base
     assert key(backbone=Backbone(model="elsewhere")) == base, "where a model lies does not matter, what it is does"
-    assert tiny().key("train", identify) == tiny(k=3, utilize=Replace()).key("train", identify), "no images, no use"
-    assert tiny(method=Noise(), utilize=Concat()).key("train", identify) == tiny(method=Noise()).key("train", identify)
+    assert keys_of(tiny()) == keys_of(tiny(k=3, utilize=Replace())), "no images, no use"
+    assert keys_of(tiny(method=Noise(), utilize=Concat())) == keys_of(tiny(method=Noise()))
 
 
 def test_methods_with_equal_fine_tuning_share_it() -> None:
     def keys(**fields: object) -> dict[str, str]:
-        nodes = tiny(**({"backbone": NANO} | fields)).nodes(identify)
-        return {stage: node.key for stage, node in nodes.items()}
+        return keys_of(tiny(**({"backbone": NANO} | fields)))
 
     aug, mix, two, fusion = (keys(method=m) for m in (DiffAug(), DiffMix(), DiffII(), DAFusion()))
     tuned = ("finetune", "finetune.2")
@@ -162,32 +151,35 @@ def test_methods_with_equal_fine_tuning_share_it() -> None:
 
 
 def test_a_filter_and_what_it_asks_are_stages() -> None:
-    def nodes(**fields: object) -> dict[str, Node]:
-        return tiny(**({"method": Noise(), "k": 2} | fields)).nodes(identify)
+    def keys(**fields: object) -> dict[str, str]:
+        return keys_of(tiny(**({"method": Noise(), "k": 2} | fields)))
 
-    plain, clip, base = nodes(), nodes(filter=ClipMulti()), nodes(filter=BaseProb())
-    assert list(clip) == ["generate", "filter", "train", "evaluate"]
-    assert clip["generate"].key == plain["generate"].key and clip["train"].key != plain["train"].key
-    assert nodes(filter=ClipMulti(), k=3)["filter"].key != clip["filter"].key
-    (_, judge) = base["filter"].inputs
-    assert judge.key == tiny().nodes(identify)["train"].key, "the classifier of the real images alone, as any other arm"
+    plain, clip, base = keys(), keys(filter=ClipMulti()), keys(filter=BaseProb())
+    assert list(clip) == ["generate", "scores", "filter", "train", "evaluate"]
+    assert list(base) == ["generate", "judge", "scores", "filter", "train", "evaluate"]
+    assert clip["generate"] == plain["generate"] and clip["train"] != plain["train"]
+    more = keys(filter=ClipMulti(), k=3)
+    assert more["scores"] == clip["scores"] and more["filter"] != clip["filter"]
+    assert base["judge"] == keys_of(tiny())["train"], "the classifier of the real images alone, as any other arm"
+    asked = stages_of(tiny(method=Noise(), k=2, filter=BaseProb()), identify)
+    assert all(base["judge"] in asked[name].keys_of_inputs for name in ("scores", "filter"))
 
 
 def test_images_are_measured_without_a_classifier() -> None:
-    def nodes(**fields: object) -> dict[str, Node]:
-        return tiny(**({"evaluations": (Accuracy(), Fidelity())} | fields)).nodes(identify)
+    def keys(**fields: object) -> dict[str, str]:
+        return keys_of(tiny(**({"evaluations": (Accuracy(), Fidelity())} | fields)))
 
-    made = nodes(method=Noise())
-    longer = nodes(method=Noise(), recipe=Recipe(steps=9))
-    assert made["evaluate.2"].key == longer["evaluate.2"].key and made["evaluate"].key != longer["evaluate"].key
-    assert nodes(method=Noise(), k=3)["evaluate.2"].key != made["evaluate.2"].key
-    assert list(nodes()) == ["train", "evaluate"], "nothing to measure without generated images"
+    made = keys(method=Noise())
+    longer = keys(method=Noise(), recipe=Recipe(steps=9))
+    assert made["evaluate.2"] == longer["evaluate.2"] and made["evaluate"] != longer["evaluate"]
+    assert keys(method=Noise(), k=3)["evaluate.2"] != made["evaluate.2"]
+    assert list(keys()) == ["train", "evaluate"], "nothing to measure without generated images"
 
 
 def test_files_and_models_inside_a_method_count_by_content(tmp_path: Path) -> None:
     def key(table: Path) -> str:
         method = RealGuidance(prompts=SuffixDream(table=str(table)))
-        return tiny(method=method, backbone=NANO).key("generate")
+        return key_of(tiny(method=method, backbone=NANO), "generate")
 
     one, same, other = (tmp_path / name for name in ("one.json", "same.json", "other.json"))
     for path, text in ((one, "{}"), (same, "{}"), (other, '{"classes": {}}')):
@@ -203,7 +195,8 @@ def test_content_decides_not_place(tmp_path: Path) -> None:
     other = class_folders(tmp_path / "other", ["a", "b"], 5, first=50)
 
     def key(folder: Path) -> str:
-        return Experiment(dataset=Dataset("folder", path=str(folder)), recipe=Recipe(steps=1)).key("train")
+        experiment = Experiment(dataset=Dataset("folder", path=str(folder)), recipe=Recipe(steps=1))
+        return key_of(experiment, "train")
 
     assert key(one) == key(same) != key(other)
 
@@ -217,11 +210,11 @@ def test_another_model_behind_the_same_path_is_another_key(tmp_path: Path) -> No
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(b"one")
     experiment = tiny(method=RealGuidance(), backbone=Backbone(model=str(model)))
-    first = experiment.key("generate")
+    first = key_of(experiment, "generate")
     weights.write_bytes(b"two")
-    second = experiment.key("generate")
+    second = key_of(experiment, "generate")
     moved = tiny(method=RealGuidance(), backbone=Backbone(model=str(shutil.move(model, tmp_path / "moved"))))
-    assert first != second == moved.key("generate")
+    assert first != second == key_of(moved, "generate")
 
 
 def test_replace_sets_anything_and_says_what_is_wrong() -> None:
@@ -279,7 +272,7 @@ def test_numbers_of_two_evaluations_have_names_of_their_own() -> None:
         Accuracy(predictor=Ensemble()),
         Accuracy(predictor=Ensemble(margin=0.5)),
     )
-    assert len(tiny(evaluations=asked, denoiser="nano:ddpm").measured()) == 4
+    assert len(tiny(evaluations=asked, denoiser="nano:ddpm").evaluations) == 4
     for twice, name in (
         (Accuracy(), "Accuracy of test"),
         (Accuracy(predictor=Ensemble(margin=0.9)), "test/adaptive DE"),

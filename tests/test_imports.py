@@ -148,7 +148,7 @@ def test_functions_and_files_are_short() -> None:
     assert not too_long()
 
 
-def test_only_the_store_writes_artefacts() -> None:
+def test_only_disk_touches_the_files_of_artefacts() -> None:
     for path in (SOURCE / "runtime").glob("*.py"):
         calls = [
             n.func.attr
@@ -156,7 +156,7 @@ def test_only_the_store_writes_artefacts() -> None:
             if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
         ]
         written = {"write_text", "mkdir", "rename", "rmtree"} & set(calls)
-        assert path.name == "store.py" or not written, f"{path.name} calls {written}"
+        assert path.name == "disk.py" or not written, f"{path.name} calls {written}"
 
 
 def test_platform_is_still_the_standard_library() -> None:

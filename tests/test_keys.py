@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from making import key_of, stages_of
 from synthaug.classify.views import AugMixView, DiffAugView, SecondView
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
@@ -59,8 +60,12 @@ def guided(second: str = "noisy", **fields: Any) -> Experiment:
     return Experiment(**known | {"method": method, "evaluations": (Accuracy(), Recognised())} | fields)
 
 
+def keys(experiment: Experiment) -> dict[str, str]:
+    return {name: stage.key for name, stage in stages_of(experiment, identify).items()}
+
+
 def changed(one: Experiment, other: Experiment, see: Callable[[Any], str] = identify) -> set[str]:
-    before, after = one.nodes(identify), other.nodes(see)
+    before, after = stages_of(one, identify), stages_of(other, see)
     assert list(before) == list(after)
     return {name for name in before if before[name].key != after[name].key}
 
@@ -129,8 +134,8 @@ def test_what_stops_asking_hangs_on_the_denoiser_and_not_on_copies() -> None:
         asking(**NANO | PLAIN, evaluations=found)
         for found in ((Accuracy(predictor=adaptive),), (Accuracy(predictor=DE), Accuracy(predictor=adaptive)))
     )
-    assert list(base.nodes(identify)) == ["train", "evaluate"], "nothing is made beforehand for it alone"
-    assert base.key("evaluate", identify) == both.key("evaluate.2", identify)
+    assert list(stages_of(base, identify)) == ["train", "evaluate"], "nothing is made beforehand for it alone"
+    assert key_of(base, "evaluate", identify) == key_of(both, "evaluate.2", identify)
     assert changed(base, base, otherwise) == {"evaluate"}
     assert changed(base, replace(base, {"evaluations.0.predictor.margin": 0.6})) == {"evaluate"}
 
@@ -143,9 +148,9 @@ def test_weights_that_are_added_to_a_backbone_count() -> None:
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     base = asking(**POOL)
-    before = {name: node.key for name, node in base.nodes(identify).items()}
+    before = keys(base)
     monkeypatch.setattr(DiffuseDenoise, "version", DiffuseDenoise.version + 1)
-    after = {name: node.key for name, node in base.nodes(identify).items()}
+    after = keys(base)
     assert {name for name in before if before[name] != after[name]} == {"views", "train", *MEASURED}
 
 
@@ -154,10 +159,10 @@ def test_copies_are_of_the_data_set_that_is_measured() -> None:
         asking(**POOL, evaluations=(Accuracy(predictor=DE), Accuracy(predictor=DE, dataset=Dataset(name)), Accuracy()))
         for name in ("digits", "glyphs")
     )
-    nodes = one.nodes(identify)
-    assert list(nodes)[:3] == ["denoiser", "views", "views.2"], "equal data sets ask for the same copies"
-    made = [other.nodes(identify)[name].key for name in ("views.2", "views.3")]
-    assert nodes["views.2"].key == made[0] != made[1]
+    found = keys(one)
+    assert sorted(found)[-2:] == ["views", "views.2"], "equal data sets ask for the same copies"
+    made = [keys(other)[name] for name in ("views.2", "views.3")]
+    assert found["views.2"] == made[0] != made[1]
 
 
 def test_what_is_set_of_another_data_set_counts_beside_its_content() -> None:
@@ -169,17 +174,18 @@ def test_arms_share_what_does_not_hang_on_them() -> None:
     """Copies of test images are made once for all recipes and seeds, with or without twins beside them."""
     arms = [asking(**POOL | NANO, seed=seed) for seed in (0, 1)]
     arms += [asking(**POOL | NANO | more) for more in (PLAIN, LOOP, NOISE)]
-    keys = [{node.key for name, node in e.nodes(identify).items() if name.startswith("views")} for e in arms]
-    assert len(set.intersection(*keys)) == 1
+    copies = [{key for name, key in keys(e).items() if name.startswith("views")} for e in arms]
+    assert len(set.intersection(*copies)) == 1
 
 
 def test_corrupted_copies_are_not_one_anothers() -> None:
     looks = Robustness(corruptions=("fog", "snow"), severities=(1, 2), predictor=DE)
-    nodes = asking(**PLAIN, evaluations=(looks,)).nodes(identify)
-    assert len({node.key for name, node in nodes.items() if name.startswith("views")}) == 4
+    found = keys(asking(**PLAIN, evaluations=(looks,)))
+    assert len({key for name, key in found.items() if name.startswith("views")}) == 4
 
 
 USED = {"generate", "train", "evaluate", "evaluate.2"}
+LEARNED = {"judge", "train", "evaluate", "evaluate.2"}  # two classifiers, and who asks them
 
 
 @pytest.mark.parametrize(
@@ -189,17 +195,17 @@ USED = {"generate", "train", "evaluate", "evaluate.2"}
         (guided("denoised"), "denoiser.steps", 11, {"denoiser", "guide", *USED}),
         (guided(), "method.guide.steps", 5, {"guide", *USED}),
         (guided(), "method.scale", 2.0, USED),
-        (guided(), "seed", 1, {"denoiser", "guide", *USED}),
-        (guided(**POOL), "seed", 1, USED),
-        (guided(**FIXED), "seed", 1, USED),
-        (guided(), "recipe.image_size", 16, {"denoiser", "guide", *USED}),
-        (guided(**NANO), "recipe.image_size", 16, {"guide", *USED}),
+        (guided(), "seed", 1, {"denoiser", "guide", "judge", *USED}),
+        (guided(**POOL), "seed", 1, {"judge", *USED}),
+        (guided(**FIXED), "seed", 1, {"judge", *USED}),
+        (guided(), "recipe.image_size", 16, {"denoiser", "guide", "judge", *USED}),
+        (guided(**NANO), "recipe.image_size", 16, {"guide", "judge", *USED}),
         (guided(), "k", 6, USED - {"generate"}),  # more variants of the same stage
         (guided(), "utilize", "Replace", {"train", "evaluate"}),
-        (guided(filter=BaseProb()), "recipe.steps", 5, {"filter", "train", "evaluate", "evaluate.2"}),
-        (guided(), "recipe.steps", 5, {"train", "evaluate", "evaluate.2"}),  # the judge learns so long as well
+        (guided(filter=BaseProb()), "recipe.steps", 5, {"scores", "filter", *LEARNED}),
+        (guided(), "recipe.steps", 5, LEARNED),  # the judge learns so long as well
         (guided(recipe=Recipe(steps=4, batch_size=8, views=(AugMixView(),))), "recipe.views.0.width", 2,
-         {"train", "evaluate", "evaluate.2"}),
+         LEARNED),
     ],
 )  # fmt: skip
 def test_guided_images(base: Experiment, path: str, value: Any, expected: set[str]) -> None:
@@ -218,12 +224,12 @@ def test_each_step_of_making_images_rests_on_those_before(monkeypatch: pytest.Mo
         finetune=(TextualInversion(steps=2), LoRA(steps=2)), evaluations=(Accuracy(),),
     )  # fmt: skip
     chain = ["finetune", "finetune.2", "prepare", "generate", "train", "evaluate"]
-    assert list(base.nodes(identify)) == chain
+    assert list(stages_of(base, identify)) == chain
     assert base.method is not None and base.method.before is not None
     for path, value, first in (
         ("finetune.0.steps", 3, 0), ("finetune.1.steps", 3, 1), ("method.inversion_steps", 7, 2), ("method.steps", 7, 3),
     ):  # fmt: skip
         assert changed(base, replace(base, {path: value})) == set(chain[first:]), path
-    before = {name: node.key for name, node in base.nodes(identify).items()}
+    before = keys(base)
     monkeypatch.setattr(type(base.method.before), "version", base.method.before.version + 1)
-    assert [name for name, node in base.nodes(identify).items() if node.key != before[name]] == chain[2:]
+    assert [name for name, key in keys(base).items() if key != before[name]] == chain[2:]

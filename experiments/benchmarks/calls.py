@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from synthaug.cli import resolve
 from synthaug.experiment import Experiment, Sweep
@@ -21,14 +20,12 @@ COUNTED = ("unet_calls", "vae_encodes", "vae_decodes", "text_encodes")
 
 def counted(store: Store, experiment: Experiment) -> dict[str, float]:
     """Counts and seconds per output, of everything but fine-tuning."""
-    nodes = experiment.nodes(store.identify)
-    manifests: list[dict[str, Any]] = []
-    for stage in ("prepare", "generate"):
-        if stage in nodes and (manifest := store.manifest(nodes[stage])) is not None:
-            manifests.append(manifest)
-    rows = manifests[-1]["rows"]
-    found = {name: sum(m["counters"][name] for m in manifests) / rows for name in COUNTED}
-    return found | {"seconds": sum(m["seconds"] for m in manifests) / rows}
+    line = store.line(experiment)
+    stages = [stage for stage in (line.prepared, line.generated) if stage is not None]
+    manifests = [manifest for stage in stages if (manifest := store.manifest(stage)) is not None]
+    rows = manifests[-1].counts["rows"]
+    found = {name: sum(m.counts["counters"][name] for m in manifests) / rows for name in COUNTED}
+    return found | {"seconds": sum(m.seconds for m in manifests) / rows}
 
 
 def main(argv: list[str]) -> None:

@@ -32,7 +32,7 @@ from synthaug.data.sample import decode_image, encode_image, resize_image
 from synthaug.diffusion.denoiser import UNetDenoiser
 from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.diffusion.unet import new_scheduler, new_unet
-from synthaug.runtime.images import decode_all
+from synthaug.stages.data import decode_all
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 K = 8

@@ -1,4 +1,4 @@
-"""What Ray Data costs: its path against a plain loop over generate_shard, on a stub that sleeps 2 ms an image.
+"""What Ray Data costs: its path against a plain loop over units, on a stub that sleeps 2 ms an image.
 
 `python experiments/benchmarks/ray_overhead.py` prints the ratio of their times, pair by pair, with shards of at least
 4 s and one actor, and Ray's start-up apart. Goal: at most 1.10.
@@ -22,10 +22,12 @@ from synthaug.data.sample import Label
 from synthaug.diffusion.backbone import Backbone
 from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.base import Method, Models, Row
-from synthaug.runtime import cluster, generate
-from synthaug.runtime.generate import make_images
+from synthaug.runtime import cluster
+from synthaug.runtime.executors import Workers
+from synthaug.runtime.make import Here, Plan, make
 from synthaug.runtime.store import Store
 from synthaug.settings import settings
+from synthaug.stages.images import SHARD
 
 SLEEP_S = 0.002
 
@@ -82,7 +84,9 @@ def measure(store: Store, pairs: int, k: int) -> list[float]:
 
 def run(store: Store, workers: int, salt: int, k: int) -> None:
     experiment = Experiment(dataset=Dataset("digits", shots=25), method=Sleep(salt=salt), k=k, recipe=Recipe(steps=1))
-    make_images(store, [experiment], workers, lambda text: None)
+    generated = store.line(experiment).generated
+    assert generated is not None
+    make(Plan(store).add(experiment, [generated]), Workers(workers) if workers else Here())
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -92,5 +96,5 @@ def timed(work: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    assert generate.SHARD >= 250
+    assert SHARD >= 250
     main()

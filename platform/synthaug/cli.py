@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -31,12 +32,17 @@ RUNS = Path("runs")
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
-def entry() -> int:
+def entry() -> NoReturn:
     """The console script: our own faults, with their traceback, are code 1."""
     try:
-        return main()
+        code = main()
     except BrokenPipeError:
-        return 0
+        code = 0
+    atexit._run_exitfuncs()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Python would take seconds to take apart all that is loaded
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -303,4 +309,4 @@ def clean(
 
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()

@@ -11,8 +11,11 @@ from replicas import WORDNETS, aircraft, counts, cub, domainnet, folders, imagen
 from shapes import class_folders
 from synthaug.data.dataset import Dataset
 from synthaug.data.layouts import DOMAINS
+from synthaug.data.listing import Listing
 from synthaug.data.published import IMAGENET_D
 from synthaug.settings import UserError
+from synthaug.stages.data import Pictures
+from synthaug.stages.evaluate import places_of
 
 
 def test_cub_follows_its_lists_and_not_its_names(tmp_path: Path) -> None:
@@ -159,17 +162,20 @@ def test_imagenet_d_calls_the_classes_of_imagenet_otherwise() -> None:
     """Where both have the same word for a class, it is the same class."""
     from torchvision.models import ResNet50_Weights
 
-    from synthaug.runtime.evaluate import _places
-
     names, learned = ResNet50_Weights.IMAGENET1K_V1.meta["categories"], [f"n{number:08d}" for number in range(1000)]
     assert len(IMAGENET_D) == 113 and len({place for places in IMAGENET_D.values() for place in places}) == 125
     same = [name for name in IMAGENET_D if name.replace("_", " ") in names]
     assert len(same) > 40 and all(names.index(name.replace("_", " ")) in IMAGENET_D[name] for name in same)
     assert [names[place] for place in IMAGENET_D["pen"]] == ["ballpoint", "quill", "fountain pen"]
-    assert _places(("bath_towel", "chair"), learned, "imagenet-d") == [(434,), (423, 559, 765)]
+    assert places_of(named("imagenet-d", "bath_towel", "chair"), learned) == [(434,), (423, 559, 765)]
     for ours, name in ((learned[:999], "imagenet-d"), (learned, "imagenet-r")):
         with pytest.raises(UserError, match=f"1 classes of {name} were not learned, the first is 'pen'"):
-            _places(("pen",), ours, name)
+            places_of(named(name, "pen"), ours)
+
+
+def named(name: str, *classes: str) -> Pictures:
+    """A data set of which only the classes are known."""
+    return Pictures(Dataset(name, path="nowhere"), Listing(classes, classes, {}, "", lambda _: b""))
 
 
 def test_test_sets_are_told_apart_by_names_and_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipelin
 from PIL import Image
 
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.pipeline import Pipeline, _Loop
+from synthaug.diffusion.pipeline import Pipeline
+from synthaug.diffusion.steps import Loop
 from synthaug.settings import UserError, keyed, settings
 
 STEPS = 10
@@ -40,7 +41,7 @@ def floats(
 ) -> Any:
     """Images before they are rounded to 8 bits."""
     edits = pipeline._edits(rows["images"], rows["prompts"], rows["seeds"], strength, steps, None)
-    loop = _Loop(steps, guidance, "")
+    loop = Loop(steps, guidance, "")
     return torch.stack(pipeline._batched(edits, lambda rows: list(pipeline.decode(pipeline._denoise(rows, loop)))))
 
 

@@ -100,7 +100,7 @@ def test_the_average_is_the_power_function_one() -> None:
 
 
 def test_it_learns_and_is_read_again(tmp_path: Path) -> None:
-    model = TrainedUNet(channels=(8, 16), steps=300, batch_size=8, lr=3e-3)
+    model = TrainedUNet(channels=(8, 16), steps=150, batch_size=8, lr=5e-3)
     image = np.repeat(IMAGES[:1], 2, 0)
     net, done = train_unet(model, image, report=silent)
     assert done.history[-1]["train/loss"] < 0.5 * done.history[0]["train/loss"]

@@ -61,8 +61,11 @@ def test_there_are_nineteen():
     assert all(len(kind.small) == len(kind.large) == 5 for kind in KINDS.values())
 
 
-@pytest.mark.parametrize("size", ["32", "100"])
-@pytest.mark.parametrize("name", NAMES)
+# By the table of large images only the one with the longest loop; the others each night.
+NIGHTLY = [pytest.param(name, "100", marks=pytest.mark.nightly) for name in NAMES if name != "glass_blur"]
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, "32") for name in NAMES), ("glass_blur", "100"), *NIGHTLY])
 def test_shape_type_and_own_seed(name, size, characters):
     images = characters[[0, 5, 17, 30, 31]] if size == "32" else scenes(5)
     before, seeds, state = images.clone(), [7, 1, 2**62 + 3, 0, 5], torch.random.get_rng_state()

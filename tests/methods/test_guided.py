@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from making import Known, key_of, stages_of
 from shapes import Noise, tiny
 from synthaug.data.sample import Sample
 from synthaug.diffusion.guide import Guide
@@ -20,6 +21,7 @@ from synthaug.methods import diffuse_denoise
 from synthaug.methods.base import Context, Models, Row
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.settings import UserError, seed_of
+from synthaug.stages.line import line_of
 
 SIZE, SPREAD = 4, 0.05
 PIXELS = 3 * SIZE**2
@@ -75,7 +77,7 @@ def shades(images: np.ndarray) -> np.ndarray:
 def test_the_plan_is_the_sources_class_and_the_rows_own_seed() -> None:
     for i, row in enumerate(rows(4)):
         assert (row.target, row.source_class, row.seed) == (i % 3, i % 3, seed_of(5, "generate", f"s/{i}", 1))
-    assert ClassifierGuided(steps=7).calls() == 7
+        assert ClassifierGuided(steps=7).calls(row, None) == 7
 
 
 def test_samples_are_of_the_class_that_was_asked() -> None:
@@ -129,7 +131,7 @@ def identify(thing: object) -> str:
 def test_keys_hold_what_matters() -> None:
     def keys(**fields: Any) -> dict[str, str]:
         known = {"method": ClassifierGuided(guide=Guide(**fields.pop("guide", {}))), "denoiser": "TrainedUNet", "k": 2}
-        return {name: node.key for name, node in tiny(**known | fields).nodes(identify).items()}
+        return {name: stage.key for name, stage in stages_of(tiny(**known | fields), identify).items()}
 
     base = keys()
     assert list(base) == ["denoiser", "guide", "generate", "train", "evaluate"]
@@ -145,18 +147,22 @@ def test_keys_hold_what_matters() -> None:
     assert changed(shots=3) == changed(seed=1) == {"denoiser", "guide", *after}, "other images are drawn"
     assert changed(shots=None) - {"denoiser"} == {"guide", *after}
     assert keys(shots=None)["guide"] == keys(shots=None, seed=1)["guide"], "all images, whatever the seed"
-    nodes = [tiny(method=ClassifierGuided(guide=Guide(second=s)), denoiser="TrainedUNet").nodes(identify)
+    found = [stages_of(tiny(method=ClassifierGuided(guide=Guide(second=s)), denoiser="TrainedUNet"), identify)
              for s in ("none", "denoised")]  # fmt: skip
-    asked = [[node.stage for node in found["guide"].inputs] for found in nodes]
+    guides = [stages["guide"] for stages in found]
+    asked = [[guide.inputs[role].kind for role in guide.keyed] for guide in guides]
     assert asked == [["data"], ["data", "denoiser"]], "a noisy classifier does not hang on a denoiser"
-    assert nodes[0]["guide"] in nodes[0]["generate"].inputs and nodes[0]["denoiser"] in nodes[0]["generate"].inputs
+    assert all(guide.keyed == list(guide.inputs) for guide in guides)
+    assert {found[0]["guide"].key, found[0]["denoiser"].key} <= set(found[0]["generate"].keys_of_inputs)
 
 
 def test_the_judge_is_the_classifier_of_the_real_images() -> None:
-    subject = tiny(method=Noise(), evaluations=(Recognised(),))
-    assert subject.asks_judge and not tiny(method=Noise()).asks_judge and not subject.real_only().asks_judge
-    judge = tiny(evaluations=(Recognised(),)).nodes(identify)["train"]
-    assert subject.nodes(identify)["evaluate"].inputs[-1].key == judge.key != subject.nodes(identify)["train"].key
+    subject, real_only = (tiny(method=method, evaluations=(Recognised(),)) for method in (Noise(), None))
+    found = stages_of(subject, identify)
+    assert "judge" in found and "judge" not in {**stages_of(tiny(method=Noise())), **stages_of(real_only)}
+    own, judge = (line_of(each, Known(identify)).classifier for each in (subject, real_only))
+    assert found["judge"].key == found["evaluate"].keys_of_inputs[-1] == judge.key != own.key
+    assert judge.key == key_of(tiny(), "train", identify), "it is shared with who asks for nothing else"
 
 
 def test_recognised_counts_what_the_judge_says() -> None:

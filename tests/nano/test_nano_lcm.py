@@ -111,6 +111,7 @@ def test_seeds_differ(quick: StableDiffusionPipeline) -> None:
     assert drawn.reshape(8, 4, -1).std(0).mean() > 0.1
 
 
+@pytest.mark.nightly  # as are the other trainings but that of nano:clip
 def test_its_training_gives_the_same_layers(tmp_path: Path) -> None:
     train_lcm(tmp_path, Budget(glyphs=36, steps=2, batch=4))
     made, shipped = load_file(tmp_path / FILE), load_file(nano.path("nano:lcm") / FILE)

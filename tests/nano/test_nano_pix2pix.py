@@ -115,6 +115,7 @@ def test_the_widened_net_starts_as_the_narrow_one() -> None:
     assert torch.allclose(narrow, wide, atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_its_training_gives_the_same_kind_of_folder(tmp_path: Path) -> None:
     train_pix2pix(tmp_path, Budget(glyphs=72, vae_steps=1, steps=2, batch=8))
     files, shipped = (

@@ -88,11 +88,11 @@ def test_it_draws_what_it_is_asked_for(pipeline: StableDiffusionPipeline) -> Non
     """Read by the nearest class mean of real glyphs; chance is 0.03."""
     images = np.stack([glyphs.render(index)[0] for index in range(36 * 20)]).astype(np.float32) / 127.5 - 1
     means = torch.from_numpy(images.reshape(20, 36, -1).mean(0))
-    drawn = measure.draw(pipeline, glyphs.CLASSES * 3, guidance=5.0, steps=10, seed=3)
-    assert drawn.shape == (108, 3, 32, 32) and drawn.min() >= -1 and drawn.max() <= 1
+    drawn = measure.draw(pipeline, glyphs.CLASSES * 2, guidance=5.0, steps=10, seed=3)
+    assert drawn.shape == (72, 3, 32, 32) and drawn.min() >= -1 and drawn.max() <= 1
     read = torch.cdist(drawn.permute(0, 2, 3, 1).flatten(1), means).argmin(1)
-    assert (read == torch.arange(36).repeat(3)).float().mean() > 0.35
-    assert drawn.reshape(3, 36, -1).std(0).mean() > 0.1  # seeds differ
+    assert (read == torch.arange(36).repeat(2)).float().mean() > 0.35
+    assert drawn.reshape(2, 36, -1).std(0).mean() > 0.1  # seeds differ
 
 
 def test_edits_stay_near_their_source(pipeline: StableDiffusionPipeline) -> None:

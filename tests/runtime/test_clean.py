@@ -6,44 +6,48 @@ from pathlib import Path
 
 import pytest
 
+from making import made_in, place_of
 from shapes import Noise, tiny
-from synthaug.runtime.generate import make_images
+from synthaug.experiment import Experiment
 from synthaug.runtime.store import Store
-from synthaug.settings import to_json
 
 
 def quiet(_: str) -> None: ...
 
 
 @pytest.fixture
-def made(home: Path) -> tuple[Store, Path]:
-    """A store with images that no run refers to."""
-    store = Store(home).prepare()
-    (artefact,) = make_images(store, [tiny(method=Noise(), k=1)], 0, quiet).values()
-    return store, artefact.path
+def subject() -> Experiment:
+    return tiny(method=Noise(), k=1)
 
 
-def test_what_a_run_has_begun_to_use_stays(made: tuple[Store, Path]) -> None:
-    store, folder = made
-    subject = tiny(method=Noise(), k=1)
-    nodes = list(store.nodes(subject).values())
-    assert store.unneeded() == [(folder, "no run refers to it")]
-    store.begin(to_json(subject), nodes)
-    assert store.unneeded() == [] and store.recorded(to_json(subject), nodes) is None and store.records() == []
-    assert not store.remove(folder, "no run refers to it") and folder.exists(), "it was asked about a moment too early"
-    store.record(to_json(subject), nodes, {"run_id": "x"})
+@pytest.fixture
+def made(home: Path, subject: Experiment) -> tuple[Store, str, Path]:
+    """A store with images that no run refers to, what these are called, and where they lie."""
+    store, _ = made_in(home, subject, "generate")
+    folder = place_of(store, subject, "generate")
+    return store, f"generate/{folder.name}", folder
+
+
+def test_what_a_run_has_begun_to_use_stays(made: tuple[Store, str, Path], subject: Experiment) -> None:
+    store, name, folder = made
+    stages = list(store.stages(subject).values())
+    assert store.unneeded() == [(name, "no run refers to it")]
+    store.begin(subject, stages)
+    assert store.unneeded() == [] and store.recorded(subject, stages) is None and store.records() == []
+    assert not store.remove(name, "no run refers to it") and folder.exists(), "it was asked about a moment too early"
+    store.record(subject, stages, "x", "synthaug")
     assert store.unneeded() == [] and len(store.records()) == 1 and store.records("begun") == []
 
 
-def test_what_somebody_is_making_stays(made: tuple[Store, Path]) -> None:
-    store, folder = made
-    node = store.nodes(tiny(method=Noise(), k=1))["generate"]
+def test_what_somebody_is_making_stays(made: tuple[Store, str, Path], subject: Experiment) -> None:
+    store, name, folder = made
+    stage = store.stages(subject)["generate"]
     manifest = (folder / "manifest.json").read_bytes()
     (folder / "manifest.json").unlink()
     ((found, why),) = store.unneeded()
-    assert found == folder and why == "unfinished"
-    with store.lock(node, quiet):
-        assert not store.remove(folder, why) and folder.exists()
+    assert found == name and why == "unfinished"
+    with store.making([stage], quiet):
+        assert not store.remove(name, why) and folder.exists()
     (folder / "manifest.json").write_bytes(manifest)
-    assert not store.remove(folder, why) and folder.exists(), "it was finished while we looked"
-    assert store.remove(folder, "no run refers to it") and not folder.exists() and store.unneeded() == []
+    assert not store.remove(name, why) and folder.exists(), "it was finished while we looked"
+    assert store.remove(name, "no run refers to it") and not folder.exists() and store.unneeded() == []

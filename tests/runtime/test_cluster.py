@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,32 @@ def test_any_other_failure_to_start_is_not_hidden(error: Exception, monkeypatch:
         cluster._begin({})
 
 
+def test_what_goes_wrong_beside_other_work_is_told_to_who_needs_ray(machine: Machine) -> None:
+    """Ray starts in a thread; none that waits for it may wait for ever."""
+    machine.error = Exception("something else")
+    assert cluster.begin() and not cluster.begin()
+    for _ in range(2):
+        with pytest.raises(Exception, match="something else"):
+            cluster.start()
+    assert not cluster.has_started()
+
+
 class Machine:
     """A Ray that has what it was asked for, on one node or several."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, nodes: int = 1, gpus: int = 0) -> None:
-        self.cpus, self.nodes, self.gpus = 0, nodes, gpus
-        monkeypatch.setattr(cluster, "_own", False)
+    error: Exception | None = None
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cpus, self.nodes, self.gpus = 0, 1, 0
+        monkeypatch.setattr(cluster, "_starting", None)
         monkeypatch.setattr(ray, "is_initialized", lambda: self.cpus > 0)
         monkeypatch.setattr(ray, "init", self.init)
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(self.cpus)} | self.devices)
-        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes)
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * self.nodes)
 
     def init(self, **settings: object) -> None:
+        if self.error is not None:
+            raise self.error
         self.cpus = self.nodes * int(str(settings["num_cpus"]))
 
     @property
@@ -62,39 +77,55 @@ class Machine:
         return {"GPU": float(self.gpus)} if self.gpus else {}
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    yield Machine(monkeypatch)
+    if cluster._starting is not None:
+        cluster._starting.stop.set()  # its thread lives as long as Ray does
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 8, 64])
-def test_a_sweep_fits_a_machine_of_any_size(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_fits_a_machine_of_any_size(cores: int, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CORES", cores)
-    Machine(monkeypatch)
     cluster.start()
     assert cluster.width() == cores
     cluster.start(actors=cores)
 
 
-def test_there_is_a_process_for_each_gpu_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    Machine(monkeypatch, gpus=2)
+def test_there_is_a_process_for_each_gpu_and_no_more(machine: Machine) -> None:
+    machine.gpus = 2
     cluster.start(actors=2)
     assert cluster.width() == 2
     with pytest.raises(UserError, match="^3 workers need a GPU each, this Ray has room for 2$"):
         cluster.start(actors=3)
 
 
-def test_several_nodes_are_used_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_nodes_are_used_whole(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CORES", 8)
-    Machine(monkeypatch, nodes=3)
+    machine.nodes = 3
     cluster.start()
     assert cluster.width() == 3 * 9 - 1
     cluster.start(actors=26)
 
 
 def test_what_ray_says_while_it_ends_is_not_among_the_results(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_own", True)
+    assert cluster.begin() and cluster._starting is not None
+    thread = cluster._starting.thread
     monkeypatch.setattr(ray, "shutdown", lambda: print("(raylet) Task MapWorker.submit failed: Socket closed"))
     cluster.stop_own()
     print("results")
-    assert capsys.readouterr().out == "results\n" and not cluster._own
+    assert capsys.readouterr().out == "results\n" and cluster._starting is None
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_ray_that_was_there_before_stays(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.cpus = 3
+    monkeypatch.setattr(ray, "shutdown", lambda: pytest.fail("it is not ours"))
+    assert not cluster.begin() and cluster.has_started()
+    cluster.stop_own()
 
 
 def test_the_doctor_finds_nothing_wrong(home: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:

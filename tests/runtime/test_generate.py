@@ -1,32 +1,44 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import preloaded
+from making import made_in, place_of
 from shapes import NANO, Fragile, Noise, tiny
+from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, replace
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.runtime import generate
-from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.store import Artefact, Store
+from synthaug.runtime import disk, executors
+from synthaug.runtime.executors import Workers
+from synthaug.runtime.make import Here, Made, Plan, nobody
+from synthaug.runtime.store import Store
 from synthaug.settings import UserError
-
-
-def quiet(text: str) -> None: ...
+from synthaug.stages import images
+from synthaug.stages.images import Generated
 
 
 def made(home: Path, experiment: Experiment, workers: int = 0) -> Path:
-    (artefact,) = make_images(Store(home).prepare(), [experiment], workers, quiet).values()
-    return artefact.path
+    store, _ = made_in(home, experiment, "generate", workers=workers)
+    return place_of(store, experiment, "generate")
+
+
+def stage_of(store: Store, experiment: Experiment) -> Generated:
+    generated = store.line(experiment).generated
+    assert generated is not None
+    return generated
+
+
+def samples_of(store: Store, experiment: Experiment) -> list[Sample]:
+    found: list[Sample] = store.load(stage_of(store, experiment)).samples(experiment.k)
+    return found
 
 
 def parts(folder: Path) -> dict[str, bytes]:
@@ -35,7 +47,7 @@ def parts(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def many_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "SHARD", 8)
+    monkeypatch.setattr(images, "SHARD", 8)
 
 
 def experiment(**fields: object) -> Experiment:
@@ -44,16 +56,15 @@ def experiment(**fields: object) -> Experiment:
 
 def test_a_shard_is_one_variant_of_consecutive_sources(home: Path, many_shards: None) -> None:
     store = Store(home).prepare()
-    job = open_job(store, experiment())
-    assert len(job.sources) == 20 and job.blocks == 3
-    assert [v for n in job.shards([1, 2, 3]) for v in job.variants(n)] == [1, 2, 3] * 3, (
-        "block by block, variant by variant"
-    )
+    stage = stage_of(store, experiment())
+    sources, units = stage.sources(store.given(stage)), stage.units(store.given(stage))
+    assert len(sources) == 20 and images.blocks_of(20) == 3 and units == stage.shards([1, 2, 3], 20)
+    assert [v for n in units for v in stage.variants(n, 20)] == [1, 2, 3] * 3, "block by block, variant by variant"
     made(home, experiment())
-    samples = read_images(store, job, 3)
-    assert sorted((s.source, s.variant) for s in samples) == sorted((e.id, v) for e in job.sources for v in (1, 2, 3))
-    labels = {entry.id: entry.label for entry in job.sources}
-    assert all(s.label == ((labels[s.source], 1.0),) and s.method == job.node.key for s in samples)
+    samples = samples_of(store, experiment())
+    assert sorted((s.source, s.variant) for s in samples) == sorted((e.id, v) for e in sources for v in (1, 2, 3))
+    labels = {entry.id: entry.label for entry in sources}
+    assert all(s.label == ((labels[s.source], 1.0),) and s.method == stage.key for s in samples)
     assert len({s.seed for s in samples}) == 60
     assert all(s.prompt == f"a photo of a {s.target}" for s in samples)
 
@@ -86,9 +97,8 @@ def test_a_damaged_shard_is_found_and_made_anew(harm: str, home: Path, many_shar
         receipt.unlink()
     elif harm == "torn receipt":
         receipt.write_text(receipt.read_text()[:30])
-    store = Store(home)
     with pytest.raises(UserError, match="damaged or missing"):
-        read_images(store, open_job(store, experiment()), 3)
+        samples_of(Store(home), experiment())
     made(home, experiment())
     assert parts(folder) == whole
 
@@ -105,84 +115,84 @@ def test_an_actor_that_is_killed_is_replaced_and_leaves_the_same_images(tmp_path
     fragile = experiment(method=Fragile(marker=str(tmp_path / "marker")), k=3)
     folder = made(tmp_path / "killed", fragile, workers=1)
     assert (tmp_path / "marker").exists()
-    store = Store(tmp_path / "killed")
-    again = read_images(store, open_job(store, fragile), 3)
+    again = samples_of(Store(tmp_path / "killed"), fragile)
     made(tmp_path / "whole", experiment())
-    store = Store(tmp_path / "whole")
-    whole = read_images(store, open_job(store, experiment()), 3)
+    whole = samples_of(Store(tmp_path / "whole"), experiment())
     assert [s.image for s in again] == [s.image for s in whole] and len(parts(folder)) == 3
 
 
-def test_two_drivers_of_one_cluster_make_nothing_twice(tmp_path: Path, cluster: None) -> None:
+def test_two_drivers_of_one_cluster_make_nothing_twice(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
+    monkeypatch.setattr(executors, "say", said.append)
 
-    def drive(number: int) -> Artefact:
-        (artefact,) = make_images(Store(tmp_path).prepare(), [experiment()], 1, said.append).values()
-        return artefact
+    def drive(number: int) -> Made:
+        return made_in(tmp_path, experiment(), "generate", workers=1)[1]
 
     with ThreadPoolExecutor() as threads:
-        artefacts = list(threads.map(drive, range(2)))
-    assert sorted(artefact.cached for artefact in artefacts) == [False, True]
+        each = list(threads.map(drive, range(2)))
+    assert sorted(list(made.seconds) for made in each) == [[], [stage_of(Store(tmp_path), experiment()).key]]
     assert any("another process is making it, waiting" in line for line in said)
 
 
 CHILD = """
 import sys, time
-from shapes import NANO, Fragile, Noise, tiny
-from synthaug.methods.real_guidance import RealGuidance
-from synthaug.runtime import generate
-from synthaug.runtime.generate import make_images
-from synthaug.runtime.store import Store
-generate.SHARD = 2
-whole = generate.generate_shard
+from making import made_in
+from shapes import Noise, tiny
+from synthaug.runtime import make
+from synthaug.stages import images
+images.SHARD = 2
+whole = make.make_unit
 def slow(*arguments):
     receipt = whole(*arguments)
-    print(receipt["part"], flush=True)
+    print(receipt.part, flush=True)
     time.sleep(float(sys.argv[2]))
     return receipt
-generate.generate_shard = slow
-make_images(Store(sys.argv[1]).prepare(), [tiny(method=Noise(), k=3)], 0, lambda text: print(text, flush=True))
+make.make_unit = slow
+make.say = lambda text: print(text, flush=True)
+made_in(sys.argv[1], tiny(method=Noise(), k=3), "generate")
 print("finished", flush=True)
 """
 
 
-def child(home: Path, pause: float) -> subprocess.Popen[str]:
-    where = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(home), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": where})
-
-
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = child(tmp_path / "killed", pause=60)
-    assert process.stdout is not None and process.stdout.readline().startswith("part-")
+    process = preloaded.start(CHILD, tmp_path / "killed", 60)
+    assert process.stdout.readline().startswith("part-")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    monkeypatch.setattr(generate, "SHARD", 2)
+    monkeypatch.setattr(images, "SHARD", 2)
     store = Store(tmp_path / "killed")
-    left = open_job(store, experiment()).missing(store)
+    left = store.missing(stage_of(store, experiment()))
     assert 0 < len(left) < 30, "some were made, some were left to do"
     assert parts(made(tmp_path / "killed", experiment())) == parts(made(tmp_path / "whole", experiment()))
 
 
 def test_two_at_once_both_finish_and_make_nothing_twice(tmp_path: Path) -> None:
-    one = child(tmp_path, pause=0.05)
-    assert one.stdout is not None
+    one = preloaded.start(CHILD, tmp_path, 0.05)
     first = one.stdout.readline()
-    two = child(tmp_path, pause=0.05)
-    said = [first + one.communicate(timeout=100)[0], two.communicate(timeout=100)[0]]
-    assert one.returncode == two.returncode == 0
+    two = preloaded.start(CHILD, tmp_path, 0.05)
+    assert one.wait() == two.wait() == 0
+    said = [first + one.stdout.read(), two.stdout.read()]
     assert all(text.endswith("finished\n") for text in said)
     assert "another process is making it, waiting" in said[1]
     assert (said[0] + said[1]).count("part-") == 30
 
 
+def test_who_waited_for_another_has_made_nothing(home: Path) -> None:
+    """Of whatever shape the stage is, and wherever it would have been made."""
+    store, subject = Store(home).prepare(), experiment(k=1)
+    plan = Plan(store).add(subject)
+    made_in(home, subject)
+    for stage in plan.stages():
+        assert not Here().run(plan, [[stage]], nobody).seconds
+        assert not Workers(2).run(plan, [[stage]], nobody).seconds
+
+
 def test_a_full_disk_ends_cleanly_and_keeps_what_is_finished(
     home: Path, many_shards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
-    from synthaug.runtime import store as store_module
-
+    Store(home).prepare()
     real, written = os.replace, []
 
     def full(source: object, target: object) -> None:
@@ -191,16 +201,16 @@ def test_a_full_disk_ends_cleanly_and_keeps_what_is_finished(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(store_module.os, "replace", full)
+    monkeypatch.setattr(disk.os, "replace", full)
     with pytest.raises(UserError, match="the disk is full .* run the same command again"):
         made(home, experiment())
-    monkeypatch.setattr(store_module.os, "replace", real)
+    monkeypatch.setattr(disk.os, "replace", real)
     store = Store(home)
-    job = open_job(store, experiment())
-    assert len(job.missing(store, read=True)) == 9 - 3, "three shards have a part and a receipt"
-    assert not list(store.folder(job.node).glob(".*")), "no half-written file is left"
+    stage = stage_of(store, experiment())
+    assert len(store.missing(stage, verify=True)) == 9 - 3, "three shards have a part and a receipt"
+    assert not list(store.at(stage).local().glob(".*")), "no half-written file is left"
     made(home, experiment())
-    assert not job.missing(store, read=True)
+    assert not store.missing(stage, verify=True)
 
 
 def test_bad_requests_are_refused_at_once_with_the_numbers(home: Path, cluster: None) -> None:
@@ -212,14 +222,14 @@ def test_bad_requests_are_refused_at_once_with_the_numbers(home: Path, cluster: 
 
 def test_strength_and_steps_share_their_noise(home: Path) -> None:
     store = Store(home).prepare()
-    job, other = open_job(store, experiment()), open_job(store, replace(experiment(), {"method.amount": 5}))
-    assert job.node.key != other.node.key
+    other = replace(experiment(), {"method.amount": 5})
+    assert stage_of(store, experiment()).key != stage_of(store, other).key
 
     def seeds(experiment: Experiment) -> list[int]:
         made(home, experiment)
-        return [s.seed for s in read_images(store, open_job(store, experiment), 2)]
+        return [s.seed for s in samples_of(store, experiment)]
 
-    assert seeds(experiment()) == seeds(replace(experiment(), {"method.amount": 5}))
+    assert seeds(experiment()) == seeds(other)
 
 
 def test_a_prompt_that_would_be_cut_is_refused_before_the_first_image(home: Path) -> None:

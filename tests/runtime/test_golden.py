@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import synthaug
+from making import made_in, place_of
 from shapes import NANO, Noise, tiny
 from synthaug.data.sample import decode_image
-from synthaug.experiment import STAGES, Recipe, seed_of
+from synthaug.experiment import Recipe
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.store import Store
+from synthaug.settings import seed_of
+from synthaug.stages.classifier import Classifier
+from synthaug.stages.evaluate import Measured
+from synthaug.stages.images import Generated
 
 
 def test_seeds() -> None:
@@ -24,16 +27,15 @@ def test_seeds() -> None:
 def test_a_shard_to_the_byte(home: Path) -> None:
     """Of a method without a model, so that the processor does not matter."""
     experiment = tiny(shots=1, method=Noise(), k=1)
-    (artefact,) = make_images(Store(home).prepare(), [experiment], 0, print).values()
-    (part,) = artefact.path.glob("*.parquet")
-    assert (STAGES["generate"], hashlib.sha256(part.read_bytes()).hexdigest()[:16]) == (1, "fc6770a77c5f012b")
+    store, _ = made_in(home, experiment, "generate")
+    (part,) = place_of(store, experiment, "generate").glob("*.parquet")
+    assert (Generated.version, hashlib.sha256(part.read_bytes()).hexdigest()[:16]) == (1, "fc6770a77c5f012b")
 
 
 def test_real_guidance_up_to_rounding(home: Path) -> None:
     experiment = tiny(shots=1, method=RealGuidance(steps=10), backbone=NANO, k=1)
-    store = Store(home).prepare()
-    make_images(store, [experiment], 0, print)
-    samples = read_images(store, open_job(store, experiment), 1)
+    store, _ = made_in(home, experiment, "generate")
+    samples = store.load(store.stages(experiment)["generate"]).samples(1)
     means = [float(decode_image(sample.image).mean()) for sample in samples[:4]]
     assert (RealGuidance.version, means) == (1, pytest.approx([106.8, 54.2, 85.2, 57.3], abs=0.5))
 
@@ -42,7 +44,7 @@ def test_twenty_steps_of_training(home: Path) -> None:
     experiment = tiny(recipe=Recipe(steps=20, batch_size=32, evaluations=2), method=Noise(), k=2)
     metrics = synthaug.run(experiment, home=home)["metrics"]
     found = [metrics["val/loss"], metrics["test/loss"]]
-    assert (STAGES["train"], STAGES["evaluate"], np.round(found, 2).tolist()) == (
+    assert (Classifier.version, Measured.version, np.round(found, 2).tolist()) == (
         2,
         2,
         pytest.approx([2.05, 2.03], abs=0.02),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import synthaug
+from making import made_in, place_of
 from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset, subset
 from synthaug.data.sample import decode_image
@@ -17,18 +18,12 @@ from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.guided import ClassifierGuided
-from synthaug.runtime.adapters import guide_of
-from synthaug.runtime.generate import make_images, open_job, read_images
-from synthaug.runtime.run import under
 from synthaug.runtime.store import Store
-from synthaug.runtime.train import train_stage
+from synthaug.runtime.tracking import named_after
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
 GUIDE = Guide(second="denoised", channels=(8,), steps=4, batch_size=4)
 METHOD = ClassifierGuided(guide=GUIDE, steps=2)
-
-
-def quiet(_: object) -> None: ...
 
 
 def experiment(**fields: Any) -> Experiment:
@@ -36,13 +31,6 @@ def experiment(**fields: Any) -> Experiment:
     recipe = Recipe(steps=4, batch_size=8, image_size=16, evaluations=1)
     known = {"dataset": Dataset("digits", shots=1), "recipe": recipe, "denoiser": UNET, "method": METHOD, "k": 2}
     return Experiment(**known | fields)
-
-
-def trained(home: Path, subject: Experiment, workers: int = 0) -> Path:
-    """The folder of the guide."""
-    store = Store(home).prepare()
-    train_stage(store, subject, quiet, quiet, stage="denoiser")
-    return train_stage(store, subject, quiet, quiet, workers, stage="guide").path
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +48,7 @@ def test_a_guide_sees_exactly_the_chosen_images_and_their_labels(here: Path, mon
 
     monkeypatch.setattr(guiding, "train_guide", spied)
     subject = experiment(dataset=Dataset("digits", shots=2), seed=3)
-    trained(here, subject)
+    made_in(here, subject, "guide")
     _, (images, labels), (val, val_labels), classes, denoiser = seen[0]
     listing = Store(here).open(subject.dataset)
     entries = subset(listing, subject.dataset, 3)
@@ -69,8 +57,8 @@ def test_a_guide_sees_exactly_the_chosen_images_and_their_labels(here: Path, mon
     halved = whole.reshape(20, 3, 16, 2, 16, 2).mean((3, 5))
     assert np.abs(halved - images).mean() < 8 and images.shape == (20, 3, 16, 16)
     assert len(val) == len(val_labels) == len(listing.splits["val"]) and denoiser.net.sample_size == 16
-    trained(here, subject)
-    trained(here, replace(subject, {"method.guide.second": "noisy"}))
+    made_in(here, subject, "guide")
+    made_in(here, replace(subject, {"method.guide.second": "noisy"}), "guide")
     assert len(seen) == 2 and seen[1][-1] is None, "once each; and one that needs no denoiser is given none"
 
 
@@ -81,7 +69,8 @@ def test_the_whole_line_and_again(here: Path) -> None:
     assert metrics["gen/images"] == 20 and metrics["cost/denoiser_calls"] == 20 * 2 + 4 * 4, "for images, and training"
     assert 0 <= metrics["guide/val/top1"] <= 1 and 0 < metrics["cost/guide_s"] < metrics["cost/device_s"]
     store, subject = Store(here), experiment()
-    samples = read_images(store, open_job(store, subject), 2)
+    samples = store.load(store.line(subject).generated).samples(2)
+    assert len(samples) == 20
     assert all(decode_image(sample.image).shape == (16, 16, 3) for sample in samples)
     assert all(dict(sample.label) == {sample.target: 1.0} for sample in samples)
     again = synthaug.run(subject, home=here)
@@ -91,29 +80,28 @@ def test_the_whole_line_and_again(here: Path) -> None:
 def test_samples_are_shown_to_the_classifier_of_the_real_images(here: Path) -> None:
     from synthaug.classify.loop import predict
     from synthaug.evaluate.recognised import Recognised
-    from synthaug.runtime.data import used_images
-    from synthaug.runtime.evaluate import load_model
-    from synthaug.runtime.images import decode_all
+    from synthaug.stages.data import decode_all
 
     subject, store = experiment(evaluations=(Recognised(),)), Store(here)
     metrics = synthaug.run(subject, home=here)["metrics"]
-    samples = used_images(store, subject)
-    judge = load_model(store, subject.real_only())
-    said = predict(judge, decode_all([s.image for s in samples], 16)).argmax(1).numpy()
+    samples = store.load(store.line(subject).images).samples(subject.k)
+    real_only = store.line(replace(subject, {"method": None})).classifier
+    said = predict(store.load(real_only), decode_all([s.image for s in samples], 16)).argmax(1).numpy()
     assert metrics["recognised/top1"] == np.mean(said == [s.target for s in samples])
-    assert store.manifest(subject.real_only().nodes(store.identify)["train"]) is not None
+    assert store.manifest(real_only) is not None
 
 
 def test_samples_are_those_of_the_guide_that_was_trained(here: Path) -> None:
     subject = experiment()
-    trained(here, subject)
-    store = Store(here)
-    make_images(store, [subject], 0, quiet)
-    job, placed = open_job(store, subject), guide_of(store, subject)
-    assert placed is not None and placed[1] == store.folder(subject.nodes(store.identify)["guide"])
-    rows = list(job.plan(job.sources, (1, 2)))
-    images, _ = METHOD.generate(rows, [], job.models)
-    stored = {sample.id: decode_image(sample.image) for sample in read_images(store, job, 2)}
+    store, _ = made_in(here, subject, "generate")
+    line = store.line(subject)
+    stage, made, placed = line.generated, store.load(line.generated), store.load(line.guide)
+    assert stage is not None and placed == (GUIDE, place_of(store, subject, "guide"))
+    opened = stage.open(store.given(stage))
+    rows = list(stage.plan(made.sources, (1, 2), opened.context))
+    images, _ = METHOD.generate(rows, [], opened.models)
+    stored = {sample.id: decode_image(sample.image) for sample in made.samples(2)}
+    assert len(rows) == 20
     for row, image in zip(rows, images, strict=True):
         assert np.abs(stored[f"{row.source}#{row.variant}"].astype(int) - image).max() <= 1
 
@@ -130,5 +118,5 @@ def test_a_sweep_makes_each_guide_once(tmp_path: Path, cluster: None) -> None:
 
 def test_what_a_stage_reports_is_under_its_name() -> None:
     entry = {"step": 3.0, "train/loss": 1.0, "val/top1": 0.5}
-    assert under("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
-    assert under("train", entry) == entry
+    assert named_after("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
+    assert named_after("train", entry) == entry

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import synthaug
+from making import key_of, made_in, place_of, stages_of
 from shapes import tiny
 from synthaug.classify.augment import RandomCrop
 from synthaug.classify.recipe import Recipe
@@ -29,27 +30,19 @@ from synthaug.evaluate.ood import OutOfDistribution
 from synthaug.evaluate.outliers import Folder, Letters, Noise, Textures
 from synthaug.evaluate.predict import Ensemble
 from synthaug.evaluate.robustness import Robustness
-from synthaug.experiment import Experiment, Sweep, identity, replace
+from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
 from synthaug.pages.plan import plan
 from synthaug.pages.report import recorded_subjects, write_report
-from synthaug.runtime.adapters import denoiser_of
-from synthaug.runtime.data import made_of, training_data
-from synthaug.runtime.evaluate import evaluate_stages
-from synthaug.runtime.generate import make_images, open_job
-from synthaug.runtime.store import Store
-from synthaug.runtime.train import train_stage
+from synthaug.runtime.store import Store, names
 from synthaug.settings import UserError, seed_of, settings
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
 DE = Ensemble(times=(0.0, 0.1, 0.3))
 
 
-def quiet(_: object) -> None: ...
-
-
-def experiment(*views: Any, shots: int | None = 1, **fields: Any) -> Experiment:
-    recipe = Recipe(steps=4, batch_size=8, views=views, evaluations=1)
+def experiment(*views: Any, shots: int | None = 1, size: int | None = None, **fields: Any) -> Experiment:
+    recipe = Recipe(steps=4, batch_size=8, views=views, evaluations=1, image_size=size)
     known = {"dataset": Dataset("digits", shots=shots), "recipe": recipe, "denoiser": UNET}
     return Experiment(**known | fields)
 
@@ -60,10 +53,15 @@ def pixels(store: Store, subject: Experiment, split: str = "subset") -> np.ndarr
     return np.stack([decode_image(listing.read(e.id)).transpose(2, 0, 1) for e in chosen])
 
 
-def trained(home: Path, subject: Experiment) -> Store:
-    store = Store(home).prepare()
-    train_stage(store, subject, quiet, quiet, stage="denoiser")
-    return store
+def training_data(store: Store, subject: Experiment) -> Any:
+    stage = store.line(subject).classifier
+    return stage.training_data(store.given(stage))
+
+
+def result_of(store: Store, subject: Experiment, name: str) -> Any:
+    manifest = store.manifest(store.stages(subject)[name])
+    assert manifest is not None and manifest.result is not None
+    return manifest.result
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +79,9 @@ def test_a_denoiser_sees_exactly_the_chosen_images(here: Path, monkeypatch: pyte
 
     monkeypatch.setattr(unet, "train_unet", spied)
     subject = experiment(DiffAugView(), shots=2, seed=3)
-    store = trained(here, subject)
+    store, _ = made_in(here, subject, "denoiser")
     assert len(seen) == 1 and np.array_equal(seen[0], pixels(store, subject)) and len(seen[0]) == 20
-    trained(here, subject)
+    made_in(here, subject, "denoiser")
     assert len(seen) == 1, "once"
 
 
@@ -91,14 +89,14 @@ def test_what_the_seed_does_not_change_is_shared_by_all_seeds() -> None:
     looks = (Accuracy(), Accuracy(predictor=DE))
     for shots, shared in ((None, True), (5, False)):
         one, other = (
-            experiment(DiffAugView(cached=3), shots=shots, evaluations=looks, seed=s).nodes(identity) for s in (0, 1)
+            stages_of(experiment(DiffAugView(cached=3), shots=shots, evaluations=looks, seed=s)) for s in (0, 1)
         )
         assert {"denoiser", "views", "views.2", "train", "evaluate", "evaluate.2"} == set(one)
         assert (one["denoiser"].key == other["denoiser"].key) is shared
         assert (one["views"].key == other["views"].key) is shared, "the training images depend on the shots"
         assert one["train"].key != other["train"].key
     pretrained = experiment(DiffAugView(), evaluations=looks, denoiser=str(folder_of_a_unet()))
-    keys = [replace(pretrained, {"seed": s}).nodes(identity)["views"].key for s in (0, 1)]
+    keys = [key_of(replace(pretrained, {"seed": s}), "views") for s in (0, 1)]
     assert keys[0] == keys[1], "a test image does not depend on the shots, nor does this denoiser"
 
 
@@ -120,10 +118,10 @@ def folder_of_a_unet() -> Path:
 
 def test_keys_hold_what_matters() -> None:
     base = experiment(DiffAugView(cached=3), shots=None)
-    nodes = base.nodes(identity)
+    nodes = stages_of(base)
 
     def changed(**fields: Any) -> set[str]:
-        other = replace(base, {name.replace("__", "."): value for name, value in fields.items()}).nodes(identity)
+        other = stages_of(replace(base, {name.replace("__", "."): value for name, value in fields.items()}))
         return {name for name in nodes if other[name].key != nodes[name].key}
 
     assert changed(denoiser__steps=5) == {"denoiser", "views", "train", "evaluate"}
@@ -132,24 +130,22 @@ def test_keys_hold_what_matters() -> None:
     assert changed(recipe__views__0__weight=0.5) == {"train", "evaluate"}
     assert changed(recipe__steps=5) == {"train", "evaluate"}
     assert changed(recipe__image_size=16) == {"denoiser", "views", "train", "evaluate"}
-    online = experiment(DiffAugView(), shots=None).nodes(identity)
+    online = stages_of(experiment(DiffAugView(), shots=None))
     assert "views" not in online and online["denoiser"].key == nodes["denoiser"].key
-    assert online["denoiser"] in online["train"].inputs and online["train"].key != nodes["train"].key
-    unused = experiment(PlainView(), shots=None).nodes(identity)
+    assert online["denoiser"].key in online["train"].keys_of_inputs and online["train"].key != nodes["train"].key
+    unused = stages_of(experiment(PlainView(), shots=None))
     assert "denoiser" not in unused, "nobody asks for it, so nobody trains it"
 
 
 def test_cached_variants_are_those_of_the_formula(here: Path) -> None:
     subject = experiment(DiffAugView(cached=3))
-    store = trained(here, subject)
-    make_images(store, [subject], 0, quiet)
+    store, _ = made_in(here, subject, "views")
     made = training_data(store, subject).variants[0]
     assert made.shape == (10, 3, 3, 32, 32)
-    placed = denoiser_of(store, subject)
-    assert placed is not None
-    denoiser = placed[0].load(placed[1])
-    job = open_job(store, subject, "views")
-    for number, entry in enumerate(job.sources[:3]):
+    model, folder = store.load(store.line(subject).denoiser)
+    denoiser = model.load(folder)
+    sources = store.load(store.stages(subject)["views"]).sources
+    for number, entry in enumerate(sources[:3]):
         x = torch.from_numpy(pixels(store, subject)[number : number + 1]).float() / 255
         for variant in (1, 2, 3):
             time = (seed_of("diffuse", entry.id) / 2**63 + (0, 0.5, 0.25)[variant - 1]) % 1
@@ -183,19 +179,23 @@ def test_what_stops_asking_gives_the_same_with_copies_and_without(here: Path, mo
     """Alone it asks the denoiser where it is unsure; beside DE, whose copies are there, it asks no more."""
     monkeypatch.setattr("synthaug.evaluate.predict.CHUNK", 300)
     adaptive = Accuracy(predictor=replace(DE, {"margin": 0.01}))
-    alone, beside = (experiment(evaluations=asked) for asked in ((adaptive,), (Accuracy(predictor=DE), adaptive)))
-    store = trained(here, alone)
-    train_stage(store, alone, quiet, quiet)
+    alone, beside = (
+        experiment(evaluations=asked, size=16) for asked in ((adaptive,), (Accuracy(predictor=DE), adaptive))
+    )
+    store, _ = made_in(here, alone, "denoiser", "train")
     asked = []
     real = UNetDenoiser.__call__
     monkeypatch.setattr(UNetDenoiser, "__call__", lambda self, x, *more: asked.append(len(x)) or real(self, x, *more))
-    assert list(alone.makings) == []
-    found = evaluate_stages(store, alone, quiet)["evaluate"].manifest["result"]["metrics"]
+    assert "views" not in store.stages(alone)
+    assert key_of(alone, "evaluate") == key_of(beside, "evaluate.2"), "who makes the copies decides nothing"
+    made_in(store, alone, "evaluate")
+    found = result_of(store, alone, "evaluate")["metrics"]
     assert sum(asked) == round(797 * found["test/adaptive DE/calls"]) and 0 < sum(asked) < 2 * 797
-    make_images(store, [beside], 0, quiet)
+    made_in(store, beside, "views")
     asked.clear()
-    store.remove(store.folder(alone.nodes(store.identify)["evaluate"]), "no run refers to it")
-    again = evaluate_stages(store, beside, quiet)["evaluate.2"].manifest["result"]["metrics"]
+    assert store.remove(*names([store.stages(alone)["evaluate"]]), "no run refers to it")
+    made_in(store, beside)
+    again = result_of(store, beside, "evaluate.2")["metrics"]
     assert asked == [] and again == pytest.approx(found, abs=2e-3)
 
 
@@ -203,10 +203,9 @@ def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, c
     subject = experiment(DiffAugView(cached=4), evaluations=(Accuracy(predictor=DE),))
     found = []
     for home, workers in ((here, 0), (tmp_path, 2)):
-        store = trained(home, subject)
-        make_images(store, [subject], workers, quiet)
-        nodes = subject.nodes(store.identify)
-        folders = [store.folder(nodes[stage]) for stage in ("views", "views.2")]
+        store, _ = made_in(home, subject, "denoiser")
+        made_in(store, subject, "views", "views.2", workers=workers)
+        folders = [place_of(store, subject, stage) for stage in ("views", "views.2")]
         found.append([{p.name: p.read_bytes() for p in sorted(f.glob("part-*.parquet"))} for f in folders])
     assert found[0] == found[1] and [len(parts) for parts in found[0]] == [4, 8]
 
@@ -215,9 +214,10 @@ def test_the_whole_line_and_again(tmp_path: Path) -> None:
     looks = (Accuracy(), Accuracy(predictor=DE))
     subject = experiment(DiffAugView(p=0.5), PlainView(), evaluations=looks)
     before = plan(subject, tmp_path)
-    assert before["stages"]["views"]["images"] == before["missing"]["calls"] == 2 * 797
+    assert before["stages"]["views"]["images"] == before["stages"]["views"]["calls"] == 2 * 797
+    assert before["missing"]["images"] == 2 * 797 and before["missing"]["calls"] == 2 * 797 + 4 * 8, "and in the loop"
     answer = synthaug.run(subject, home=tmp_path)
-    assert list(answer["stages"]) == ["denoiser", "views", "train", "evaluate", "evaluate.2"]
+    assert list(answer["stages"]) == ["denoiser", "train", "evaluate", "views", "evaluate.2"]
     metrics = answer["metrics"]
     assert metrics["test/DE/calls"] == 2 and metrics["cost/denoiser_s"] > 0 and metrics["cost/views_s"] > 0
     assert metrics["cost/denoiser_calls"] > 2 * 797, "those in the loop count as well"
@@ -244,16 +244,16 @@ def twins(count: int) -> dict[str, Any]:
 
 def test_test_images_reach_the_ensemble_in_their_order(here: Path) -> None:
     subject = experiment(PlainView(), evaluations=(Accuracy(predictor=DE),))
-    store = trained(here, subject)
-    make_images(store, [subject], 0, quiet)
-    made = made_of(store, subject, "views", range(250, 270))
+    store, _ = made_in(here, subject, "views")
+    images = store.load(store.stages(subject)["views"])
+    made = images.stacked(32, range(250, 270))
     assert made.shape == (20, 2, 3, 32, 32)
     near = np.abs(made[:, 0].astype(float) - pixels(store, subject, "test")[250:270]).mean((1, 2, 3))
     other = np.abs(made[:, 0].astype(float) - pixels(store, subject, "test")[251:271]).mean((1, 2, 3))
     assert (near < other).mean() > 0.5
-    names = [s.id for s in open_job(store, subject, "views").sources[250:270]]
-    whole = made_of(store, subject, "views")
-    assert np.array_equal(whole[250:270], made) and len(whole) == 797 and len(names) == 20
+    whole = images.stacked(32)
+    assert np.array_equal(whole[250:270], made) and len(whole) == 797
+    assert images.sources == store.open(subject.dataset).splits["test"]
 
 
 def test_twins_come_from_a_folder(tmp_path: Path) -> None:
@@ -274,12 +274,12 @@ def test_twins_come_from_a_folder(tmp_path: Path) -> None:
     data = training_data(store, subject)
     assert data.variants[0].shape == (data.n_real, 1, 3, 16, 16) and data.variants[0].min() >= 100
     assert data.images.max() < 50
-    key = subject.key("train")
+    key = key_of(subject, "train")
     assert synthaug.run(subject, home=tmp_path / "home")["metrics"]["test/top1"] >= 0
     (tmp_path / "twins" / "train" / "a" / "0.png").write_bytes(
         (tmp_path / "twins" / "train" / "b" / "0.png").read_bytes()
     )
-    assert subject.key("train") != key, "what the folder holds is part of the key"
+    assert key_of(subject, "train") != key, "what the folder holds is part of the key"
     for file in (tmp_path / "twins" / "train" / "a").iterdir():
         file.unlink()
     with pytest.raises(UserError, match="have no twin, the first is"):
@@ -292,13 +292,13 @@ def test_what_needs_a_denoiser_says_so_at_once() -> None:
             experiment(*views, evaluations=looks, denoiser=None)
     noise = Diffusion(denoise=False)
     for view in (DiffAugView(how=noise), DiffAugView(how=noise, cached=2)):
-        assert "denoiser" not in experiment(view, denoiser=None).nodes(identity)
+        assert "denoiser" not in stages_of(experiment(view, denoiser=None))
     noisy = experiment(DiffAugView(how=noise, cached=2))
-    assert "denoiser" not in noisy.nodes(identity), "nor is one trained that is named but not used"
+    assert "denoiser" not in stages_of(noisy), "nor is one trained that is named but not used"
     with pytest.raises(UserError, match="no embedded model"):
-        experiment(DiffAugView(), denoiser="nano:nothing").nodes(identity)
+        stages_of(experiment(DiffAugView(), denoiser="nano:nothing"))
     with pytest.raises(UserError, match="is not on this machine"):
-        experiment(DiffAugView(), denoiser="no/such-model").nodes(identity)
+        stages_of(experiment(DiffAugView(), denoiser="no/such-model"))
     assert isinstance(experiment(denoiser="nano:ddpm").denoiser, PretrainedUNet)
     assert isinstance(experiment(denoiser="TrainedUNet").denoiser, TrainedUNet)
     notes = experiment(DiffAugView(), denoiser=str(folder_of_a_unet()), shots=5).notes()
@@ -320,7 +320,7 @@ class Brightness(MappedEvaluation):
 
 
 def test_mapped_evaluations_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = tiny(evaluations=(Brightness(split="val"),), method=None)
+    subject = tiny(steps=1, evaluations=(Brightness(split="val"),), method=None)
     done: list[int] = []
     real = Brightness.rows
 
@@ -343,10 +343,10 @@ def test_mapped_evaluations_are_spread_over_actors(tmp_path: Path, cluster: None
     trained, subject = tiny(steps=1), tiny(steps=1, evaluations=(Brightness(split="val"),))
     found = []
     for home, workers in ((tmp_path / "here", 0), (tmp_path / "there", 2)):
-        synthaug.run(trained, home=home)
-        stages = evaluate_stages(Store(home), subject, quiet, workers)
-        assert len(list(stages["evaluate"].path.glob("rows-*.json"))) == 19
-        found.append(stages["evaluate"].manifest["result"])
+        store, _ = made_in(home, trained, "train")
+        made_in(store, subject, "evaluate", workers=workers)
+        assert len(list(place_of(store, subject, "evaluate").glob("part-*-*.json"))) == 19
+        found.append(result_of(store, subject, "evaluate"))
     assert found[0] == found[1]
 
 
@@ -358,7 +358,7 @@ def test_everything_that_is_measured_is_logged(tmp_path: Path) -> None:
         Certified(sigma=(0.25,), n0=5, n=12, every=300, alpha=0.01),
         Robustness(corruptions=("fog",), severities=(2,)),
     )
-    answer = synthaug.run(experiment(evaluations=looks), home=tmp_path)
+    answer = synthaug.run(experiment(evaluations=looks, size=16), home=tmp_path)
     wanted = {
         "test/ood/SCALE/near/auroc", "test/entropy/0.5", "test/gradient/asymmetry", "test/certified/0.25",
         "test-c/weather/top1",
@@ -386,10 +386,10 @@ def test_outliers_in_a_folder_count_by_content(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     subject = experiment(evaluations=(OutOfDistribution(far=(Folder(path=str(tmp_path)),)),))
     store = Store(tmp_path / "home").prepare()
-    key = subject.key("evaluate", store.identify)
-    assert key == subject.key("evaluate") == subject.key("evaluate", Store(tmp_path / "home").identify)
+    key = key_of(subject, "evaluate", store.identify)
+    assert key == key_of(subject, "evaluate") == key_of(subject, "evaluate", Store(tmp_path / "home").identify)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "deep" / "b.png")
-    assert subject.key("evaluate", Store(tmp_path / "home").identify) not in (key, None)
+    assert key_of(subject, "evaluate", Store(tmp_path / "home").identify) != key
 
 
 def test_a_loaded_denoiser_counts_its_rows() -> None:

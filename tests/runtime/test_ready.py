@@ -17,10 +17,10 @@ from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.entropy import EntropyOverTime
 from synthaug.evaluate.gradients import Gradients
 from synthaug.evaluate.predict import DDA, Ensemble
-from synthaug.experiment import Recipe
+from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.methods.guided import ClassifierGuided
-from synthaug.runtime.run import is_ready
+from synthaug.runtime.run import planned, prepare, trials_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
@@ -36,6 +36,14 @@ def test_facts_of_files_belong_to_a_reading_of_the_folder(tmp_path: Path) -> Non
     for dataset, expected in ((known, alone[0]), (own, alone[1]), (known, alone[0])):
         found = Store(store.home).open(dataset)
         assert found.digest == expected.digest and found.splits == expected.splits
+
+
+def checked(store: Store, subject: Experiment) -> bool:
+    """What `run` does before anything is made; whether something is to be made."""
+    plan = planned(store, [subject])
+    todo = plan.todo()
+    prepare(plan, todo, trials_of(subject))
+    return bool(todo)
 
 
 def test_noise_that_the_denoiser_does_not_know_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -68,11 +76,13 @@ def test_noise_that_the_denoiser_does_not_know_is_refused_before_anything_runs(t
         with pytest.raises(
             UserError, match=r"^time .* is beyond the denoiser's schedule, which ends at 0.313 \(sigma=1.323"
         ):
-            is_ready(store, tiny(**short | fields))
+            checked(store, tiny(**short | fields))
+    noised = DiffAugView(how=Diffusion(denoise=False))
     within = [
         {"recipe": Recipe(steps=2, views=(DiffAugView(how=Diffusion(high=0.3)),))},
         {"evaluations": (Gradients(),)},
-        {"recipe": Recipe(steps=2, views=(DiffAugView(how=Diffusion(denoise=False)),))},
+        {"recipe": Recipe(steps=2, views=(noised,))},
+        {"recipe": Recipe(steps=2, views=(DiffAugView(how=Diffusion(high=0.3)), noised))},
     ]
     for fields in within:
-        assert not is_ready(store, tiny(**short | fields))
+        assert checked(store, tiny(**short | fields))

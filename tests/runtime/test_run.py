@@ -1,25 +1,25 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+import preloaded
 import synthaug
+from making import made_in, place_of
 from shapes import Noise, tiny
+from synthaug.classify import loop
 from synthaug.experiment import Experiment, Recipe, Resources
-from synthaug.runtime.store import Store
+from synthaug.runtime.disk import Disk
+from synthaug.runtime.finished import Finished
+from synthaug.runtime.make import Made
+from synthaug.runtime.store import MANIFEST, Store
 from synthaug.runtime.tracking import Tracker
-
-ROOT = Path(__file__).parents[1]
 
 
 def experiment(**fields: object) -> Experiment:
@@ -53,7 +53,7 @@ def test_a_second_run_is_cached_whole_and_is_the_same_run(
     undisturbed: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, answer = undisturbed
-    monkeypatch.setattr("synthaug.runtime.run.make_all", lambda *arguments: pytest.fail("something was made again"))
+    monkeypatch.setattr("synthaug.runtime.run.make", lambda *arguments: pytest.fail("something was made again"))
     again = synthaug.run(experiment(), home=home)
     assert all(stage["cached"] for stage in again["stages"].values())
     assert again["run_id"] == answer["run_id"] and science(again) == science(answer)
@@ -84,39 +84,68 @@ synthaug.run(experiment(), home=sys.argv[1])
 def test_killed_in_training_and_run_again_ends_with_the_same_numbers(
     undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    where = os.pathsep.join([str(ROOT), str(ROOT / "runtime"), *sys.path])
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": where})
-    assert process.stdout is not None
+    process = preloaded.start(CHILD, tmp_path)
     for line in process.stdout:
         if line.startswith("step 20"):
             break
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     store = Store(tmp_path)
-    nodes = experiment().nodes(store.identify)
-    assert store.manifest(nodes["train"]) is None, "something was left to do"
-    assert (store.folder(nodes["train"]) / "checkpoint.pt").exists(), "and something was done"
+    assert store.manifest(store.stages(experiment())["train"]) is None, "something was left to do"
+    assert (place_of(store, experiment(), "train") / "checkpoint.pt").exists(), "and something was done"
     again = synthaug.run(experiment(), home=tmp_path)
     assert science(again) == science(undisturbed[1])
-    for name in ("train", "generate"):
-        mine, theirs = Path(again["stages"][name]["path"]), Path(undisturbed[1]["stages"][name]["path"])
-        for file in [*theirs.glob("*.safetensors"), *theirs.glob("*.parquet")]:
-            assert (mine / file.name).read_bytes() == file.read_bytes()
-    assert not list(store.root.glob("**/checkpoint.pt"))
+    equal_files(again, undisturbed[1])
+    assert not list(store.disk.root.glob("**/checkpoint.pt"))
 
 
-def test_killed_between_the_last_step_and_the_manifest_trains_no_more(
-    undisturbed: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def equal_files(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """The same weights and images to the byte."""
+    for name, pattern in (("train", "*.safetensors"), ("generate", "*.parquet")):
+        mine, theirs = (Path(answer["stages"][name]["path"]) for answer in (one, other))
+        files = [path.name for path in theirs.glob(pattern)]
+        assert files and all((mine / file).read_bytes() == (theirs / file).read_bytes() for file in files)
+
+
+def finished(store: Store, made: Made) -> dict[str, Any]:
+    """What a run would answer."""
+    return Finished(store, experiment()).answer("", made)
+
+
+class Killed(BaseException):
+    """Nobody expects it."""
+
+
+def test_killed_between_the_last_step_and_the_manifest_trains_only_what_no_checkpoint_holds(
+    undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, answer = undisturbed
-    manifest = Path(answer["stages"]["train"]["path"]) / "manifest.json"
-    before = manifest.read_bytes()
-    manifest.unlink()
-    monkeypatch.setattr("synthaug.classify.loop.train", lambda *_, **__: pytest.fail("trained again"))
-    assert science(synthaug.run(experiment(), home=home)) == science(answer)
-    ours, theirs = json.loads(manifest.read_bytes()), json.loads(before)
-    assert ours["history"] == theirs["history"] and ours["steps"] == theirs["steps"]
+    """The files are there and are written once more: what lies there without a manifest is nobody's."""
+    write, steps = Disk.write, list[int]()
+    real = loop._Run.step
+
+    def killed(self: Disk, name: str, data: bytes) -> None:
+        if name == MANIFEST and self.root.parent.name == "train":
+            raise Killed
+        write(self, name, data)
+
+    def counted(self: loop._Run, number: int, indices: Tensor) -> Tensor:
+        steps.append(number)
+        return real(self, number, indices)
+
+    monkeypatch.setattr(Disk, "write", killed)
+    with pytest.raises(Killed):
+        made_in(tmp_path, experiment())
+    train = place_of(Store(tmp_path), experiment(), "train")
+    assert (train / "model.safetensors").exists() and not (train / MANIFEST).exists()
+    monkeypatch.setattr(Disk, "write", write)
+    monkeypatch.setattr(loop._Run, "step", counted)
+    again = finished(*made_in(tmp_path, experiment()))
+    assert steps == list(range(35, 40)), "those since the last of the eight evaluations but one"
+    assert science(again) == science(undisturbed[1])
+    equal_files(again, undisturbed[1])
+    theirs = Path(undisturbed[1]["stages"]["train"]["path"])
+    mine, other = (json.loads((folder / MANIFEST).read_bytes()) for folder in (train, theirs))
+    assert mine["history"] == other["history"] and mine["steps"] == other["steps"]
 
 
 def test_two_that_ask_at_once_get_the_same_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,26 +169,36 @@ class TrainingError(Exception):
     """Ray Train's is no RuntimeError."""
 
 
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failing")
+
+
 @pytest.mark.parametrize(
-    ("error", "status"), [(RuntimeError, "FAILED"), (TrainingError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+    ("seed", "error", "status"),
+    [(0, RuntimeError, "FAILED"), (1, TrainingError, "FAILED"), (2, KeyboardInterrupt, "KILLED")],
 )
 def test_a_failed_run_says_so_and_goes_on_later(
-    error: type[BaseException], status: str, home: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, error: type[BaseException], status: str, failing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
+
+    subject, client = tiny(steps=4, seed=seed), MlflowClient(f"sqlite:///{failing / 'mlflow.db'}")
 
     def broken(*arguments: object, **more: object) -> None:
         raise error("the training loss is nan at step 3")
 
-    monkeypatch.setattr("synthaug.runtime.run.train_stage", broken)
+    def runs() -> list[tuple[str, str]]:
+        (own,) = client.search_experiments(filter_string=f"name = '{error.__name__}'")
+        return [(run.info.run_id, run.info.status) for run in client.search_runs([own.experiment_id])]
+
+    monkeypatch.setattr(loop, "train", broken)
     with pytest.raises(error):
-        synthaug.run(experiment(method=None), home=home)
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    ids = [e.experiment_id for e in client.search_experiments()]
-    assert [run.info.status for run in client.search_runs(ids)] == [status]
+        synthaug.run(subject, home=failing, name=error.__name__)
+    assert [ended for _, ended in runs()] == [status]
     monkeypatch.undo()
-    answer = synthaug.run(experiment(method=None), home=home)
-    assert [(run.info.run_id, run.info.status) for run in client.search_runs(ids)] == [(answer["run_id"], "FINISHED")]
+    answer = synthaug.run(subject, home=failing, name=error.__name__)
+    assert runs() == [(answer["run_id"], "FINISHED")]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

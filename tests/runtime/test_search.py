@@ -12,7 +12,6 @@ from synthaug.classify.augment import TrivialAugment
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
 from synthaug.pages.report import write_report
-from synthaug.runtime.run import run_experiment
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
@@ -46,7 +45,7 @@ def test_every_trial_ran_and_pairs_are_pairs(ran: tuple[Path, dict[str, Any]]) -
 
 def test_a_trial_gives_what_the_experiment_gives_in_process(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     trial = next(t for t in SWEEP.trials() if t.arm == "noise")
-    alone = run_experiment(Store(tmp_path).prepare(), trial.experiment, "alone", 0, None)
+    alone = synthaug.run(trial.experiment, home=tmp_path)
     told = next(t for t in ran[1]["trials"] if t["arm"] == "noise" and t["seed"] == trial.seed)
     for name in ("test/top1", "test/loss", "val/top1", "gen/images"):
         assert alone["metrics"][name] == told["metrics"][name]
@@ -79,7 +78,7 @@ def test_a_second_run_makes_nothing_and_answers_the_same(
     ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, answer = ran
-    monkeypatch.setattr("synthaug.runtime.search._make", lambda *arguments: pytest.fail("something was made again"))
+    monkeypatch.setattr("synthaug.runtime.run.make", lambda *arguments: pytest.fail("something was made again"))
     again = synthaug.run(SWEEP, home=home, name="file:sweep")
     assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in answer["trials"]]
     for one, two in zip(answer["trials"], again["trials"], strict=True):
@@ -90,10 +89,11 @@ def test_measuring_alone_moves_the_progress_line(
     ran: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the nets in the store, what is left may still take an hour."""
-    sweep = Sweep(base=tiny(evaluations=(Accuracy(), Accuracy(split="val"))), seeds=2)
+    sweep = Sweep(base=tiny(evaluations=[Accuracy(split=split) for split in ("test", "val", "train")]), seeds=2)
     synthaug.run(sweep, home=ran[0])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trials")]
-    assert lines[-1].startswith("trials 4/4 steps") and not any(line.startswith("trials 5") for line in lines)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluate")]
+    assert lines[-1].startswith("evaluate 4/4 steps"), "of each of two nets the two that are not there yet"
+    assert not any(line.startswith("evaluate 5") for line in lines)
 
 
 def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:

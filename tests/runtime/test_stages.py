@@ -4,11 +4,7 @@ method through the whole line."""
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -16,10 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import preloaded
 import synthaug
+from making import key_of, made_in, place_of, stages_of
 from shapes import NANO, Noise, tiny
 from synthaug.classify.mixing import Replace
 from synthaug.clip import Clip
+from synthaug.data.dataset import subset
 from synthaug.data.sample import decode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import LoRA, TextualInversion
@@ -39,12 +38,12 @@ from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages.export import export_images
 from synthaug.pages.plan import plan
 from synthaug.pages.report import write_report
-from synthaug.runtime.adapters import stages_of
-from synthaug.runtime.data import training_data, used_images
-from synthaug.runtime.generate import make_images, open_job, read_images
+from synthaug.runtime.executors import Workers
+from synthaug.runtime.make import Plan, make
 from synthaug.runtime.store import Store
-from synthaug.runtime.train import train_stage
 from synthaug.settings import UserError
+from synthaug.stages.adapter import FILE
+from synthaug.stages.images import Images
 
 CLIP = Clip("nano:clip")
 TUNED = (TextualInversion(steps=3, batch_size=4, lr=1e-2), LoRA(steps=3, batch_size=4, rank=2))
@@ -63,24 +62,24 @@ def experiment(name: str, **fields: object) -> Experiment:
     return tiny(**({"shots": 1, "backbone": NANO, "k": 2} | METHODS[name] | fields))
 
 
-def quiet(_: object) -> None: ...
-
-
-def fine_tune(store: Store, subject: Experiment) -> None:
-    for stage in stages_of(subject):
-        train_stage(store, subject, quiet, quiet, stage=stage)
+def images_of(store: Store, subject: Experiment) -> Images:
+    images: Images = store.load(store.stages(subject)["generate"])
+    return images
 
 
 def made(home: Path, subject: Experiment) -> list[np.ndarray]:
     """The images of an experiment, and what its backbone is fine-tuned by first."""
-    store = Store(home).prepare()
-    fine_tune(store, subject)
-    make_images(store, [subject], 0, quiet)
-    return [decode_image(sample.image) for sample in read_images(store, open_job(store, subject), subject.k)]
+    store, _ = made_in(home, subject, "generate")
+    return [decode_image(sample.image) for sample in images_of(store, subject).samples(subject.k)]
+
+
+def fine_tune(store: Store, subject: Experiment) -> None:
+    if names := [name for name in stages_of(subject) if name.startswith("finetune")]:
+        made_in(store, subject, *names)
 
 
 def parts(home: Path, subject: Experiment) -> dict[str, bytes]:
-    folder = Store(home).folder(subject.nodes(Store(home).identify)["generate"])
+    folder = place_of(Store(home), subject, "generate")
     return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*.parquet"))}
 
 
@@ -97,8 +96,8 @@ def test_every_method_runs_the_whole_line(name: str, here: Path) -> None:
     assert answer["metrics"]["gen/images"] == 20 and answer["metrics"]["cost/denoiser_calls"] > 0
     store = Store(here)
     listing = store.open(experiment(name).dataset)
-    samples = read_images(store, open_job(store, experiment(name)), 2)
-    sources = {entry.id for entry in open_job(store, experiment(name)).sources}
+    samples = images_of(store, experiment(name)).samples(2)
+    sources = {entry.id for entry in subset(listing, experiment(name).dataset, experiment(name).seed)}
     assert {sample.source for sample in samples} == sources, "from the k-shot images only, and from each of them"
     assert all(sum(weight for _, weight in sample.label) == pytest.approx(1) for sample in samples)
     learned = bool(METHODS[name].get("finetune"))
@@ -112,7 +111,10 @@ def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, c
     for subject in subjects.values():
         made(here, subject)
         fine_tune(store, subject)
-    make_images(store, list(subjects.values()), 2, quiet)
+    plan = Plan(store)
+    for subject in subjects.values():
+        plan.add(subject, [store.stages(subject)["generate"]])
+    make(plan, Workers(2))
     for name, subject in subjects.items():
         assert parts(tmp_path, subject) == parts(here, subject)
         assert len(parts(here, subject)) == (1 if name == "gif" else 2)
@@ -121,7 +123,7 @@ def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, c
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_change_nothing_but_rounding(name: str, here: Path) -> None:
     small = replace(experiment(name), {"backbone.micro_batch": 3})
-    assert small.key("generate") != experiment(name).key("generate")
+    assert key_of(small, "generate") != key_of(experiment(name), "generate")
     one, other = made(here, experiment(name)), made(here, small)
     assert np.abs(np.stack(one).astype(int) - np.stack(other)).max() <= 1
 
@@ -129,13 +131,13 @@ def test_micro_batches_change_nothing_but_rounding(name: str, here: Path) -> Non
 def test_what_is_shared_is_made_once(here: Path) -> None:
     made(here, experiment("diff-aug"))
     store = Store(here)
-    folder = store.folder(experiment("diff-mix").nodes(store.identify)["finetune.2"])
-    before = (folder / "adapter.safetensors").stat().st_mtime_ns
+    folder = place_of(store, experiment("diff-mix"), "finetune.2")
+    before = (folder / FILE).stat().st_mtime_ns
     made(here, experiment("diff-mix"))
-    assert (folder / "adapter.safetensors").stat().st_mtime_ns == before
-    words = store.folder(experiment("da-fusion").nodes(store.identify)["finetune"])
-    assert words == store.folder(experiment("diff-mix").nodes(store.identify)["finetune"])
-    assert sorted(load_file(words / "adapter.safetensors")) == sorted(f"<class-{i}>" for i in range(10))
+    assert (folder / FILE).stat().st_mtime_ns == before
+    words = place_of(store, experiment("da-fusion"), "finetune")
+    assert words == place_of(store, experiment("diff-mix"), "finetune")
+    assert sorted(load_file(words / FILE)) == sorted(f"<class-{i}>" for i in range(10))
 
 
 def test_learned_words_change_the_images(here: Path) -> None:
@@ -160,20 +162,28 @@ def test_a_filter_leaves_out_what_it_dropped(here: Path) -> None:
     assert len(found["kept"]) == 14 and len(found["scores"]) == 20
     dropped = set(found["scores"]) - set(found["kept"])
     assert max(found["scores"][id] for id in dropped) <= min(found["scores"][id] for id in found["kept"])
-    assert {sample.id for sample in used_images(store, subject)} == set(found["kept"])
-    data = training_data(store, subject)
+    line = store.line(subject)
+    assert line.images is not None
+    assert {sample.id for sample in store.load(line.images).samples(2)} == set(found["kept"])
+    data = line.classifier.training_data(store.given(line.classifier))
     assert len(data.source_of_synthetic) == 14 and len(data.images) == 24
     base = experiment("diff-mix", filter=BaseProb(drop=0.5, per_class=True))
     synthaug.run(base, home=here)
-    judge = store.folder(base.real_only().nodes(store.identify)["train"])
+    judge = place_of(store, tiny(shots=1), "train")
     assert (judge / "model.safetensors").exists(), "the classifier of the real images alone was trained for it"
-    assert judge not in [folder for folder, _ in store.unneeded()], "and clean leaves it alone"
+    assert judge == place_of(store, base, "judge")
+    assert f"train/{judge.name}" not in [name for name, _ in store.unneeded()], "and clean leaves it alone"
 
 
 def test_what_is_exported_is_what_would_be_trained_on(here: Path, tmp_path: Path) -> None:
     subject = experiment("diff-mix", filter=ClipMulti(drop=0.3, clip=CLIP))
     assert export_images(subject, tmp_path / "out", here) == f"14 images in {tmp_path / 'out'}"
     assert len(list((tmp_path / "out").glob("*/*.png"))) == 14
+    part = next(place_of(Store(here), subject, "generate").glob("part-*.parquet"))
+    whole = part.read_bytes()
+    part.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert export_images(subject, tmp_path / "again", here).startswith("14 images"), "what is damaged is made anew"
+    assert part.read_bytes() == whole
     other = replace(subject, {"seed": 3, "filter": None, "k": 1})
     assert export_images(other, tmp_path / "new", here).startswith("10 images"), "fine-tuned for it first"
 
@@ -204,8 +214,12 @@ def test_a_sweep_makes_each_thing_once(home: Path, cluster: None) -> None:
     answer = synthaug.run(Sweep(base=tiny(shots=1, k=1), arms=arms, baseline="plain", seeds=1), home=home)
     stages = [name.partition("/")[0] for name in answer["stages"]]
     counts = {name: stages.count(name) for name in dict.fromkeys(stages)}
+    judges = {stage["key"] for name, stage in answer["stages"].items() if name.startswith("judge")}
+    assert judges < {stage["key"] for name, stage in answer["stages"].items() if name.startswith("train")}
     assert counts == {
         "train": 7,
+        "judge": 1,
+        "scores": 1,
         "evaluate": 7,
         "finetune": 1,
         "generate": 4,
@@ -226,11 +240,9 @@ synthaug.run(experiment("diff-ii"), home=sys.argv[1])
 
 def test_killed_in_any_stage_and_run_again_gives_the_same_bytes(tmp_path: Path, here: Path) -> None:
     """SIGKILL once something of each stage is on the disk; the next run goes on from there."""
-    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path])
     home = tmp_path / "killed"
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(home)]
     for sign in ("store/finetune/*/adapter.safetensors", "store/prepare/*/part-*.json", "store/generate/*/part-*.json"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": where})
+        process = preloaded.start(CHILD, home, stderr=tmp_path / "said")
         while process.poll() is None and not list(home.glob(sign)):
             time.sleep(0.01)
         assert process.poll() is None, "something was left to do"
@@ -245,12 +257,10 @@ def test_killed_in_any_stage_and_run_again_gives_the_same_bytes(tmp_path: Path, 
 
 def test_workers_learn_the_same_adapter_up_to_rounding(here: Path, tmp_path: Path, cluster: None) -> None:
     """Two processes of Ray Train, gradients added up."""
-    subject = experiment("diff-aug")
-    made(here, subject)
-    store = Store(tmp_path).prepare()
-    for stage in ("finetune", "finetune.2"):
-        one = load_file(Store(here).folder(subject.nodes(store.identify)[stage]) / "adapter.safetensors")
-        artefact = train_stage(store, subject, quiet, quiet, 2, stage=stage)
-        two = load_file(artefact.path / "adapter.safetensors")
+    subject, names = experiment("diff-aug"), ("finetune", "finetune.2")
+    fine_tune(Store(here).prepare(), subject)
+    made_in(tmp_path, subject, *names, workers=2)
+    for stage in names:
+        one, two = (load_file(place_of(Store(home), subject, stage) / FILE) for home in (here, tmp_path))
         assert one.keys() == two.keys()
         assert max(float(np.abs(one[name] - two[name]).max()) for name in one) < 2e-4

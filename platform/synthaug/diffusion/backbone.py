@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from synthaug.diffusion.steps import Loop, part_of, rows, scheduler_of
+from synthaug.diffusion.tokens import add_tokens, check_tokens
 from synthaug.settings import Count, UserError, settings
 from synthaug.weights import Weights, files_of
 
@@ -87,7 +88,7 @@ class Backbone(Weights):
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         # a learned token is one token, where its letters may be many
         add_tokens(tokenizer, list(dict.fromkeys(token for tokens in prompts.values() for token in tokens)))
-        check(tokenizer, positions, prompts)
+        check_tokens(tokenizer, positions, prompts)
 
     def load(self, device: str | None = None, adapters: Sequence[Adapter] = ()) -> Pipeline:
         """The model in memory, fine-tuned by `adapters`, on the first GPU unless told otherwise."""
@@ -99,26 +100,3 @@ class Backbone(Weights):
         from synthaug.diffusion.pipeline import Pipeline
 
         return Pipeline(self, folder, device, adapters)
-
-
-def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
-    """Make each of `tokens` one token, and give their ids."""
-    from tokenizers import AddedToken
-
-    known = set(tokens) & set(tokenizer.get_vocab())
-    if known:
-        raise UserError(f"the tokenizer knows {min(known)!r} already: it cannot stand for a class")
-    # Not normalised: lower case would make <class-A> and <class-a> one. Not special: they are words of a prompt.
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
-    return [tokenizer.convert_tokens_to_ids(token) for token in tokens]
-
-
-def check(tokenizer: Any, positions: int, prompts: Mapping[str, Sequence[str]]) -> None:
-    """What is cut, and what was learned but does not occur, would be missing without a word."""
-    longest = min(tokenizer.model_max_length, positions)
-    for prompt, tokens in prompts.items():
-        ids = tokenizer(prompt, verbose=False).input_ids
-        if len(ids) > longest:
-            raise UserError(f"the prompt {prompt!r} has {len(ids)} tokens, the text encoder reads {longest}")
-        if tokens and not {*tokenizer.convert_tokens_to_ids(list(tokens))} & {*ids}:
-            raise UserError(f"the prompt {prompt!r} holds no {tokens[0]!r}: what was learned would not be used")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from synthaug.diffusion.tokens import add_tokens
 from synthaug.settings import ContentOf, Count, settings
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ class TextualInversion(Finetune):
         return (f"<class-{label}>", *(f"<class-{label}-{vector}>" for vector in range(1, self.vectors)))
 
     def attach(self, pipe: Any, learned: dict[str, Tensor]) -> None:
-        from synthaug.diffusion.backbone import add_tokens
-
         ids = add_tokens(pipe.tokenizer, list(learned))
         # mean_resizing would draw random rows, which are overwritten at once
         pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)

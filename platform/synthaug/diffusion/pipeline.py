@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diffusers
 import numpy as np
 import torch
 from torch import Tensor
 
-from synthaug.diffusion.backbone import Backbone, check
 from synthaug.diffusion.batches import Pieces
 from synthaug.diffusion.codec import Codec, load_pipe
 from synthaug.diffusion.finetune import Adapter, fuse
-from synthaug.diffusion.steps import GRID, Part, part_of, scheduler_of
-from synthaug.diffusion.steps import Loop as _Loop
+from synthaug.diffusion.steps import GRID, Loop, Part, part_of, scheduler_of
+from synthaug.diffusion.tokens import check_tokens
 from synthaug.settings import UserError
+
+if TYPE_CHECKING:
+    from synthaug.diffusion.backbone import Backbone
 
 T = TypeVar("T")
 Strength = float | Sequence[float]
@@ -106,7 +108,7 @@ class Pipeline:
         """SDEdit (Meng et al.): each image noised `strength` of the way and denoised under its prompt. `keys` name
         the images, so that the variants of a source share its encoding."""
         rows = self._edits(images, prompts, seeds, strength, steps, keys)
-        return self._generate(rows, _Loop(steps, guidance, negative, guided=guided), latents=latents)
+        return self._generate(rows, Loop(steps, guidance, negative, guided=guided), latents=latents)
 
     def txt2img(
         self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, negative: str = ""
@@ -114,7 +116,7 @@ class Pipeline:
         """Images from pure noise."""
         part = part_of(self.backbone.scheduler, steps)
         rows = [_Row(prompt, seed, part) for prompt, seed in zip(prompts, seeds, strict=True)]
-        return self._generate(rows, _Loop(steps, guidance, negative))
+        return self._generate(rows, Loop(steps, guidance, negative))
 
     def instruct(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], *, steps: int,
@@ -126,7 +128,7 @@ class Pipeline:
         part = part_of(self.backbone.scheduler, steps)
         given = zip(prompts, seeds, images, names, strict=True)
         rows = [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, image, name in given]
-        return self._generate(rows, _Loop.instructed(steps, guidance, image_guidance))
+        return self._generate(rows, Loop.instructed(steps, guidance, image_guidance))
 
     def invert(
         self, images: Sequence[np.ndarray], prompts: Sequence[str], *, steps: int, keys: Sequence[str] | None = None
@@ -135,7 +137,7 @@ class Pipeline:
         rows = self._edits(images, prompts, [0] * len(images), 1.0, steps, keys)  # no seed: nothing is drawn
         self._check_kind(instructs=False)
         self.check_prompts(prompts)
-        loop = _Loop.inverted(steps)
+        loop = Loop.inverted(steps)
         return self._batched(rows, lambda rows: _arrays(self._ascend(rows, loop)))
 
     def resume(
@@ -146,7 +148,7 @@ class Pipeline:
         part = part_of(self.backbone.scheduler, steps)
         given = zip(prompts, latents, later, strict=True)
         rows = [_Row(prompt, 0, part, latents=z, later=after) for prompt, z, after in given]
-        return self._generate(rows, _Loop.resumed(steps, guidance, split))
+        return self._generate(rows, Loop.resumed(steps, guidance, split))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (BCHW, in [0, 1]) of latents; differentiable."""
@@ -159,7 +161,9 @@ class Pipeline:
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse a prompt of which the text encoder would not see the end."""
-        check(self.pipe.tokenizer, self.pipe.text_encoder.config.max_position_embeddings, dict.fromkeys(prompts, ()))
+        check_tokens(
+            self.pipe.tokenizer, self.pipe.text_encoder.config.max_position_embeddings, dict.fromkeys(prompts, ())
+        )
 
     def scheduler(self, published: str) -> Any:
         """The scheduler that the backbone asks for, or the one a method was published with."""
@@ -180,7 +184,7 @@ class Pipeline:
         given = zip(prompts, seeds, parts, images, names, strict=True)
         return [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, part, image, name in given]
 
-    def _generate(self, rows: list[_Row], loop: _Loop, *, latents: bool = False) -> list[np.ndarray]:
+    def _generate(self, rows: list[_Row], loop: Loop, *, latents: bool = False) -> list[np.ndarray]:
         """Images, or latents, in the order of the rows."""
         self._check_kind(instructs=loop.image_guidance is not None)
         said = [loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)]
@@ -223,7 +227,7 @@ class Pipeline:
 
     # --- the loops ---
 
-    def _denoise(self, rows: list[_Row], loop: _Loop) -> Tensor:
+    def _denoise(self, rows: list[_Row], loop: Loop) -> Tensor:
         """The loop of diffusers' pipelines: latents of rows that go through the same steps."""
         scheduler = self.scheduler(loop.scheduler)
         timesteps = self._timesteps(scheduler, rows[0].part)
@@ -244,7 +248,7 @@ class Pipeline:
         return z
 
     def _predict(
-        self, z: Tensor, t: Tensor, positive: list[Tensor], negative: list[Tensor], shown: Tensor | None, loop: _Loop,
+        self, z: Tensor, t: Tensor, positive: list[Tensor], negative: list[Tensor], shown: Tensor | None, loop: Loop,
         level: float,
     ) -> Tensor:  # fmt: skip
         """What the network says of the noise, with the guidance of the loop."""
@@ -267,7 +271,7 @@ class Pipeline:
         self._counters["unet_batches"] += 1
         return out
 
-    def _ascend(self, rows: list[_Row], loop: _Loop) -> Tensor:
+    def _ascend(self, rows: list[_Row], loop: Loop) -> Tensor:
         """From the mean latents of the sources to noise, a step at a time."""
         # Song et al. 2021, section 4.3: the ODE of DDIM, backwards. Under guidance it would not lead back.
         scheduler = self.scheduler(loop.scheduler)

@@ -123,6 +123,7 @@ def _spaced(scheduler: str, steps: int, total: int, config: Mapping[str, Any]) -
     """Times of a schedule, falling; Lin et al. 2023, table 2, as diffusers rounds them."""
     spacing = config.get("timestep_spacing", "leading" if scheduler in _LEADING else "linspace")
     count = steps + 1 if scheduler in _FIRST_LEFT_OUT else steps
+    times: np.ndarray
     if spacing == "trailing":
         return list(np.arange(total, 0, -total / steps).round() - 1)
     if spacing == "leading":

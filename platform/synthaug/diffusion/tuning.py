@@ -12,11 +12,12 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from synthaug.diffusion.backbone import Backbone, add_tokens, check
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.codec import load_pipe, token_ids
 from synthaug.diffusion.finetune import TEMPLATES, Adapter, Finetune, LoRA, TextualInversion
 from synthaug.diffusion.fit import Fitted, contained, fit
+from synthaug.diffusion.tokens import add_tokens, check_tokens
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 
@@ -92,7 +93,7 @@ def _check(pipe: Any, examples: Sequence[Example]) -> None:
     # On folders of images UniDiffDA's released code adds <0>, <1>, ... and prompts with <accordion>: it learns nothing,
     # and says nothing.
     positions = pipe.text_encoder.config.max_position_embeddings
-    check(pipe.tokenizer, positions, {caption: e.tokens for e in examples for caption in e.captions()})
+    check_tokens(pipe.tokenizer, positions, {caption: e.tokens for e in examples for caption in e.captions()})
 
 
 @dataclass(frozen=True)

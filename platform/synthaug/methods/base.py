@@ -162,6 +162,11 @@ class Maker(ABC):
         """The denoiser rows that making a row costs; the same for all rows of one strength."""
         return 0
 
+    @property
+    def costs_differ(self) -> bool:
+        """Whether rows of one variant may cost differently, so that each must be planned to know what all cost."""
+        return False
+
     def encode(self, made: np.ndarray) -> bytes:
         """What is stored of one result."""
         return encode_image(made)  # Diff-II's inversions are no images

@@ -28,6 +28,10 @@ class DAFusion(SDEdit):
         """The authors' own setting: 50 steps and a stack of four strengths."""
         return cls(steps=50, stack=(0.25, 0.5, 0.75, 1.0))
 
+    @property
+    def costs_differ(self) -> bool:
+        return len(set(self.stack)) > 1
+
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = super().plan(sample, variant, context)
         if not self.stack:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from synthaug.runtime.store import LIBRARIES, Store
 from synthaug.settings import UserError
+from synthaug.weights import embedded_names
 
 Finding = tuple[str, bool, str]
 
@@ -69,12 +70,10 @@ def _home(home: Path) -> Finding:
 
 
 def _nano() -> Finding:
-    from synthaug import nano
-
-    missing = {"nano:sd", "nano:clip", "nano:ddpm", "nano:lcm", "nano:pix2pix"} - set(nano.known())
+    missing = {"nano:sd", "nano:clip", "nano:ddpm", "nano:lcm", "nano:pix2pix"} - set(embedded_names())
     if missing:
         return "models", False, f"{', '.join(sorted(missing))} did not come with the package: install it again"
-    return "models", True, f"embedded: {', '.join(nano.known())}"
+    return "models", True, f"embedded: {', '.join(embedded_names())}"
 
 
 def _ray() -> Finding:
@@ -82,14 +81,7 @@ def _ray() -> Finding:
     from synthaug.runtime import cluster
 
     try:
-        cluster.start()
-        import ray
-
-        answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)
-        return (
-            "ray",
-            answer == 42,
-            f"started with {ray.cluster_resources().get('CPU', 0):.0f} CPU tokens and ran a task",
-        )
+        answered, tokens = cluster.answers()
     except (UserError, RuntimeError, OSError, TimeoutError) as error:
         return "ray", False, f"does not run a task: {error}; is HOME writable, is a firewall in the way of localhost?"
+    return "ray", answered, f"started with {tokens} CPU tokens and ran a task"

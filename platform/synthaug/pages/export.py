@@ -31,7 +31,7 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -
     assert images is not None
     plan = Plan(store).add(subject, [images])
     for stage in plan.todo():
-        stage.check(store.given(stage))
+        stage.check(store.planned(stage))
     make(plan, Here())
     samples, classes = store.load(images).samples(subject.k), store.open(subject.dataset).classes
     out = Disk(folder)

@@ -69,7 +69,7 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
 
 def todo_of(store: Store, stage: Stage[Any], past: Past) -> Todo:
     """What of a stage is missing. Of a mapped one that is part there only the rest counts."""
-    given, place = store.given(stage), str(store.at(stage).local())
+    given, place = store.planned(stage), str(store.at(stage).local())
     if store.is_ready(stage):
         return Todo(stage.key, place, True, Cost())
     cost = stage.estimate(given)

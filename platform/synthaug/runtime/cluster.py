@@ -64,12 +64,18 @@ class _Starting:
             raise self.error
 
     def _run(self) -> None:
-        try:
+        with self:
             _init(self.address, self.dashboard)
-        except (UserError, RuntimeError, OSError, ValueError) as error:
-            self.error = error
-        self.done.set()
         self.stop.wait()
+
+    def __enter__(self) -> _Starting:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        """Whatever went wrong, a bare Exception of Ray's too, is raised by those who wait."""
+        self.error = error
+        self.done.set()
+        return True
 
 
 def _init(address: str | None, dashboard: bool) -> None:
@@ -161,6 +167,15 @@ def is_small() -> bool:
     import torch
 
     return (_starting is None or _starting.address is None) and not torch.cuda.is_available()
+
+
+def answers() -> tuple[bool, int]:
+    """Whether Ray runs a task, and with how many CPU tokens."""
+    start()
+    import ray
+
+    answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)
+    return answer == 42, int(ray.cluster_resources().get("CPU", 0))
 
 
 def has_gpu() -> bool:

@@ -9,7 +9,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from synthaug.settings import UserError
@@ -87,8 +86,9 @@ class Disk:
         """A file or a folder as a path, for libraries that open files themselves."""
         return self.root / name if name else self.root
 
-    def at(self, name: str) -> At:
-        return At(self, name)
+    def at(self, name: str) -> Disk:
+        """A folder of this disk as one of its own."""
+        return Disk(self.root / name)
 
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -115,29 +115,3 @@ def _taken(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@dataclass(frozen=True)
-class At:
-    """One artefact on the disk: names below it."""
-
-    disk: Disk
-    name: str
-
-    def read(self, name: str) -> bytes:
-        return self.disk.read(f"{self.name}/{name}")
-
-    def write(self, name: str, data: bytes) -> None:
-        self.disk.write(f"{self.name}/{name}", data)
-
-    def exists(self, name: str) -> bool:
-        return self.disk.exists(f"{self.name}/{name}")
-
-    def size(self, name: str) -> int:
-        return self.disk.size(f"{self.name}/{name}")
-
-    def remove(self, name: str) -> None:
-        self.disk.remove(f"{self.name}/{name}")
-
-    def local(self, name: str = "") -> Path:
-        return self.disk.local(f"{self.name}/{name}" if name else self.name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from synthaug.experiment import Experiment
 from synthaug.progress import Progress, say
-from synthaug.runtime.disk import At
+from synthaug.runtime.disk import Disk
 from synthaug.runtime.store import Store
 from synthaug.stages.base import Computed, Cost, Loop, Mapped, Stage, Trained, closure, once
 from synthaug.stages.shards import Receipt
@@ -32,11 +32,14 @@ class Plan:
         self.store = store
         self.sinks: list[Stage[Any]] = []
         self.owner: dict[str, Experiment] = {}
+        self.read: set[str] = set()
 
     def add(self, experiment: Experiment, sinks: Iterable[Stage[Any]] | None = None) -> Plan:
-        """All results of an experiment, or some of its stages."""
+        """All results of an experiment, or some of its stages, which will be loaded."""
         self.store.check_subset(experiment)
         wanted = list(self.store.line(experiment).results.values() if sinks is None else sinks)
+        if sinks is not None:
+            self.read |= {stage.key for sink in wanted for stage in (sink, *sink.inputs.values())}
         self.sinks += wanted
         for stage in closure(wanted):
             self.owner.setdefault(stage.key, experiment)
@@ -50,11 +53,11 @@ class Plan:
         """What is missing. Parts that somebody will read now are read to see whether they are whole."""
         stages = self.stages()
         missing = {stage.key for stage in stages if not self.store.is_ready(stage)}
-        read = {other.key for stage in stages if stage.key in missing for other in stage.inputs.values()}
+        read = self.read | {other.key for stage in stages if stage.key in missing for other in stage.inputs.values()}
         return [s for s in stages if s.key in missing or (s.key in read and not self.store.is_ready(s, verify=True))]
 
     def estimate(self, stage: Stage[Any]) -> Cost:
-        return stage.estimate(self.store.given(stage))
+        return stage.estimate(self.store.planned(stage))
 
 
 @dataclass
@@ -87,22 +90,24 @@ def make(plan: Plan, executor: Executor, heard: Heard = nobody) -> Made:
 
 
 def next_wave(todo: Sequence[Stage[Any]], failed: Mapping[str, str]) -> list[Chain]:
-    """What can be made now, each chain by one process. What is mapped comes first and has all devices; a training is
-    followed at once by what is computed from it alone, so that its process still has all at hand."""
+    """What can be made now, each chain by one process. What is mapped comes first and has all devices. A training is
+    followed at once by what is computed from it alone, and computations about one thing stay together, so that their
+    process need not load it again."""
     missing = {stage.key for stage in todo}
     waits = {stage.key: {other.key for other in stage.inputs.values()} & missing for stage in todo}
     ready = [stage for stage in todo if not waits[stage.key] and stage.key not in failed]
     if mapped := [[stage] for stage in ready if isinstance(stage, Mapped)]:
         return list(mapped)
-    chains = [[stage] for stage in ready]
-    home = {stage.key: chain for stage, chain in zip(ready, chains, strict=True)}
-    for stage in todo:
-        if isinstance(stage, Computed) and waits[stage.key] and waits[stage.key] <= home.keys():
-            first, *others = {id(home[key]): home[key] for key in waits[stage.key]}.values()
-            if not others and stage.key not in failed:
-                first.append(stage)
-                home[stage.key] = first
-    return list(chains)
+    chains: dict[str, list[Stage[Any]]] = {}
+    home: dict[str, str] = {}  # the chain of each stage
+    for stage in (stage for stage in todo if stage.key not in failed and waits[stage.key] <= home.keys()):
+        behind = {home[key] for key in waits[stage.key]}
+        about = stage.keys_of_inputs[:1] if isinstance(stage, Computed) else []
+        name = behind.pop() if behind else next(iter(about), stage.key)
+        if not behind and (isinstance(stage, Computed) or not waits[stage.key]):
+            chains.setdefault(name, []).append(stage)
+            home[stage.key] = name
+    return list(chains.values())
 
 
 # --- in this process --------------------------------------------------------------------------------------------------
@@ -115,16 +120,16 @@ class Here:
         made = Made()
         for stage in [stage for chain in wave for stage in chain]:
             began = time.monotonic()
-            make_here(plan.store, stage, plan.owner[stage.key].resources.checkpoint_s, heard)
-            made.seconds[stage.key] = time.monotonic() - began
+            if make_here(plan.store, stage, plan.owner[stage.key].resources.checkpoint_s, heard):
+                made.seconds[stage.key] = time.monotonic() - began
         return made
 
 
-def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard) -> None:
-    """One stage whose inputs are there, unless another process has made it meanwhile."""
+def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard) -> bool:
+    """One stage whose inputs are there, unless another process has made it meanwhile; whether it was made here."""
     with store.making([stage], say) as missing:
         if not missing:
-            return
+            return False
         if isinstance(stage, Mapped):
             fill(store, [stage], units_here)
         elif isinstance(stage, Trained):
@@ -133,6 +138,7 @@ def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard
             assert isinstance(stage, Computed)
             began = time.monotonic()
             store.close(stage, stage.compute(store.given(stage)), time.monotonic() - began)
+        return True
 
 
 # --- trained
@@ -164,7 +170,7 @@ class FileCheckpoint:
 
     NAME = "checkpoint.pt"
 
-    def __init__(self, at: At, every_s: float, writes: bool = True) -> None:
+    def __init__(self, at: Disk, every_s: float, writes: bool = True) -> None:
         self.at, self.every_s, self.writes = at, every_s, writes
         self.last = time.monotonic()
 

@@ -44,6 +44,8 @@ def run(
     began = bool(todo) and (workers > 0 or isinstance(subject, Sweep)) and cluster.begin(address=address)
     try:
         prepare(plan, todo, trials)
+        if workers and todo:
+            cluster.start(actors=workers)  # more than there is room for is refused before anything is tracked
     except UserError:
         if began:
             cluster.stop_own()
@@ -71,7 +73,7 @@ def planned(store: Store, experiments: Iterable[Experiment]) -> Plan:
 def prepare(plan: Plan, todo: Sequence[Stage[Any]], trials: Sequence[Trial]) -> None:
     """All that can be known to be wrong is said before anything expensive, and what people should know of it."""
     for stage in todo:
-        stage.check(plan.store.given(stage))
+        stage.check(plan.store.planned(stage))
     tell(plan.store, [trial.experiment for trial in trials])
 
 

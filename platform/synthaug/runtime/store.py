@@ -19,7 +19,7 @@ from synthaug.data.dataset import Dataset
 from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
 from synthaug.experiment import Experiment, Sweep, read
-from synthaug.runtime.disk import At, Disk
+from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
 from synthaug.stages.base import Given, Mapped, Outcome, Part, Stage
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
@@ -127,7 +127,7 @@ class Store:
         """Refuse a data set that has not as many images as are to be trained on."""
         self.load(self.line(experiment).data).entries(SUBSET, experiment.seed)
 
-    def at(self, stage: Stage[Any]) -> At:
+    def at(self, stage: Stage[Any]) -> Disk:
         return self.disk.at(f"{stage.kind}/{stage.key}")
 
     def manifest(self, stage: Stage[Any]) -> Manifest | None:
@@ -179,6 +179,14 @@ class Store:
     def given(self, stage: Stage[Any]) -> Given:
         """The inputs of a stage."""
         return Given(stage, self.load)
+
+    def planned(self, stage: Stage[Any]) -> Given:
+        """The same before they are made, as far as plans need them."""
+
+        def load(other: Stage[Any]) -> Any:
+            return self.load(other) if self.is_made(other) else other.at_most(self.planned(other))
+
+        return Given(stage, load)
 
     def load(self, stage: Stage[Any]) -> Any:
         """What a finished stage gives to others; kept by what it is, never by where it lies."""
@@ -301,8 +309,7 @@ class Store:
             if known is not None and place != f"record/{name}":
                 self.disk.write(str(place), _json(known.to_json()))
                 self.disk.remove(f"record/{name}")
-        if self.disk.list("record"):
-            self.disk.write("record/keyed", b"")
+        self.disk.write("record/keyed", b"")
 
     # --- cleaning ---
 

@@ -176,6 +176,10 @@ class Stage(ABC, Generic[T]):
         """What of its outcome people compare, under fixed names."""
         return {}
 
+    def at_most(self, given: Given) -> T:
+        """What `load` would give if it left out nothing: for plans that are made before it is."""
+        raise NotImplementedError(f"{self} must be made before others can say what they will cost")
+
     @abstractmethod
     def load(self, at: Folder, given: Given) -> T:
         """What the stages that name it as an input get."""

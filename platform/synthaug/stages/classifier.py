@@ -12,7 +12,7 @@ from synthaug.classify.recipe import Recipe
 from synthaug.data.sample import label_matrix
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
-from synthaug.stages.data import SUBSET, Pictures, decode_all, settings_of
+from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
 from synthaug.training import Entry
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Classifier(Trained["nn.Module"]):
         with torch.device("meta"):
             model = models.build(self.recipe.model, len(pictures.listing.classes))
         models.check_size(model.net, self.recipe, size)
+        if "denoiser" in self.inputs:
+            check_noise(self.inputs["denoiser"], max(view.latest for view in self.recipe.views if view.needs_denoiser))
 
     def estimate(self, given: Given) -> Cost:
         looping = sum(view.needs_denoiser for place, view in enumerate(self.recipe.views) if place not in self.places)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from synthaug.data.dataset import Dataset, subset
 from synthaug.data.listing import Entry, Listing
 from synthaug.data.sample import decode_image, resize_image
+from synthaug.diffusion.one_step import check_time
+from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.evaluate.outliers import image_files
-from synthaug.settings import UserError, hash_of, keyed, parts
-from synthaug.stages.base import Folder, Given, Stage
+from synthaug.settings import UserError, canonical, hash_of, keyed, parts
+from synthaug.stages.base import Computed, Folder, Given, Outcome, Stage
 from synthaug.weights import Weights
 
 SUBSET = "subset"  # the training images that were chosen, beside the names of a data set's splits
@@ -102,6 +106,27 @@ class Pictures:
         return sizes.pop()[0]
 
 
+class Mask(Computed[Pictures]):
+    """A choice among the training images of `data`: what comes of it stands for the data where new images are made."""
+
+    FILE: ClassVar[str] = "ids.json"
+
+    @abstractmethod
+    def choose(self, given: Given) -> Collection[str]:
+        """The ids of the images that stay."""
+
+    def compute(self, given: Given) -> Outcome:
+        ids = sorted(self.choose(given))
+        return Outcome({self.FILE: canonical(ids)}, counts={"chosen": len(ids)})
+
+    def at_most(self, given: Given) -> Pictures:
+        pictures: Pictures = given["data"]
+        return pictures
+
+    def load(self, at: Folder, given: Given) -> Pictures:
+        return self.at_most(given).keep(frozenset(json.loads(at.read(self.FILE))))
+
+
 class Model(Stage[Any]):
     """A model that lies on the disk already: its settings, with what its files hold, enter the keys of those who use
     it in the place of a key of its own."""
@@ -120,6 +145,12 @@ class Model(Stage[Any]):
 def settings_of(stage: Stage[Any] | None) -> dict[str, Any]:
     """What an input adds to the settings of its user, because it has no key of its own."""
     return stage.settings if isinstance(stage, Model) else {}
+
+
+def check_noise(denoiser: Stage[Any], latest: float) -> None:
+    """Refuse a time of DiffAug's schedule whose noise the denoiser does not know."""
+    model: DenoiserModel = denoiser.model  # type: ignore[attr-defined]  # trained or there already
+    check_time(latest, model.alphas_cumprod())
 
 
 def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:

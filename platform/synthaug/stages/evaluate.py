@@ -69,7 +69,8 @@ class OfImages(Measured, Computed[Result]):
 class OfClassifier(Measured):
     """A measurement of the classifier on the images of a data set, `shown`, which may be another than `data`.
 
-    `copies` were made of them first, if the evaluation wants that; `denoiser` is there if it works with one itself.
+    `copies` were made of them first, if the evaluation wants that, or because another one did; `denoiser` is there if
+    it works with one itself.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class OfClassifier(Measured):
         self.looks = {(stage.split, stage.maker): role for role, stage in looks.items()}
         settings = keyed(evaluation) | dict(named) | settings_of(denoiser)
         inputs = {"classifier": classifier, **looks, "denoiser": denoiser}
-        # which data it is about is in the classifier's key, or in `named`
-        super().__init__(settings, inputs | {"data": data, "shown": shown}, keyed=tuple(inputs))
+        # which data it is about is in the classifier's key, or in `named`; copies that another has had made are those
+        # that it would make itself
+        keyed_too = [role for role in inputs if evaluation.beforehand or role not in looks]
+        super().__init__(settings, inputs | {"data": data, "shown": shown}, keyed=keyed_too)
 
     def check(self, given: Given) -> None:
         check_splits(self.evaluation, given["shown"])

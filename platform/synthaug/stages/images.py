@@ -20,7 +20,7 @@ from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_afte
 from synthaug.methods.base import Context, Maker, Method, Models, Row
 from synthaug.settings import hash_of, keyed, seed_of
 from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Stage
-from synthaug.stages.data import SUBSET, Pictures, decode_all, settings_of
+from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
 from synthaug.stages.shards import read_part, receipt_of
 
 SHARD = 256  # sources: a shard is one variant of this many, some seconds of work and little to lose
@@ -38,6 +38,7 @@ class Made(Mapped["Images"]):
         self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
     ) -> None:
         self.seed, self.maker, self.k = seed, maker, k
+        self._context: tuple[Pictures, Context] | None = None
         super().__init__({**settings, **settings_of(inputs.get("denoiser"))}, inputs)
 
     def wants_more(self, other: Stage[Images]) -> bool:
@@ -64,13 +65,11 @@ class Made(Mapped["Images"]):
         first = unit // blocks_of(sources) * self.maker.together + 1
         return range(first, first + self.maker.together)
 
-    def rows(self, unit: int, given: Given) -> tuple[list[Entry], list[Row]]:
-        """The sources of a shard, and what will be made of them, variant by variant."""
+    def entries(self, unit: int, given: Given) -> Sequence[Entry]:
+        """The sources of a shard."""
         sources = self.sources(given)
         first = unit % blocks_of(len(sources)) * SHARD
-        chosen = list(sources[first : first + SHARD])
-        context = self.context(given)
-        return chosen, list(self.plan(chosen, self.variants(unit, len(sources)), context))
+        return sources[first : first + SHARD]
 
     def plan(self, entries: Iterable[Entry], variants: Iterable[int], context: Context) -> Iterator[Row]:
         samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
@@ -81,14 +80,18 @@ class Made(Mapped["Images"]):
     def context(self, given: Given) -> Context:
         """What a plan may know of the data set."""
         pictures: Pictures = given["data"]
+        if self._context is not None and self._context[0] is pictures:
+            return self._context[1]  # of millions of sources it takes a while
         peers = defaultdict[int, list[str]](list)
         for entry in self.sources(given):
             peers[entry.label].append(entry.id)
-        return Context(
+        context = Context(
             seed=self.seed, words=self.words(pictures), prompt=pictures.dataset.template,
             super_class=pictures.dataset.kind_word, names=pictures.listing.words,
             peers={label: tuple(ids) for label, ids in sorted(peers.items())},
         )  # fmt: skip
+        self._context = pictures, context
+        return context
 
     def words(self, pictures: Pictures) -> tuple[str, ...]:
         """What the classes are called in prompts."""
@@ -104,8 +107,17 @@ class Made(Mapped["Images"]):
         return None
 
     def measure(self, unit: int, given: Given) -> Cost:
-        _, rows = self.rows(unit, given)
-        return Cost(len(rows), len(rows), sum(self.maker.calls(row, self.backbone) for row in rows))
+        """Where all rows cost the same one is planned: there may be millions."""
+        entries, variants = self.entries(unit, given), self.variants(unit, len(self.sources(given)))
+        planned = entries if self.maker.costs_differ else entries[:1]
+        rows = self.plan(planned, variants, self.context(given))
+        calls = sum(self.maker.calls(row, self.backbone) for row in rows)
+        count = len(entries) * len(variants)
+        return Cost(count, count, calls * len(entries) // max(1, len(planned)))
+
+    def check(self, given: Given) -> None:
+        if "denoiser" in self.inputs:
+            check_noise(self.inputs["denoiser"], self.maker.latest)
 
     # --- making
 
@@ -128,7 +140,9 @@ class Made(Mapped["Images"]):
         models, before = opened.models, opened.models.counters
         models.names, models.earlier = opened.context.names, self.earlier(opened.given)
         pictures: Pictures = opened.given["data"]
-        entries, rows = self.rows(unit, opened.given)
+        entries = self.entries(unit, opened.given)
+        variants = self.variants(unit, len(self.sources(opened.given)))
+        rows = list(self.plan(entries, variants, opened.context))
         size = self.squash(opened.given)
         with ThreadPoolExecutor() as threads:
             samples = pictures.listing.samples(entries)
@@ -235,6 +249,7 @@ class OfBackbone(Made):
 
     def check(self, given: Given) -> None:
         """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
+        super().check(given)
         if self.backbone is None:
             return
         entries, context = self.sources(given), self.context(given)
