@@ -62,6 +62,11 @@ class View(ABC):
         """How many variants of each real image must have been made beforehand."""
         return 0
 
+    @property
+    def calls(self) -> float:
+        """How many rows through the denoiser an image of a batch costs in the loop."""
+        return 0.0
+
     def copies(self) -> tuple[Maker, int] | None:
         """What must be made of the training images first, and how many of each; nothing, if it works in the loop."""
         return None
@@ -116,6 +121,10 @@ class DiffAugView(View):
     @property
     def variants(self) -> int:
         return self.cached
+
+    @property
+    def calls(self) -> float:
+        return self.p if self.how.denoise and not self.cached else 0.0
 
     def copies(self) -> tuple[Maker, int] | None:
         return (DiffuseDenoise(how=self.how), self.cached) if self.cached else None

@@ -62,9 +62,8 @@ class Classifier(Trained["nn.Module"]):
             check_noise(self.inputs["denoiser"], max(view.latest for view in self.recipe.views if view.needs_denoiser))
 
     def estimate(self, given: Given) -> Cost:
-        looping = sum(view.needs_denoiser for place, view in enumerate(self.recipe.views) if place not in self.places)
-        steps = self.recipe.steps or 0  # epochs have as many steps as the images that will be there
-        return Cost(units=self.reports, calls=looping * steps * self.recipe.batch_size)
+        rows = (self.recipe.steps or 0) * self.recipe.batch_size  # of epochs the length is not known yet
+        return Cost(units=self.reports, calls=round(rows * sum(view.calls for view in self.recipe.views)))
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
         from safetensors.torch import save

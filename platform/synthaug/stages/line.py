@@ -178,7 +178,8 @@ class Line:
         only where there are any."""
         asked = self.experiment.evaluations
         named = zip(numbered("evaluate", len(asked)), asked, strict=True)
-        return {n: self.measured(e) for n, e in named if self.generated or not isinstance(e, ImageEvaluation)}
+        found: dict[str, Stage[Any]] = {"train": self.classifier}
+        return found | {n: self.measured(e) for n, e in named if self.generated or not isinstance(e, ImageEvaluation)}
 
     def measured(self, evaluation: Measurement) -> Stage[Any]:
         """The numbers of one evaluation."""
