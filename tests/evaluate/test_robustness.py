@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import synthaug
+from making import key_of
 from shapes import tiny
 from synthaug.data.dataset import Dataset
 from synthaug.evaluate.accuracy import Accuracy
@@ -104,7 +105,7 @@ def test_another_data_set_is_mapped_by_the_names_of_its_classes(tmp_path: Path) 
     assert metrics["test/top1"] > 0.9 and metrics["folder/test/top1"] > 0.9, "b is the second class of mine"
     strange = folders(tmp_path / "strange", {"b": 90, "e": 210})
     wrong = replace(subject, {"evaluations.1.dataset.path": str(strange)})
-    assert wrong.key("evaluate.2") != subject.key("evaluate.2"), "what it holds is part of the key"
+    assert key_of(wrong, "evaluate.2") != key_of(subject, "evaluate.2"), "what it holds is part of the key"
     with pytest.raises(UserError, match="1 classes of folder were not learned, the first is 'e'"):
         synthaug.run(wrong, home=tmp_path / "home")
 

@@ -33,6 +33,8 @@ class Made(Mapped["Images"]):
     maker: Maker
     k: int
     split: str = SUBSET
+    backbone: Backbone | None = None  # the text-to-image model that it works with, if it does
+    drawn_by: Mapping[str, Any] = {}  # how that one enters keys
 
     def __init__(
         self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
@@ -101,11 +103,6 @@ class Made(Mapped["Images"]):
         """The size that sources are brought to first."""
         return None
 
-    @property
-    def backbone(self) -> Backbone | None:
-        """The text-to-image model that it works with, if it does."""
-        return None
-
     def measure(self, unit: int, given: Given) -> Cost:
         """Where all rows cost the same one is planned: there may be millions."""
         entries, variants = self.entries(unit, given), self.variants(unit, len(self.sources(given)))
@@ -125,16 +122,15 @@ class Made(Mapped["Images"]):
         return Opened(given, self.context(given), self.models(given))
 
     def models(self, given: Given) -> Models:
-        return models_of(self.models_key, lambda: Models(None, (), self.placed_denoiser(given)))
-
-    @property
-    def models_key(self) -> str:
-        """What decides the models; whoever has the same ones shares them in a process."""
-        denoiser = self.inputs.get("denoiser") if self.maker.needs_denoiser else None
-        return hash_of([denoiser.key if denoiser else None])
-
-    def placed_denoiser(self, given: Given) -> Any:
-        return given.get("denoiser") if self.maker.needs_denoiser else None
+        """Those of this process, which whoever has the same inputs shares: it keeps one set."""
+        roles = ["adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else [])]
+        key = hash_of([self.drawn_by, [self.inputs[role].key for role in roles if role in self.inputs]])
+        if key not in _models:
+            _models.clear()
+            placed = {role: given.get(role) for role in roles}
+            adapters: tuple[Adapter, ...] = placed["adapter"] or ()
+            _models[key] = Models(self.backbone, adapters, placed.get("denoiser"), placed["guide"])
+        return _models[key]
 
     def make(self, unit: int, opened: Opened) -> Part:
         models, before = opened.models, opened.models.counters
@@ -206,15 +202,7 @@ class Opened:
     models: Models
 
 
-_models: dict[str, Models] = {}  # of this process; it keeps one set
-
-
-def models_of(key: str, make: Callable[[], Models]) -> Models:
-    """The models of this process, made anew when others are asked for."""
-    if key not in _models:
-        _models.clear()
-        _models[key] = make()
-    return _models[key]
+_models: dict[str, Models] = {}  # by what decides them
 
 
 # --- what a method generates ----------------------------------------------------------------------------------------
@@ -227,25 +215,11 @@ class OfBackbone(Made):
         self, seed: int, maker: Maker, k: int, backbone: Backbone | None, drawn_by: Mapping[str, Any],
         tuning: Sequence[Finetune], settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
     ) -> None:  # fmt: skip
-        self._backbone, self.drawn_by, self.tuning = backbone, drawn_by, tuple(tuning)
+        self.backbone, self.drawn_by, self.tuning = backbone, drawn_by, tuple(tuning)
         super().__init__(seed, maker, k, {**drawn_by, **settings}, inputs)
-
-    @property
-    def backbone(self) -> Backbone | None:
-        return self._backbone
 
     def words(self, pictures: Pictures) -> tuple[str, ...]:
         return words_after(self.tuning, pictures.listing.words)
-
-    @property
-    def models_key(self) -> str:
-        roles = ("adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else []))
-        return hash_of([self.drawn_by, [self.inputs[role].key for role in roles if role in self.inputs]])
-
-    def models(self, given: Given) -> Models:
-        adapters: tuple[Adapter, ...] = given.get("adapter") or ()
-        make = lambda: Models(self.backbone, adapters, self.placed_denoiser(given), given.get("guide"))  # noqa: E731
-        return models_of(self.models_key, make)
 
     def check(self, given: Given) -> None:
         """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
