@@ -20,7 +20,7 @@ NAMESPACE = "synthaug"
 _starting: _Starting | None = None
 
 
-def begin(*, address: str | None = None, dashboard: bool = True) -> bool:
+def begin(*, address: str | None = None, dashboard: bool = False) -> bool:
     """Let Ray start beside what else is to be done, here or at an address, unless it runs already; whether it does."""
     global _starting
     import ray
@@ -38,7 +38,7 @@ def has_started() -> bool:
     return ray.is_initialized() and (_starting is None or _starting.done.is_set())
 
 
-def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = True) -> None:
+def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None, dashboard: bool = False) -> None:
     """Ray, once it is there; refuses more actors than it has room for."""
     begin(address=address, dashboard=dashboard)
     if _starting is not None:

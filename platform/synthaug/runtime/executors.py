@@ -13,7 +13,7 @@ from synthaug.runtime.store import Store
 from synthaug.stages.base import Mapped, Trained
 from synthaug.stages.shards import Receipt
 
-ACTOR_S = 12.0  # what an actor costs before its first image: imports and the models
+ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports and the models
 
 
 class Workers:
@@ -57,17 +57,17 @@ class SideBySide:
         return make_by_trials(plan, wave)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
-        """Here while Ray starts and as long as that is sooner; then by actors."""
+        """Here while Ray starts, and on as long as that is sooner than by actors, which must start themselves."""
         from synthaug.runtime.ray_data import units_by_actors
 
-        done, began = 0, time.monotonic()
-        if not cluster.has_started() and cluster.is_small():
-            for done, receipt in enumerate(units_here(store, pending), 1):
-                yield receipt
-                remaining = (time.monotonic() - began) / done * (len(pending) - done)
-                # two processes halve what remains, once both have started
-                if cluster.has_started() and remaining / 2 > ACTOR_S:
-                    break
+        done, took = 0, 0.0
+        alone = cluster.is_small() and not cluster.has_started()
+        for receipt in units_here(store, pending) if alone else ():
+            done, took = done + 1, took + receipt.seconds
+            yield receipt
+            # two actors halve what remains, once they have started
+            if cluster.has_started() and took / done * (len(pending) - done) / 2 > ACTOR_S:
+                break
         if done < len(pending):
             cluster.start()
             yield from units_by_actors(plan, store, pending[done:], cluster.width())

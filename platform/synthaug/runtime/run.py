@@ -41,11 +41,17 @@ def run(
     known = store.recorded(subject, stages)
     if not todo and known is not None and is_tracked(store):
         return answer(store, subject, trials, known.run_id, known.run_ids, Made())
-    began = bool(todo) and (workers > 0 or isinstance(subject, Sweep)) and cluster.begin(address=address)
+    began = (
+        bool(todo)
+        and (workers > 0 or isinstance(subject, Sweep))
+        and cluster.begin(address=address, dashboard=workers > 0)
+    )
     try:
         prepare(plan, todo, trials)
         if workers and todo:
-            cluster.start(actors=workers)  # more than there is room for is refused before anything is tracked
+            cluster.start(
+                actors=workers, dashboard=True
+            )  # more than there is room for is refused before anything is tracked
     except UserError:
         if began:
             cluster.stop_own()
