@@ -344,7 +344,7 @@ def test_entropy_over_time_as_an_evaluation() -> None:
     metrics = result["metrics"]
     assert list(metrics) == ["test/entropy/0", "test/entropy/0.3", "test/entropy/0.999"]
     assert all(0 <= value <= math.log(CLASSES) for value in metrics.values())
-    made = copies(evaluation.copied()[0][1], pictures, range(40))
+    made = copies(evaluation.copies()[0][1], pictures, range(40))
     p = model(torch.from_numpy(made[:, 1])).double().softmax(1)
     assert metrics["test/entropy/0.3"] == pytest.approx(float(-(p * p.log()).sum(1).mean()))
     assert result["about"]["log C"] == pytest.approx(math.log(4)) and result["about"]["top1"]["0"] > 0.9

@@ -31,7 +31,7 @@ from synthaug.settings import canonical, settings, to_json
 from synthaug.stages.base import Cost, Folder, Given, Loop, Mapped, Outcome, Part, Stage, Trained
 from synthaug.stages.data import SUBSET, Mask, Pictures
 from synthaug.stages.line import Line
-from synthaug.stages.shards import read_part, receipt_of
+from synthaug.stages.shards import read_part
 
 UNIT = 4  # sources of a unit
 
@@ -95,10 +95,6 @@ class Distances(Mapped[dict[str, float]]):
         far = [float(np.abs(images[unit * UNIT + n] - opened["average"]).mean()) for n in range(len(entries))]
         found = {entry.id: value for entry, value in zip(entries, far, strict=True)}
         return Part(canonical(found), len(found), seconds=0.25, counters={"unet_calls": 7})
-
-    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
-        receipts = [receipt for unit in units if (receipt := receipt_of(at, unit, self.suffix))]
-        return Outcome(seconds=sum(receipt.seconds for receipt in receipts))
 
     def load(self, at: Folder, given: Given) -> dict[str, float]:
         parts = [json.loads(read_part(at, unit, self.suffix)) for unit in self.units(given)]

@@ -16,7 +16,7 @@ from synthaug.settings import settings
 class Accuracy(Asked):
     """Top-1, top-5 (with more than five classes), expected calibration error, loss, per-class accuracy, confusion."""
 
-    def copied(self) -> list[tuple[str, Adaptation]]:
+    def copies(self) -> list[tuple[str, Adaptation]]:
         maker = self.predictor.adaptation(None)
         return [] if maker is None else [(self.split, maker)]
 
@@ -29,7 +29,7 @@ class Accuracy(Asked):
             found["top5"] = top_k(log_p, labels, 5)
         found["ece"] = expected_calibration_error(np.exp(log_p), labels)
         found["loss"] = float(-log_p[np.arange(len(labels)), labels].mean())
-        found |= {"calls": calls} if self.copied() else {}
+        found |= {"calls": calls} if self.copies() else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
         return {
             "metrics": {f"{self.under}/{name}": value for name, value in found.items()},

@@ -42,7 +42,7 @@ class Subject:
 
     `model` takes images as they are stored (uint8 NCHW) or scaled to [0, 1] and returns logits over `classes`. `sets`
     are images (uint8 NCHW) and class indices of the splits that the evaluation needs, `ids` the names of the images.
-    `copies` gives one of the copies (from 1) that an adaptation makes of some images of a split, uint8 NCHW. `denoiser`
+    `copy` gives one of the copies (from 1) that an adaptation makes of some images of a split, uint8 NCHW. `denoiser`
     works on [-1, 1] and is there if the evaluation needs one and looks at no copies. `also` are the classes that
     are as true as the one that an image is labelled with, itself among them.
     """
@@ -51,7 +51,7 @@ class Subject:
     classes: Sequence[str]
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    copies: Callable[[Adaptation, str, Sequence[int], int], np.ndarray] | None = None
+    copy: Callable[[Adaptation, str, Sequence[int], int], np.ndarray] | None = None
     denoiser: Denoiser | None = None
     also: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class Evaluation(Measurement):
         return (self.split,)
 
     @property
-    def beforehand(self) -> bool:
+    def copies_first(self) -> bool:
         """Whether the copies that it looks at are to be made first, for all who look at the same."""
         return True
 
@@ -91,18 +91,18 @@ class Evaluation(Measurement):
     def under(self) -> str:
         return self.title
 
-    def copied(self) -> list[tuple[str, Adaptation]]:
+    def copies(self) -> list[tuple[str, Adaptation]]:
         """The copies that it looks at, each of a split's images."""
         return []
 
     @property
     def needs_denoiser(self) -> bool:
         """Whether the experiment must name a denoiser."""
-        return any(adaptation.needs_denoiser for _, adaptation in self.copied())
+        return any(adaptation.needs_denoiser for _, adaptation in self.copies())
 
     def check(self, alphas_cumprod: Tensor) -> None:
         """Refuse what the schedule of the experiment's denoiser does not allow, before anything runs."""
-        for _, adaptation in self.copied():
+        for _, adaptation in self.copies():
             check_time(adaptation.latest, alphas_cumprod)
 
     @abstractmethod

@@ -26,20 +26,20 @@ class EntropyOverTime(Evaluation):
     times: Annotated[tuple[Share, ...], Field(min_length=2)] = GRID
     how: Diffusion = Diffusion()
 
-    def copied(self) -> list[tuple[str, Adaptation]]:
+    def copies(self) -> list[tuple[str, Adaptation]]:
         return [(self.split, AtTimes(times=self.times, how=self.how))]
 
     def __call__(self, subject: Subject) -> dict[str, Any]:
         from synthaug.classify.loop import predict
 
-        assert subject.copies is not None
-        ((split, maker),), (_, labels) = self.copied(), subject.sets[self.split]
+        assert subject.copy is not None
+        ((split, maker),), (_, labels) = self.copies(), subject.sets[self.split]
         unsure, right = np.zeros(len(self.times)), np.zeros(len(self.times))
         # added up chunk by chunk, because the copies of a whole split may not fit in memory
         for first in range(0, len(labels), CHUNK):
             numbers = range(first, min(first + CHUNK, len(labels)))
             for place in range(len(self.times)):
-                guesses = subject.copies(maker, split, numbers, place + 1)  # copies are counted from 1
+                guesses = subject.copy(maker, split, numbers, place + 1)  # copies are counted from 1
                 p = predict(subject.model, guesses).double().softmax(1).numpy()
                 unsure[place] += entropies(p).sum()
                 right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()

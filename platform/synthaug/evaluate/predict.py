@@ -32,7 +32,7 @@ class Predictor(ABC):
     name: ClassVar[str]
 
     @property
-    def beforehand(self) -> bool:
+    def copies_first(self) -> bool:
         """Whether all copies are needed, so that all who ask for them can share them."""
         return True
 
@@ -83,7 +83,7 @@ class Ensemble(Predictor):
         return "DE" if self.margin is None else "adaptive DE"
 
     @property
-    def beforehand(self) -> bool:
+    def copies_first(self) -> bool:
         return self.margin is None
 
     @property
@@ -167,8 +167,8 @@ class Asked(Evaluation):
         return "/".join(filter(None, (self.title, self.predictor.name)))
 
     @property
-    def beforehand(self) -> bool:
-        return self.predictor.beforehand
+    def copies_first(self) -> bool:
+        return self.predictor.copies_first
 
 
 def ask(
@@ -183,8 +183,8 @@ def ask(
         numbers = range(first, min(first + CHUNK, len(images)))
 
         def copy(variant: int, rows: np.ndarray, numbers: range = numbers) -> np.ndarray:
-            assert subject.copies is not None and maker is not None
-            return subject.copies(maker, split, [numbers[row] for row in rows], variant)
+            assert subject.copy is not None and maker is not None
+            return subject.copy(maker, split, [numbers[row] for row in rows], variant)
 
         ids = subject.ids.get(split, [""] * len(images))
         seen = corrupted(corruption, images[first : first + CHUNK], [ids[n] for n in numbers])

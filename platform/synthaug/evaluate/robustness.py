@@ -57,7 +57,7 @@ class Robustness(Asked):
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(split for split, _ in self.shown))
 
-    def copied(self) -> list[tuple[str, Adaptation]]:
+    def copies(self) -> list[tuple[str, Adaptation]]:
         # a predictor that asks the image itself has none: ask() corrupts for it on the spot
         return [(split, made) for split, cell in self.shown if (made := self.predictor.adaptation(cell))]
 
@@ -76,6 +76,6 @@ class Robustness(Asked):
         for severity in self.severities:
             mine = [value for (_, other), value in found.items() if other == severity]
             metrics[f"{self.under}/severity-{severity}/top1"] = float(np.mean(mine))
-        metrics |= {f"{self.under}/calls": float(np.mean(calls))} if self.copied() else {}
+        metrics |= {f"{self.under}/calls": float(np.mean(calls))} if self.copies() else {}
         table = {name: [found[name, severity] for severity in self.severities] for name in self.corruptions}
         return {"metrics": metrics, "about": {"severities": list(self.severities), "top1": table}}

@@ -10,8 +10,7 @@ from synthaug.progress import say
 from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Heard, Here, Made, MakeUnits, Plan, Unit, fill, units_here
 from synthaug.runtime.store import Store
-from synthaug.stages.base import Mapped, Trained
-from synthaug.stages.shards import Receipt
+from synthaug.stages.base import Mapped, Receipt, Trained
 
 ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports and the models
 

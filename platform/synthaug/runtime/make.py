@@ -12,8 +12,7 @@ from synthaug.experiment import Experiment
 from synthaug.progress import Progress, say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.store import Store
-from synthaug.stages.base import Computed, Cost, Loop, Mapped, Stage, Trained, closure, once
-from synthaug.stages.shards import Receipt
+from synthaug.stages.base import Computed, Cost, Loop, Mapped, Receipt, Stage, Trained, closure, once
 from synthaug.training import ALONE, Entry, Report, World
 
 Heard = Callable[[Stage[Any], Entry], None]
@@ -220,8 +219,7 @@ def fill(store: Store, stages: Sequence[Mapped[Any]], make_units: MakeUnits) -> 
         for receipt in make_units(store, pending) if pending else ():
             progress.add(receipt.rows, receipt.note, receipt.rows + receipt.calls)
     for stage in stages:
-        given = store.given(stage)
-        store.close(stage, stage.close(store.at(stage), given, stage.units(given)), 0.0)
+        store.close(stage, stage.close(store.at(stage), store.given(stage), store.receipts(stage)), 0.0)
 
 
 def units_here(store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:

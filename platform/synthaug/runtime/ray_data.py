@@ -11,8 +11,7 @@ from synthaug.runtime.make import Plan, Unit, make_unit
 from synthaug.runtime.order import order, received
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
-from synthaug.stages.base import Mapped
-from synthaug.stages.shards import Receipt
+from synthaug.stages.base import Mapped, Receipt
 
 
 class UnitActor:

@@ -21,10 +21,10 @@ from synthaug.data.listing import Listing
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
-from synthaug.stages.base import Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.base import Given, Mapped, Outcome, Part, Receipt, Stage
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
 from synthaug.stages.line import Line, line_of
-from synthaug.stages.shards import Receipt, issue, receipt_name, receipt_of
+from synthaug.stages.shards import issue, receipt_name, receipt_of
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -74,6 +74,41 @@ class Part:
     seconds: float | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
     micro_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a finished unit: what its part is, and what making it took, whoever made it."""
+
+    part: str
+    bytes: int
+    sha256: str
+    rows: int
+    variant: int = 1
+    seconds: float = 0.0
+    counters: Mapping[str, int] = field(default_factory=dict)
+    micro_batch: int | None = None
+
+    @property
+    def calls(self) -> int:
+        """Rows through a denoiser."""
+        return self.counters.get("unet_calls", 0)
+
+    @property
+    def note(self) -> str:
+        """What the progress line should say of it."""
+        return f"micro-batch halved to {self.micro_batch}" if self.counters.get("halvings", 0) else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Receipt | None:
+        """A receipt, or nothing where the file is none."""
+        needed = {"part", "bytes", "sha256", "rows"}
+        if not isinstance(data, dict) or not needed <= data.keys():
+            return None
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
 
 
 @dataclass(frozen=True)
@@ -225,9 +260,9 @@ class Mapped(Stage[T]):
     def make(self, unit: int, opened: Any) -> Part:
         """One unit; the same bytes wherever and whenever."""
 
-    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
-        """What the manifest notes once all wanted units are there."""
-        return Outcome()
+    def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
+        """What the manifest notes once all wanted units are there, of which these are the receipts."""
+        return Outcome(seconds=sum(r.seconds for r in receipts), calls=sum(r.calls for r in receipts))
 
 
 class Computed(Stage[T]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation
 from synthaug.evaluate.predict import among
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
-from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
 from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all, settings_of
 from synthaug.stages.images import Copies, Images
-from synthaug.stages.shards import read_part, receipt_of
+from synthaug.stages.shards import read_part
 from synthaug.training import Entry
 
 Result = Mapping[str, Any]
@@ -84,7 +85,7 @@ class OfClassifier(Measured):
         inputs = {"classifier": classifier, **looks, "denoiser": denoiser}
         # which data it is about is in the classifier's key, or in `named`; copies that another has had made are those
         # that it would make itself
-        keyed_too = [role for role in inputs if evaluation.beforehand or role not in looks]
+        keyed_too = [role for role in inputs if evaluation.copies_first or role not in looks]
         super().__init__(settings, inputs | {"data": data, "shown": shown}, keyed=keyed_too)
 
     def check(self, given: Given) -> None:
@@ -140,11 +141,9 @@ class ImageByImage(OfClassifier, Mapped[Result]):
         rows = self.evaluation.rows(subject, self.images_of(unit, given))
         return Part(canonical(rows), len(rows), counters={"unet_calls": calls() - before})
 
-    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
-        receipts = [receipt for unit in units if (receipt := receipt_of(at, unit, self.suffix)) is not None]
-        rows = [row for unit in units for row in json.loads(read_part(at, unit, self.suffix))]
-        seconds, calls = sum(r.seconds for r in receipts), sum(r.calls for r in receipts)
-        return Outcome(result=self.evaluation.result(rows), seconds=seconds, calls=calls)
+    def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
+        rows = [row for unit in self.units(given) for row in json.loads(read_part(at, unit, self.suffix))]
+        return replace(super().close(at, given, receipts), result=self.evaluation.result(rows))
 
 
 def check_splits(evaluation: Measurement, shown: Pictures) -> None:
@@ -187,9 +186,9 @@ class Looking:
         free = set(own.classes).isdisjoint(listing.classes)
         if not free and len(self.places) < len(own.classes):
             model = among(model, [first for first, *_ in self.places], len(own.classes))
-        in_the_loop = self.evaluation.needs_denoiser and not self.evaluation.copied()
+        in_the_loop = self.evaluation.needs_denoiser and not self.evaluation.copies()
         return Subject(
-            model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copies=self.copies,
+            model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copy=self.copy,
             also={first: (first, *others) for first, *others in self.places if others},
             ids={split: [entry.id for entry in listing.splits[split]] for split in self.evaluation.needs},
             denoiser=self.given.denoiser() if in_the_loop else None,
@@ -199,7 +198,7 @@ class Looking:
         found, labels = self.shown.arrays(split, 0, self.size)
         return found, np.array([first for first, *_ in self.places])[labels]
 
-    def copies(self, maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
+    def copy(self, maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
         """One copy of some images of a split (uint8 NCHW): made first, or else now."""
         role = self.stage.looks.get((split, maker))
         if role is not None:

@@ -15,7 +15,7 @@ from synthaug.settings import canonical, keyed, replace
 from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Stage
 from synthaug.stages.data import Pictures, decode_all
 from synthaug.stages.images import Images, Made
-from synthaug.stages.shards import read_part, receipt_of
+from synthaug.stages.shards import read_part
 
 SCORES = "scores.json"
 
@@ -61,10 +61,6 @@ class Scores(Mapped["ScoresRead"]):
         scores = [float(value) for value in score(made)]
         found = {"ids": [sample.id for sample in samples], "targets": targets.tolist(), "scores": scores}
         return Part(canonical(found), len(samples), samples[0].variant if samples else 1)
-
-    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
-        receipts = [receipt for unit in units if (receipt := receipt_of(at, unit, self.suffix)) is not None]
-        return Outcome(seconds=sum(receipt.seconds for receipt in receipts))
 
     def load(self, at: Folder, given: Given) -> ScoresRead:
         parts = [json.loads(read_part(at, unit, self.suffix)) for unit in self.units(given)]

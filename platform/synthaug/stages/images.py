@@ -19,7 +19,7 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_after
 from synthaug.methods.base import Context, Maker, Method, Models, Row
 from synthaug.settings import hash_of, keyed, seed_of
-from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Stage
+from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
 from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
 from synthaug.stages.shards import read_part, receipt_of
 
@@ -161,22 +161,27 @@ class Made(Mapped["Images"]):
 
     # --- what it left
 
-    def close(self, at: Folder, given: Given, units: Sequence[int]) -> Outcome:
+    def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
         """Which variants are complete, and what they cost, whoever made them: another run may have asked for more."""
-        sources, variants, receipts = len(self.sources(given)), list[int](), []
-        while found := self._of_variant(at, len(variants) + 1, sources):
+        sources, variants, found = len(self.sources(given)), list[int](), list[Receipt]()
+        while more := self._of_variant(at, len(variants) + 1, sources):
             variants += range(len(variants) + 1, len(variants) + self.maker.together + 1)
-            receipts += found
-        names = {name for receipt in receipts for name in receipt.counters}
-        counters = {name: sum(receipt.counters.get(name, 0) for receipt in receipts) for name in sorted(names)}
-        counts = {"sources": sources, "rows": sum(r.rows for r in receipts), "bytes": sum(r.bytes for r in receipts)}
-        seconds = sum(receipt.seconds for receipt in receipts)
-        return Outcome(seconds=seconds, counts=counts | {"variants": variants, "counters": counters})
+            found += more
+        names = sorted({name for receipt in found for name in receipt.counters})
+        counters = {name: sum(receipt.counters.get(name, 0) for receipt in found) for name in names}
+        counts: dict[str, Any] = {
+            "sources": sources,
+            "rows": sum(r.rows for r in found),
+            "bytes": sum(r.bytes for r in found),
+        }
+        counts |= {"variants": variants, "counters": counters}
+        return Outcome(seconds=sum(receipt.seconds for receipt in found), counts=counts)
 
-    def _of_variant(self, at: Folder, variant: int, sources: int) -> list[Any]:
+    def _of_variant(self, at: Folder, variant: int, sources: int) -> list[Receipt]:
         """The receipts of a variant, if it is complete."""
-        found = [receipt_of(at, number, self.suffix) for number in self.shards([variant], sources)]
-        return [] if None in found else found
+        units = self.shards([variant], sources)
+        found = [receipt for unit in units if (receipt := receipt_of(at, unit, self.suffix)) is not None]
+        return found if len(found) == len(units) else []
 
     def load(self, at: Folder, given: Given) -> Images:
         pictures: Pictures = given["data"]

@@ -188,11 +188,11 @@ class Line:
             judge = self.judge if evaluation.needs_classifier else None
             return OfImages(evaluation, self.data, self.images, judge, e.k, e.seed, self.size, named)
         assert isinstance(evaluation, Evaluation), evaluation
-        other, wanted = evaluation.dataset, evaluation.copied()
+        other, wanted = evaluation.dataset, evaluation.copies()
         # who asks for copies as it goes finds those that another evaluation has had made first
-        made_first = wanted if evaluation.beforehand else [copy for copy in wanted if (other, copy) in self._shared]
+        made_first = wanted if evaluation.copies_first else [copy for copy in wanted if (other, copy) in self._shared]
         copies = [self.copies(maker, maker.variants, split, other) for split, maker in made_first]
-        denoiser = self.asks(evaluation.needs_denoiser and not (evaluation.beforehand and copies))
+        denoiser = self.asks(evaluation.needs_denoiser and not (evaluation.copies_first and copies))
         shown = self.data if other is None else Data(other, self.library)
         shape = ImageByImage if isinstance(evaluation, MappedEvaluation) else Whole
         return shape(evaluation, self.classifier, self.data, shown, copies, denoiser, self.size, named)
@@ -200,8 +200,8 @@ class Line:
     @cached_property
     def _shared(self) -> set[tuple[Dataset | None, tuple[str, Maker]]]:
         """The copies that evaluations want made first, by the data set and split that they are of."""
-        asked = [e for e in self.experiment.evaluations if isinstance(e, Evaluation) and e.beforehand]
-        return {(evaluation.dataset, copy) for evaluation in asked for copy in evaluation.copied()}
+        asked = [e for e in self.experiment.evaluations if isinstance(e, Evaluation) and e.copies_first]
+        return {(evaluation.dataset, copy) for evaluation in asked for copy in evaluation.copies()}
 
     # --- all of them
 

@@ -3,48 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from typing import Any
 
 from synthaug.settings import UserError
-from synthaug.stages.base import Folder, Part
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What is known of a finished unit: what its part is, and what making it took, whoever made it."""
-
-    part: str
-    bytes: int
-    sha256: str
-    rows: int
-    variant: int = 1
-    seconds: float = 0.0
-    counters: Mapping[str, int] = field(default_factory=dict)
-    micro_batch: int | None = None
-
-    @property
-    def calls(self) -> int:
-        """Rows through a denoiser."""
-        return self.counters.get("unet_calls", 0)
-
-    @property
-    def note(self) -> str:
-        """What the progress line should say of it."""
-        return f"micro-batch halved to {self.micro_batch}" if self.counters.get("halvings", 0) else ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> Receipt | None:
-        """A receipt, or nothing where the file is none."""
-        needed = {"part", "bytes", "sha256", "rows"}
-        if not isinstance(data, dict) or not needed <= data.keys():
-            return None
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+from synthaug.stages.base import Folder, Part, Receipt
 
 
 def receipt_name(number: int) -> str:
