@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from synthaug.evaluate.adapt import Adaptation
-from synthaug.evaluate.base import Subject
+from synthaug.evaluate.base import Result, Subject
 from synthaug.evaluate.predict import Asked, ask
 from synthaug.settings import settings
 
@@ -20,7 +18,7 @@ class Accuracy(Asked):
         maker = self.predictor.adaptation(None)
         return [] if maker is None else [(self.split, maker)]
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         log_p, calls = ask(self.predictor, subject, self.split)
         classes = subject.classes
         labels = subject.meant(self.split, log_p)  # of several true classes the one that the net likes best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Required, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,31 @@ if TYPE_CHECKING:
 
     from synthaug.diffusion.denoiser import Denoiser
     from synthaug.evaluate.adapt import Adaptation
+
+
+class Curve(TypedDict):
+    """Something along an axis; `y` is one line of numbers, or several by name; `label` says what x and y are."""
+
+    x: list[float]
+    y: list[float] | dict[str, list[float]]
+    label: list[str]
+
+
+class Result(TypedDict, total=False):
+    """What was found, as plain JSON values, NaN nowhere; `metrics` is always there.
+
+    Names of metrics begin with what is measured. `per_class` is a share for each class, None for one without images;
+    `confusion` counts, a row for each true class, a column for each predicted one; `about` is how it was measured;
+    `pictures` are PNGs in base64; `pairs` are generated images and the real ones that they resemble, the worst first.
+    """
+
+    metrics: Required[dict[str, float]]
+    per_class: dict[str, float | None]
+    confusion: list[list[int]]
+    about: Mapping[str, Any]
+    pictures: dict[str, str]
+    curves: dict[str, Curve]
+    pairs: list[dict[str, float]]
 
 
 @settings
@@ -106,16 +131,8 @@ class Evaluation(Measurement):
             check_time(adaptation.latest, alphas_cumprod)
 
     @abstractmethod
-    def __call__(self, subject: Subject) -> dict[str, Any]:
-        """Results as plain JSON values, NaN nowhere. The keys of the result:
-
-        - "metrics" (always): flat name -> float, each name beginning with "{title}/"
-        - "per_class": class name -> float in [0, 1], or None for a class without images
-        - "confusion": counts, one row for each true class, one column for each predicted class
-        - "about": how it was measured
-        - "pictures": name -> a PNG in base64
-        - "curves": name -> {"x": [...], "y": [...] or {name: [...]}, "label": [name of x, of y]}, drawn as a figure
-        """
+    def __call__(self, subject: Subject) -> Result:
+        """What is found; each name of a metric begins with "{title}/"."""
 
 
 @settings
@@ -133,10 +150,10 @@ class MappedEvaluation(Evaluation):
         """What is found of some images of the split, as JSON, each independent of the others."""
 
     @abstractmethod
-    def result(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def result(self, rows: Sequence[dict[str, Any]]) -> Result:
         """The result, as of `__call__`, from the rows of all chosen images in their order."""
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         return self.result(self.rows(subject, self.chosen(len(subject.sets[self.split][1]))))
 
 
@@ -153,13 +170,7 @@ class ImageEvaluation(Measurement):
     @abstractmethod
     def measure(
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str]
-    ) -> dict[str, Any]:
-        """Results as plain JSON values, NaN nowhere.
-
-        `made` are the generated images, `labels` their target classes (indices into `classes`), `real` the sets that
-        `needs` names; all uint8 NCHW of one size. The keys of the result:
-
-        - "metrics" (always): flat name -> float, each name beginning with what is measured, as in "leak/"
-        - "about" (always): how it was measured: the extractor of features, counts of images, settings
-        - "pairs": generated images and the real ones that they resemble, as mappings, the worst first
-        """
+    ) -> Result:
+        """What is found of the generated images `made`, whose target classes (indices into `classes`) are `labels`,
+        beside the sets of `real` ones that `needs` names; all uint8 NCHW of one size. "about" tells at least the
+        extractor of features, counts of images, and settings."""

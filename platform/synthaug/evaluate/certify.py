@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 from scipy.special import bdtr, betaincinv, ndtri  # scipy.stats takes seconds to import
 
-from synthaug.evaluate.base import MappedEvaluation, Subject
+from synthaug.evaluate.base import Curve, MappedEvaluation, Result, Subject
 from synthaug.settings import Count, UserError, seed_of, settings
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Certified(MappedEvaluation):
 
         return torch.Generator().manual_seed(seed_of(self.seed, "certify", self.split, number, sigma, stage))
 
-    def result(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def result(self, rows: Sequence[dict[str, Any]]) -> Result:
         """Certified accuracy at each radius and as a curve, for every noise level and the best of them."""
         certificates = [[row["certificates"][place] for row in rows] for place in range(len(self.sigma))]
         metrics: dict[str, float] = {}
@@ -207,7 +207,7 @@ class Certified(MappedEvaluation):
         # as far as any certificate of these votes can reach
         x = np.linspace(0, max_radius(self.n, self.alpha, max(self.sigma)), 101).tolist()
         y = {name: values.tolist() for name, values in self._accuracies(rows, x).items()}
-        curve = {"x": x, "y": y, "label": ["l2 radius in [0, 1] pixels", "certified accuracy"]}
+        curve: Curve = {"x": x, "y": y, "label": ["l2 radius in [0, 1] pixels", "certified accuracy"]}
         named = {f"{self.title}/certified/{name}": value for name, value in metrics.items()}
         return {"metrics": named, "curves": {"certified": curve}, "about": self._about(rows)}
 

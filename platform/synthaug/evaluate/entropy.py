@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes
-from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.base import Curve, Evaluation, Result, Subject
 from synthaug.evaluate.predict import CHUNK
 from synthaug.settings import Share, settings
 
@@ -29,7 +29,7 @@ class EntropyOverTime(Evaluation):
     def copies(self) -> list[tuple[str, Adaptation]]:
         return [(self.split, AtTimes(times=self.times, how=self.how))]
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         from synthaug.classify.loop import predict
 
         assert subject.copy is not None
@@ -47,7 +47,7 @@ class EntropyOverTime(Evaluation):
         metrics = {f"{self.title}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
         limit = math.log(len(subject.classes))  # the entropy of knowing nothing, which no answer exceeds
         lines = {"entropy": unsure.tolist(), "log C": [limit] * len(unsure)}
-        curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}
+        curve: Curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}
         top1 = {f"{time:g}": float(share) for time, share in zip(self.times, right, strict=True)}
         return {"metrics": metrics, "curves": {"entropy": curve}, "about": {"top1": top1, "log C": limit}}
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from synthaug.evaluate.base import ImageEvaluation
+from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.evaluate.features import ClipFeatures, Extractor
 from synthaug.settings import Count, OneOf, UserError, seed_of, settings
 
@@ -46,7 +46,7 @@ class Fidelity(ImageEvaluation):
 
     def measure(
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> Result:
         """The six numbers, and the spread of the kernel distance over its subsets."""
         self._check(len(real[self.reference]), len(made))
         embed = self.extractor.load()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthaug.data.sample import decode_image, resize_image
+from synthaug.evaluate.base import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: s
     return _svg(figure)
 
 
-def plot(curve: Mapping[str, Any]) -> str:
+def plot(curve: Curve) -> str:
     """What an evaluation found along an axis; as an SVG. `y` is one line of numbers, or several by name."""
     figure, axes = _figure(4.8, 3.2)
     lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from synthaug.diffusion.one_step import check_time, sigma_at
-from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.base import Evaluation, Result, Subject
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Gradients(Evaluation):
     def check(self, alphas_cumprod: Tensor) -> None:
         check_time(self.time, alphas_cumprod)
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         import torch
 
         from synthaug.diffusion.jacobian import asymmetry, class_gradient, curvature

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from synthaug.evaluate.base import ImageEvaluation
+from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.evaluate.features import ClipFeatures, Extractor
 from synthaug.evaluate.fidelity import nearest
 from synthaug.settings import OneOf, settings
@@ -36,7 +36,7 @@ class Leak(ImageEvaluation):
 
     def measure(
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str]
-    ) -> dict[str, Any]:
+    ) -> Result:
         """The four numbers, and under "pairs" the generated images that are nearest to a test image, for people."""
         embed = self.extractor.load()
         test, subset = embed(real["test"]), embed(real["subset"])

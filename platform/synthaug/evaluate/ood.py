@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from synthaug.evaluate.base import Evaluation, Subject
+from synthaug.evaluate.base import Evaluation, Result, Subject
 from synthaug.evaluate.outliers import Noise, Outliers, Textures
 from synthaug.settings import OneOf, UserError, settings
 
@@ -251,7 +251,7 @@ class OutOfDistribution(Evaluation):
     def needs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(("val", self.split)))
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         usual, images = subject.sets["val"][0], subject.sets[self.split][0]
         if len(usual) == 0:
             raise UserError("there are no validation images to choose by; set dataset.val_share above 0")

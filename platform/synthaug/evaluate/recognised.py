@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from synthaug.evaluate.accuracy import confusion, per_class
-from synthaug.evaluate.base import ImageEvaluation
+from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.settings import settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Recognised(ImageEvaluation):
     def measure(
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str],
         judge: nn.Module | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> Result:  # fmt: skip
         from synthaug.classify.loop import predict
 
         assert judge is not None, "Recognised needs the classifier of the real images"

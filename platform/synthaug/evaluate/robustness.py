@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from synthaug.evaluate.accuracy import top_k
 from synthaug.evaluate.adapt import Adaptation, Corruption
-from synthaug.evaluate.base import Subject
+from synthaug.evaluate.base import Result, Subject
 from synthaug.evaluate.corruptions import FAMILIES
 from synthaug.evaluate.predict import Asked, ask
 from synthaug.settings import UserError, did_you_mean, settings
@@ -61,7 +61,7 @@ class Robustness(Asked):
         # a predictor that asks the image itself has none: ask() corrupts for it on the spot
         return [(split, made) for split, cell in self.shown if (made := self.predictor.adaptation(cell))]
 
-    def __call__(self, subject: Subject) -> dict[str, Any]:
+    def __call__(self, subject: Subject) -> Result:
         found: dict[tuple[str, int], float] = {}
         calls = []
         for cell, (split, corruption) in zip(self.cells, self.shown, strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from synthaug.evaluate import figures
+from synthaug.evaluate.base import Curve
 from synthaug.experiment import Experiment, Sweep, Trial, read
 from synthaug.pages import table
 from synthaug.runtime.disk import Disk
@@ -182,14 +183,17 @@ def _means(told: Sequence[Told], names: Sequence[str]) -> dict[str, list[str]]:
 
 def _found(told: Sequence[Told]) -> str:
     """The curves that evaluations found, all arms in one figure, and their pictures, of the first seed."""
-    curves: dict[str, dict[str, Any]] = {}
+    curves: dict[str, Curve] = {}
+    lines: dict[str, dict[str, list[float]]] = {}
     pictures, seed = "", told[0].trial.seed
     for arm, one in zip(_names(told), told, strict=True):
         for result in one.finished.results.values() if one.trial.seed == seed else ():
             for name, curve in result.get("curves", {}).items():
-                lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
-                known = curves.setdefault(name, {"x": curve["x"], "y": {}, "label": curve["label"]})
-                known["y"] |= {f"{arm} {line}".strip(): y for line, y in lines.items() if line not in known["y"]}
+                own = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
+                shared = lines.setdefault(name, {})
+                # a line that is of no arm, such as a limit, is drawn once
+                shared |= {f"{arm} {line}".strip(): y for line, y in own.items() if line not in shared}
+                curves[name] = {"x": curve["x"], "y": shared, "label": curve["label"]}
             for name, picture in result.get("pictures", {}).items():
                 pixels = figures.png_uri(figures.decoded(picture))
                 pictures += _figure(f"<img src='{pixels}' alt='{escape(name)}'>", f"{name}: {arm}")

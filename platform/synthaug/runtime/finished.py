@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment
 from synthaug.runtime.make import Made
 from synthaug.runtime.store import Manifest, Store
@@ -31,7 +31,7 @@ class Finished:
         return {name: manifest for name, manifest in found.items() if manifest is not None}
 
     @property
-    def results(self) -> dict[str, Mapping[str, Any]]:
+    def results(self) -> dict[str, Result]:
         """What was measured, by the names of the evaluations."""
         found = {name: self.manifests[name].result for name in self.line.results}
         return {name: result for name, result in found.items() if result is not None}

@@ -18,6 +18,7 @@ from typing import Any
 from synthaug.data.dataset import Dataset
 from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
+from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
@@ -45,7 +46,7 @@ class Manifest:
     seconds: float = 0.0
     denoiser_calls: int = 0
     history: Sequence[dict[str, float]] = ()
-    result: Mapping[str, Any] | None = None
+    result: Result | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthaug.evaluate import figures
+from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
@@ -169,7 +170,7 @@ def log_finished(run: Run, finished: Finished, made: Made) -> None:
     run.end()
 
 
-def log_result(run: Run, name: str, result: Mapping[str, Any]) -> None:
+def log_result(run: Run, name: str, result: Result) -> None:
     """What one evaluation found, as files and pictures."""
     if "per_class" in result:
         run.json("per_class.json", result["per_class"])

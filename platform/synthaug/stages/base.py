@@ -19,6 +19,7 @@ from synthaug.training import ALONE, Checkpoint, Entry, Report, World
 
 if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.evaluate.base import Result
 
 T = TypeVar("T")
 AnyStage = "Stage[Any]"
@@ -60,7 +61,7 @@ class Outcome:
     seconds: float | None = None
     calls: int = 0
     history: Sequence[Entry] = ()
-    result: Mapping[str, Any] | None = None
+    result: Result | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -207,7 +208,7 @@ class Stage(ABC, Generic[T]):
         """What making it will take; inputs may not have been made."""
         return Cost(units=1)
 
-    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         """What of its outcome people compare, under fixed names."""
         return {}
 

@@ -10,6 +10,7 @@ import numpy as np
 from synthaug.classify.mixing import Utilize
 from synthaug.classify.recipe import Recipe
 from synthaug.data.sample import label_matrix
+from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
@@ -114,7 +115,7 @@ class Classifier(Trained["nn.Module"]):
                 found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]
         return found
 
-    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         """Those of the evaluation whose weights were kept."""
         best = max(history, key=lambda entry: (entry.get("val/top1", 0.0), -entry.get("val/loss", 0.0)))
         return {name: best[name] for name in ("val/top1", "val/loss") if name in best}
@@ -138,5 +139,5 @@ class Judge(Classifier):
 
     name, cost = "judge", "judge"
 
-    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         return {f"judge/{name}": value for name, value in super().numbers(history, result).items()}

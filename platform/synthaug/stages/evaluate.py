@@ -15,7 +15,7 @@ from synthaug.data.published import PUBLISHED
 from synthaug.data.sample import Sample
 from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.evaluate.adapt import Adaptation
-from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Subject
+from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Result, Subject
 from synthaug.evaluate.predict import among
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
@@ -25,7 +25,6 @@ from synthaug.stages.images import Copies, Images
 from synthaug.stages.shards import read_part
 from synthaug.training import Entry
 
-Result = Mapping[str, Any]
 MANIFEST = "manifest.json"
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from synthaug.diffusion.guide import FILE, Guide, PlacedGuide
+from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures, settings_of
@@ -51,7 +51,7 @@ class TrainedGuide(Trained[PlacedGuide]):
         calls = images if "denoiser" in self.inputs else 0
         return Outcome({FILE: save(net.state_dict())}, done.seconds, calls, done.history, counts=counts)
 
-    def numbers(self, history: Sequence[Entry], result: Mapping[str, Any] | None) -> Mapping[str, float]:
+    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         return {"guide/val/top1": history[-1]["val/top1"]}
 
     def load(self, at: Folder, given: Given) -> PlacedGuide:
