@@ -159,6 +159,21 @@ def test_only_disk_touches_the_files_of_artefacts() -> None:
         assert path.name == "disk.py" or not written, f"{path.name} calls {written}"
 
 
+def test_nothing_outside_stages_knows_kinds() -> None:
+    """Whoever shows, makes, counts or cleans asks a stage for its shape at most: a new kind is one file."""
+    kinds = {"data", "model", "denoiser", "guide", "finetune", "prepare", "generate", "views", "scores", "filter"}
+    shapes = {"Mapped", "Trained", "Computed", "Sweep", "Experiment", "Dataset", "dict", "list"}
+    outside = [path for room in ("runtime", "pages") for path in sorted((SOURCE / room).glob("*.py"))]
+    for path in [*outside, SOURCE / "cli.py"]:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+                asked = {each.strip() for each in ast.unparse(node.args[1]).split("|")}
+                assert asked <= shapes, f"{path.name}:{node.lineno} asks for {asked - shapes}"
+            if isinstance(node, ast.Compare):
+                words = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                assert not words & {*kinds, "train", "evaluate", "judge"}, f"{path.name}:{node.lineno}"
+
+
 def test_platform_is_still_the_standard_library() -> None:
     assert platform.system() and not (ROOT / "platform" / "__init__.py").exists()
 

@@ -15,11 +15,11 @@ from synthaug.runtime.store import Store
 from synthaug.stages.base import Computed, Cost, Loop, Mapped, Receipt, Stage, Trained, closure, once
 from synthaug.training import ALONE, Entry, Report, World
 
-Heard = Callable[[Stage[Any], Entry], None]
+Heard = Callable[[Trained[Any], Entry], None]
 Chain = Sequence[Stage[Any]]  # stages that one process makes one after another
 
 
-def nobody(stage: Stage[Any], entry: Entry) -> None:
+def nobody(stage: Trained[Any], entry: Entry) -> None:
     """Who does not listen to what training reports."""
 
 

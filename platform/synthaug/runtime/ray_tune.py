@@ -14,7 +14,7 @@ from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Made, Plan, make_here
 from synthaug.runtime.order import order, received
 from synthaug.settings import hash_of
-from synthaug.stages.base import Stage, Trained
+from synthaug.stages.base import Trained
 from synthaug.training import Entry
 
 
@@ -58,7 +58,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     store, stages = received(config["order"])
     for experiment, stage in stages:
 
-        def heard(of: Stage[Any], entry: Entry) -> None:
+        def heard(of: Trained[Any], entry: Entry) -> None:
             tune.report({"units": 1})
 
         make_here(store, stage, experiment.resources.checkpoint_s, heard)

@@ -15,9 +15,9 @@ from synthaug.runtime.executors import SideBySide, Workers
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Here, Made, Plan, make
 from synthaug.runtime.store import Store, record_key
-from synthaug.runtime.tracking import Run, Tracker, log_finished, log_history, named_after
+from synthaug.runtime.tracking import Run, Tracker, log_finished, log_history
 from synthaug.settings import UserError, hash_of, to_json
-from synthaug.stages.base import Stage
+from synthaug.stages.base import Stage, Trained
 from synthaug.training import Entry
 
 NANO_NOTE = "nano models know only letters and digits: good for trying things out, not for other images"
@@ -106,8 +106,8 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     names = {stage.key: name for name, stage in line.stages().items()}
     run = tracker.open(run_key(line.results.values()), experiment.label, {"synthaug.kind": "experiment"})
 
-    def heard(stage: Stage[Any], entry: Entry) -> None:
-        run.metrics([(int(entry["step"]), named_after(names[stage.key], entry))])
+    def heard(stage: Trained[Any], entry: Entry) -> None:
+        run.metrics([(int(entry["step"]), stage.told(names[stage.key], entry))])
 
     with run.told_of_its_end():
         made = make(plan, executor, heard)

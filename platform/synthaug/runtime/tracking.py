@@ -18,6 +18,7 @@ from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Made
 from synthaug.settings import UserError, to_json
+from synthaug.stages.base import Trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,8 +152,8 @@ class Run:
 def log_history(run: Run, finished: Finished) -> None:
     """What its trainings reported, where nobody listened while they ran."""
     for name, stage in finished.stages.items():
-        history = finished.history(stage)
-        run.metrics([(int(entry["step"]), named_after(name, entry)) for entry in history])
+        if isinstance(stage, Trained):
+            run.metrics((int(entry["step"]), stage.told(name, entry)) for entry in finished.history(stage))
 
 
 def log_finished(run: Run, finished: Finished, made: Made) -> None:
@@ -182,13 +183,6 @@ def log_result(run: Run, name: str, result: Result) -> None:
         run.image(f"{name}/{title}.png", figures.decoded(picture))
     for title, curve in result.get("curves", {}).items():
         run.text(f"{name}/{title}.svg", figures.plot(curve))
-
-
-def named_after(stage: str, entry: Mapping[str, float]) -> dict[str, float]:
-    """What a stage reported, under its own name: `finetune.2/loss`, `guide/val/top1`."""
-    if stage == "train":
-        return dict(entry)
-    return {n if n == "step" else f"{stage}/{n.removeprefix('train/')}": value for n, value in entry.items()}
 
 
 def params_of(experiment: Experiment) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class Classifier(Trained["nn.Module"]):
     def reports(self) -> int:
         return self.recipe.evaluations
 
+    def told(self, name: str, entry: Entry) -> Entry:
+        """It is what the run is about, so its numbers have no name before them."""
+        return entry
+
     def check(self, given: Given) -> None:
         """Refuse a recipe that could not be trained, without making any weights."""
         import torch
@@ -138,6 +142,9 @@ class Judge(Classifier):
     """The classifier of the real images alone, which others ask about generated ones."""
 
     name, cost = "judge", "judge"
+
+    def told(self, name: str, entry: Entry) -> Entry:
+        return Trained.told(self, name, entry)
 
     def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         return {f"judge/{name}": value for name, value in super().numbers(history, result).items()}
