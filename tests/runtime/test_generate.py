@@ -103,14 +103,6 @@ def test_a_damaged_shard_is_found_and_made_anew(harm: str, home: Path, many_shar
     assert parts(folder) == whole
 
 
-def test_generation_is_the_same_with_no_one_and_two_actors(tmp_path: Path, cluster: None) -> None:
-    """With an eighth method that only this folder of tests knows."""
-    wanted = parts(made(tmp_path / "none", experiment(k=4)))
-    assert len(wanted) == 4
-    assert parts(made(tmp_path / "one", experiment(k=4), workers=1)) == wanted
-    assert parts(made(tmp_path / "two", experiment(k=4), workers=2)) == wanted
-
-
 def test_an_actor_that_is_killed_is_replaced_and_leaves_the_same_images(tmp_path: Path, cluster: None) -> None:
     fragile = experiment(method=Fragile(marker=str(tmp_path / "marker")), k=3)
     folder = made(tmp_path / "killed", fragile, workers=1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import synthaug
-from making import key_of, made_in, place_of, stages_of
+from making import key_of, made_in, stages_of
 from shapes import tiny
 from synthaug.classify.augment import RandomCrop
 from synthaug.classify.recipe import Recipe
@@ -199,17 +199,6 @@ def test_what_stops_asking_gives_the_same_with_copies_and_without(here: Path, mo
     assert asked == [] and again == pytest.approx(found, abs=2e-3)
 
 
-def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, cluster: None) -> None:
-    subject = experiment(DiffAugView(cached=4), evaluations=(Accuracy(predictor=DE),))
-    found = []
-    for home, workers in ((here, 0), (tmp_path, 2)):
-        store, _ = made_in(home, subject, "denoiser")
-        made_in(store, subject, "views", "views.2", workers=workers)
-        folders = [place_of(store, subject, stage) for stage in ("views", "views.2")]
-        found.append([{p.name: p.read_bytes() for p in sorted(f.glob("part-*.parquet"))} for f in folders])
-    assert found[0] == found[1] and [len(parts) for parts in found[0]] == [4, 8]
-
-
 def test_the_whole_line_and_again(tmp_path: Path) -> None:
     looks = (Accuracy(), Accuracy(predictor=DE))
     subject = experiment(DiffAugView(p=0.5), PlainView(), evaluations=looks)
@@ -339,17 +328,6 @@ def test_mapped_evaluations_go_on_where_they_were(tmp_path: Path, monkeypatch: p
     store = Store(tmp_path)
     assert done[2] == done[3] == 32 and len(set(done)) == -(-300 // 16) == len(done) - 1, "two shards were kept"
     assert answer["metrics"]["val/brightness"] == pytest.approx(pixels(store, subject, "val").mean(), rel=1e-6)
-
-
-def test_mapped_evaluations_are_spread_over_actors(tmp_path: Path, cluster: None) -> None:
-    trained, subject = tiny(steps=1), tiny(steps=1, evaluations=(Brightness(split="val"),))
-    found = []
-    for home, workers in ((tmp_path / "here", 0), (tmp_path / "there", 2)):
-        store, _ = made_in(home, trained, "train")
-        made_in(store, subject, "evaluate", workers=workers)
-        assert len(list(place_of(store, subject, "evaluate").glob("part-*-*.json"))) == 19
-        found.append(result_of(store, subject, "evaluate"))
-    assert found[0] == found[1]
 
 
 def test_everything_that_is_measured_is_logged(tmp_path: Path) -> None:

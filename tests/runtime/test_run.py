@@ -201,7 +201,7 @@ def test_a_failed_run_says_so_and_goes_on_later(
     assert runs() == [(answer["run_id"], "FINISHED")]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_train_workers_give_the_same_classifier_up_to_rounding(
     workers: int, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, cluster: None
 ) -> None:

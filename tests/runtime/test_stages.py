@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,20 @@ import synthaug
 from making import key_of, made_in, place_of, stages_of
 from shapes import NANO, Noise, tiny
 from synthaug.classify.mixing import Replace
+from synthaug.classify.recipe import Recipe
+from synthaug.classify.views import DiffAugView
 from synthaug.clip import Clip
 from synthaug.data.dataset import subset
 from synthaug.data.sample import decode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.base import MappedEvaluation, Result, Subject
 from synthaug.evaluate.features import ClipFeatures
 from synthaug.evaluate.fidelity import Fidelity
 from synthaug.evaluate.filter import BaseProb, ClipMulti
 from synthaug.evaluate.leak import Leak
+from synthaug.evaluate.predict import Ensemble
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.da_fusion import DAFusion
 from synthaug.methods.diff_aug import DiffAug
@@ -39,9 +44,9 @@ from synthaug.pages.export import export_images
 from synthaug.pages.plan import plan
 from synthaug.pages.report import write_report
 from synthaug.runtime.executors import Workers
-from synthaug.runtime.make import Plan, make
+from synthaug.runtime.make import Here, Plan, make
 from synthaug.runtime.store import Store
-from synthaug.settings import UserError
+from synthaug.settings import UserError, settings
 from synthaug.stages.adapter import FILE
 from synthaug.stages.images import Images
 
@@ -105,19 +110,51 @@ def test_every_method_runs_the_whole_line(name: str, here: Path) -> None:
     assert len(listing.classes) == 10
 
 
+@settings
+class Brightness(MappedEvaluation):
+    """The mean of each image, found shard by shard."""
+
+    def rows(self, subject: Subject, numbers: Sequence[int]) -> list[dict[str, float]]:
+        images, _ = subject.sets[self.split]
+        return [{"mean": float(images[number].mean()), "number": int(number)} for number in numbers]
+
+    def result(self, rows: Sequence[dict[str, float]]) -> Result:
+        assert [row["number"] for row in rows] == list(range(300))
+        return {"metrics": {f"{self.split}/brightness": float(np.mean([row["mean"] for row in rows]))}}
+
+
+TWINS = Recipe(steps=1, batch_size=8, views=(DiffAugView(cached=4),), evaluations=1)
+DE = Accuracy(predictor=Ensemble(times=(0.0, 0.1, 0.3)))
+MAPPED: dict[str, tuple[Experiment, dict[str, int]]] = {
+    **{name: (experiment(name), {"generate": 1 if name == "gif" else 2}) for name in METHODS},
+    "a method that only these tests know": (tiny(method=Noise(), k=4), {"generate": 4}),
+    "copies": (
+        tiny(shots=1, recipe=TWINS, denoiser="nano:ddpm", evaluations=(DE,)),
+        {"views": 1 * 4, "views.2": 4 * 2},
+    ),
+    "image by image": (tiny(steps=1, evaluations=(Brightness("val"),)), {"evaluate": 19}),
+}
+
+
 def test_any_number_of_actors_gives_the_same_bytes(here: Path, tmp_path: Path, cluster: None) -> None:
-    """All methods in one job of two actors, each of which makes whatever shard comes next."""
-    store, subjects = Store(tmp_path).prepare(), {name: experiment(name) for name in METHODS}
-    for subject in subjects.values():
-        made(here, subject)
-        fine_tune(store, subject)
+    """Whatever is mapped, in one job of two actors, each of which makes whatever shard comes next."""
+    store = Store(tmp_path).prepare()
     plan = Plan(store)
-    for subject in subjects.values():
-        plan.add(subject, [store.stages(subject)["generate"]])
+    for subject, names in MAPPED.values():
+        made_in(here, subject, *names)
+        mapped = [stage for name, stage in store.stages(subject).items() if name in names]
+        first = [other for stage in mapped for other in stage.inputs.values() if not other.there]
+        make(Plan(store).add(subject, first), Here())
+        plan.add(subject, mapped)
     make(plan, Workers(2))
-    for name, subject in subjects.items():
-        assert parts(tmp_path, subject) == parts(here, subject)
-        assert len(parts(here, subject)) == (1 if name == "gif" else 2)
+    for title, (subject, names) in MAPPED.items():
+        for name, count in names.items():
+            one, other = (shards(place_of(Store(home), subject, name)) for home in (here, tmp_path))
+            assert one == other and len(one) == count, (title, name)
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*-*"))}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import synthaug
-from making import key_of
+from making import key_of, made_in
 from preloaded import start
 from shapes import Noise, tiny
 from synthaug.data.listing import Entry
@@ -205,7 +205,7 @@ def test_a_sweep_makes_each_once_in_other_processes(tmp_path: Path, cluster: Non
 
 
 def test_with_workers_the_bytes_are_the_same(answer: dict[str, Any], tmp_path: Path, cluster: None) -> None:
-    synthaug.run(experiment(), home=tmp_path, workers=2)
+    made_in(tmp_path, experiment(), "generate", workers=2)
     assert bytes_of(tmp_path) == bytes_of(answer["home"])
 
 
