@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+# What is slow to import is imported by the verb that needs it: --help answers within a second.
 if TYPE_CHECKING:
     from types import ModuleType
 
     from synthaug.experiment import Experiment, Sweep
 
+# plain text: what the user can mend is one line of ours, our own faults are tracebacks of Python's
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 REF = Annotated[str, typer.Argument(metavar="REF", help="experiments/file.py:function, or a resolved .json")]
@@ -37,7 +39,9 @@ def entry() -> NoReturn:
     try:
         code = main()
     except BrokenPipeError:
+        # `synthaug list | head`: who reads has enough
         code = 0
+    # os._exit passes them by, and Ray and MLflow have some
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -50,8 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     from synthaug.settings import UserError
 
     try:
+        # not standalone: typer would print errors in its own way and end the process, that of a test, too
         code = int(app(arguments, standalone_mode=False) or 0)
     except UserError as error:
+        # one line, whatever a library has put into the message
         return fail(" ".join(str(error).split()))
     except typer.TyperException as error:
         return fail(f"{' '.join(error.format_message().split())} (synthaug --help tells what there is)")
@@ -68,6 +74,7 @@ def fail(message: str) -> int:
 
 
 def _stop_ray() -> None:
+    # not imported, not started: `list` does not pay for looking
     if "synthaug.runtime.cluster" in sys.modules:
         from synthaug.runtime import cluster
 
@@ -87,15 +94,18 @@ def import_file(file: str) -> ModuleType:
     if not path.is_file():
         raise UserError(f"there is no file {file!r}")
     above = [parent for parent in path.parents if parent.name == "experiments"]
+    # the module must have the name that is in its experiments' JSON (`kind`), wherever the command was given
     root = above[0].parent if above else path.parent
     name = ".".join(path.relative_to(root).with_suffix("").parts)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
+    # two folders of experiments may hold files of one name; a process knows one module of each name
     known = sys.modules.get(name)
     if known is not None and Path(str(known.__file__)).resolve() != path.resolve():
         del sys.modules[name]
     try:
         return import_module(name)
+    # slips of who wrote the file; any other error may be ours and keeps its traceback
     except (SyntaxError, ImportError, NameError) as error:
         raise UserError(f"{file}: {type(error).__name__}: {error}") from None
 
@@ -104,6 +114,7 @@ def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep
     """The functions of a file that say they return an Experiment or a Sweep."""
     found: dict[str, Callable[[], Experiment | Sweep]] = {}
     for name, function in vars(module).items():
+        # what a file has imported from another is listed there
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
             returns = inspect.get_annotations(function, eval_str=True).get("return")
             if (
@@ -132,6 +143,7 @@ def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
         name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
     fields = dict(_change(text) for text in changes)
     if isinstance(subject, Sweep):
+        # what is no field of the sweep itself is meant for its base: --set recipe.steps=10
         own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
         fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}
     return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
@@ -157,7 +169,7 @@ def _change(text: str) -> tuple[str, Any]:
     try:
         return path, json.loads(value)
     except json.JSONDecodeError:
-        return path, value
+        return path, value  # utilize=Replace needs no quotes
 
 
 @contextmanager
@@ -165,6 +177,7 @@ def results_only() -> Iterator[Callable[[str], None]]:
     """Keep stdout for our results: whatever libraries and child processes print meanwhile goes to stderr."""
     out, sys.stdout = sys.stdout, sys.stderr
     sys.stderr.flush()
+    # the descriptor as well: C++ and child processes know nothing of sys.stdout
     saved = os.dup(1)
     os.dup2(2, 1)
     printed: list[str] = []
@@ -174,6 +187,7 @@ def results_only() -> Iterator[Callable[[str], None]]:
         os.dup2(saved, 1)
         os.close(saved)
         sys.stdout = out
+    # only now: with --json the object is the last thing on stdout
     for text in printed:
         print(text)
 
@@ -227,6 +241,7 @@ def run(
     """Run an experiment or a sweep: makes what is missing, in order."""
     name, subject = resolve(ref, set_)
     with results_only() as result:
+        # imported in here, because libraries speak on import, too
         from synthaug.pages.summary import summary
         from synthaug.runtime.run import run as run_it
 

@@ -61,19 +61,23 @@ class Experiment:
     A subclass may name a line of its own (`stages/line.py`); None is the usual one.
     """
 
+    # no field: the subclass's own kind in the JSON is what carries its line to the workers
     LINE: ClassVar[Any] = None
 
     dataset: Dataset
     subset: None = None
     backbone: Annotated[OneOf[Backbone] | None, BeforeValidator(_named_backbone)] = None
     method: OneOf[Method] | None = None
+    # None is the method's own way, () none at all
     finetune: Annotated[tuple[OneOf[Finetune], ...] | None, BeforeValidator(_several)] = None
     utilize: OneOf[Utilize] = Concat()
+    # not in the key of what is generated: more variants are only more shards
     k: Count = 5
     filter: OneOf[Filter] | None = None
     denoiser: Annotated[OneOf[DenoiserModel] | None, BeforeValidator(_named_denoiser)] = None
     recipe: Recipe
     evaluations: Annotated[tuple[OneOf[Measurement], ...], Field(min_length=1)] = (Accuracy(),)
+    # the only seed: it sets the subset, the noise, the start of the net and the order of data; arms are paired by it
     seed: Annotated[int, Field(ge=0)] = 0
     resources: NotKeyed[Resources] = Resources()
 
@@ -91,6 +95,7 @@ class Experiment:
 
     @model_validator(mode="after")
     def _has_denoiser(self) -> Experiment:
+        # said when an experiment is put together, not when a worker first asks
         wanting = [part for part in (self.method, *self.recipe.views, *self.evaluations) if needs_denoiser(part)]
         if wanting and self.denoiser is None:
             way = (
@@ -102,6 +107,7 @@ class Experiment:
     @field_validator("evaluations")
     @classmethod
     def _told_apart(cls, evaluations: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        # metrics have fixed names: the second would take the place of the first, silently
         named = [(type(evaluation).__name__, evaluation.under) for evaluation in evaluations]
         if twice := [name for name in named if named.count(name) > 1]:
             both = " of ".join(filter(None, twice[0]))
@@ -164,11 +170,13 @@ class Sweep:
     @field_validator("arms", mode="before")
     @classmethod
     def _plain(cls, arms: Any) -> Any:
+        # JSON from the start, so that a sweep equals itself after a journey
         return {arm: {path: jsonable(v) for path, v in fields.items()} for arm, fields in arms.items()}
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, seeds: Any) -> Any:
+        # seeds=5 is short for 0 to 4
         return tuple(range(seeds)) if isinstance(seeds, int) else seeds
 
     @field_validator("space", mode="before")
@@ -185,7 +193,7 @@ class Sweep:
             raise UserError(
                 f"no arm is called {self.baseline!r}{did_you_mean(self.baseline, list(self.arms))}", ("baseline",)
             )
-        self.trials()
+        self.trials()  # every value is tried on: what does not fit is refused before anything runs
         return self
 
     def trials(self) -> list[Trial]:
@@ -193,8 +201,10 @@ class Sweep:
         found = []
         for arm, replaced in (self.arms or {self.ALONE: {}}).items():
             for point in self.searcher.points(self.space):
+                # the space may vary what an arm has set: the point wins
                 fields = replaced | point
                 experiment = replace(self.base, fields)
+                # the seed is not among the fields, which are what the seeds of a point have in common
                 found += [Trial(arm, seed, fields, replace(experiment, {"seed": seed})) for seed in self.seeds]
         return found
 
@@ -210,5 +220,6 @@ def load(text: str) -> Experiment | Sweep:
 
 def read(data: Any) -> Experiment | Sweep:
     """An experiment or a sweep from the JSON of either, as it is written today or was before."""
+    # by its fields, because older JSON of an experiment names no kind
     is_sweep = isinstance(data, dict) and "base" in data
     return from_json(Sweep, data) if is_sweep else from_json(Experiment, data)

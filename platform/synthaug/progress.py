@@ -28,6 +28,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # how far it came is said in any case, and once
         if self.done and (self.live or self.last != self.done):
             self._show(end="\n")
 
@@ -43,8 +44,10 @@ class Progress:
     def _show(self, end: str) -> None:
         passed = time.monotonic() - self.started
         rate = self.done / max(passed, 1e-9)
+        # by effort, not by count: units that ask the denoiser more often take longer
         left = passed * (self.effort - self.spent) / max(self.spent, 1e-9)
         when = f"{passed:.0f} s" if self.done >= self.total else f"{left:.0f} s left"
         line = f"{self.what} {self.done}/{self.total} {self.unit}, {rate:.3g}/s, {when}"
         line += f", {self.note}" if self.note else ""
+        # erased to the end of the line, so that a shorter text leaves nothing of a longer one behind
         print(f"\r\033[K{line}" if self.live else line, end=end, file=sys.stderr, flush=True)

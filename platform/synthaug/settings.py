@@ -38,12 +38,14 @@ def settings(cls: type[T] | None = None, /, *, kw_only: bool = False, key: str |
     `key` is what keys and old JSON call the class, where that is not `module:Class`: the name under which it was first
     published. So a class can move to another file without costing anybody a cache.
     """
+    # NaN and infinity have no place in JSON, and `canonical` refuses them: better here, where the field is known
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=kw_only, config=config)
 
     def made(cls: type[T]) -> Any:
         found = _explained(make(cls))
         if key is not None:
+            # on the class itself, so that a subclass is not called like its parent in keys
             setattr(found, _KEY_NAME, key)
         return found
 
@@ -51,6 +53,7 @@ def settings(cls: type[T] | None = None, /, *, kw_only: bool = False, key: str |
 
 
 def _explained(cls: Any) -> Any:
+    # for values that are made in Python; what comes as JSON is explained by `_validate`
     validate = cls.__init__
 
     @functools.wraps(validate)
@@ -68,6 +71,7 @@ class _Kinded:
     """Marks a field that holds any subclass of its annotated base; its JSON carries the class."""
 
     def __get_pydantic_core_schema__(self, base: Any, _: Any) -> core_schema.CoreSchema:
+        # no untagged union: pydantic loads one as its first fitting member and drops what only a subclass has, silently
         write = core_schema.plain_serializer_function_ser_schema(to_json)
         return core_schema.no_info_plain_validator_function(functools.partial(_validate, base), serialization=write)
 
@@ -81,6 +85,7 @@ ContentOf = Annotated[T, _BY_CONTENT]
 
 def kind_of(value: object) -> str:
     """`module:Class` of a settings value."""
+    # where the class lies now, for loading; keys use `key_name`, which stays when it moves
     return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
@@ -121,6 +126,7 @@ def _validate(base: type[T], data: Any) -> T:
 
 def subclasses(base: type[T]) -> Iterator[type[T]]:
     """Every concrete class below `base` (and itself); a folder of variants is imported whole."""
+    # a variant in a file that nobody has imported yet would be missing among the choices
     if base.__module__.endswith(".base"):
         package = importlib.import_module(base.__module__.rpartition(".")[0])
         for module in pkgutil.iter_modules(package.__path__):
@@ -153,6 +159,7 @@ def find_class(base: type[T], kind: str) -> type[T]:
         found = next((cls for cls in subclasses(base) if key_name(cls) == kind), None)  # it may have moved since
         if found is None:
             raise UserError(f"there is no class {kind!r}") from None
+    # JSON comes from anywhere: what it names must be of the kind that the field holds
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{kind} is no {base.__name__}; choices: {', '.join(names(base))}")
     return found
@@ -166,15 +173,18 @@ def did_you_mean(word: str, choices: list[str]) -> str:
 
 def explain(error: ValidationError, cls: type) -> UserError:
     """The first complaint of pydantic as one line with the path of the field and a way out."""
+    # one line for people: the next complaint shows when this one is mended
     first = error.errors(include_url=False)[0]
     path = tuple(str(part) for part in first["loc"])
     inner = first.get("ctx", {}).get("error")
+    # raised by a validator of ours deeper down: its path continues this one
     if isinstance(inner, UserError):
         return UserError(inner.message, path + inner.path)
     if first["type"] == "unexpected_keyword_argument":
         owner = class_at(cls, path[:-1])
         fields = [field.name for field in dataclasses.fields(owner)]
         return UserError(f"no such setting of {owner.__name__}{did_you_mean(path[-1], fields)}", path)
+    # what is missing has no value to show, and a validator's message says what it needs to
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return UserError(first["msg"].removeprefix("Value error, ") + got, path)
 
@@ -196,10 +206,12 @@ def keyed(value: Any, *, places: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         left_out = set() if places else {_NOT_KEYED, _BY_CONTENT}
         given = {f: getattr(value, f.name) for f, marks in _fields(value) if not left_out & marks}
+        # a new field at its default leaves every older key as it was
         found = {f.name: keyed(v, places=places) for f, v in given.items() if v != _default(f)}
         return {"kind": key_name(type(value))} | found
     if isinstance(value, dict):
         return {key: keyed(item, places=places) for key, item in value.items()}
+    # tuples and lists alike, as in JSON
     return [keyed(item, places=places) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -217,6 +229,7 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
         for field, marks in _fields(value):
             inner, place = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
+            # the name of a file: who asks wants to know what it holds
             if _BY_CONTENT in marks and inner is not None:
                 yield place, Path(inner).expanduser()
             else:
@@ -229,21 +242,25 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
+    # what is declared by pydantic's Field(...) has its default inside of that
     return getattr(field.default, "default", field.default)
 
 
 def canonical(data: Any) -> bytes:
     """One byte string for equal JSON."""
+    # sorted and without spaces: neither the order of fields nor the layout of a file changes a key
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def hash_of(data: Any) -> str:
     """32 hex digits of what `data` says."""
+    # 128 bits: short enough for the name of a folder, and no two meet by chance
     return hashlib.sha256(canonical(data)).hexdigest()[:32]
 
 
 def seed_of(*parts: Any) -> int:
     """63 bits of randomness that belong to `parts` (JSON values) and to nothing else."""
+    # not `canonical`: with other bytes here every image would be drawn from other noise than before
     digest = hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -261,6 +278,7 @@ def jsonable(value: Any) -> Any:
 def replace(value: Any, fields: Mapping[str, Any]) -> Any:
     """A copy of a settings value with the fields at dotted paths replaced, validated as a whole."""
     data = to_json(value)
+    # by way of JSON, because a dotted path leads through several classes, and all their validators must see the whole
     for path, new in fields.items():
         _set(type(value), data, path, jsonable(new))
     return from_json(type(value), data)
@@ -285,6 +303,7 @@ def _no_way(cls: type, data: Any, above: tuple[str, ...], name: str) -> str:
     """Why a path ends at `name`: misspelt, or nothing is set there yet."""
     if not isinstance(data, dict) or name not in data:
         return f"no such setting{did_you_mean(name, list(data) if isinstance(data, dict) else [])}"
+    # deeper down JSON does not tell which class a None could have become, so no choices are named
     hint = get_type_hints(cls)[name] if not above else Any
     bases = [arg for arg in _flat(hint) if isinstance(arg, type) and dataclasses.is_dataclass(arg)]
     choices = sorted({choice for base in bases for choice in names(base)})

@@ -46,8 +46,9 @@ class Uniform(Domain):
         return self
 
     def draw(self, dice: Dice) -> Any:
+        # whole steps from low, rounded: 0.15000000000000002 would be another key than 0.15
         steps = round((self.high - self.low) / self.step)
-        return round(min(self.low + self.step * dice.randint(0, steps), self.high), 10)
+        return round(min(self.low + self.step * dice.randint(0, steps), self.high), 10)  # the last step may pass high
 
 
 @settings
@@ -83,5 +84,6 @@ class RandomSearch(Searcher):
 
     def points(self, space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
         for number in range(self.samples):
+            # each draw by itself: of more samples the first are those of fewer, and what was made for them is found
             dice = Dice(seed_of(self.seed, "search", number))
             yield {name: domain.draw(dice) for name, domain in space.items()}

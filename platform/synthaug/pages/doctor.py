@@ -18,6 +18,7 @@ Finding = tuple[str, bool, str]
 
 def examine(home: Path) -> Iterator[Finding]:
     """Findings as (name, is it well, text)."""
+    # one by one, so that what is known is told while Ray starts
     yield "python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (needs 3.11 or newer)"
     for name in LIBRARIES:
         yield _library(name)
@@ -47,6 +48,7 @@ def _device() -> Finding:
 def _room(home: Path) -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield "memory", memory >= 4, f"{memory:.0f} GiB" + ("" if memory >= 4 else "; the demo needs 4")
+    # the home need not be there yet
     place = next(p for p in (home.absolute(), *home.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free / 2**30
     yield (
@@ -55,6 +57,7 @@ def _room(home: Path) -> Iterator[Finding]:
         f"{free:.0f} GiB free at {place}" + ("" if free >= 2 else "; free some, or choose another --home"),
     )
     if Path("/dev/shm").exists():
+        # Ray keeps its objects there; docker gives a container 64 MB unless it is told otherwise
         shared = shutil.disk_usage("/dev/shm").total / 2**30
         advice = (
             "" if shared >= 1 else "; Ray's object store falls back to disk: start the container with --shm-size=4g"

@@ -30,6 +30,7 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -
     images = store.line(subject).images
     assert images is not None
     plan = Plan(store).add(subject, [images])
+    # as `run` does: what can be known to be wrong is said first
     for stage in plan.todo():
         stage.check(store.planned(stage))
     make(plan, Here())
@@ -39,19 +40,23 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path) -
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for number, sample in enumerate(samples):
+        # by number, because ids may be paths; metadata.csv says which is which
         name = f"{folder_name(classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
         out.write(name, sample.image)
         writer.writerow([name, *_row(sample, classes)])
+    # last, so that what was stopped is seen to be no whole export
     out.write("metadata.csv", table.getvalue().encode())
     return f"{len(samples)} images in {folder}"
 
 
 def folder_name(name: str) -> str:
     """A class name as one folder below where it belongs, whatever the name is; unlike names stay unlike."""
+    # "." and ".." are folders already
     return quote(name, safe=" ").replace(".", "%2E") if set(name) <= {"."} else quote(name, safe=" .")
 
 
 def suffix(image: bytes) -> str:
+    # by the bytes: how its results are stored is for each method to say
     return "png" if image.startswith(b"\x89PNG") else "jpg"
 
 

@@ -48,11 +48,13 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
         store.check_subset(experiment)
         try:
             stages = store.stages(experiment)
+        # a model that is not on this machine: what can be said without it is said
         except UserError as error:
             notes.append(f"no key without the model: {error}")
             continue
         notes += experiment.notes()
         for name, stage in stages.items():
+            # trials share stages: of those with one key the one that asks for most is what will be made
             known = most.get(stage.key)
             if known is None or stage.wants_more(known):
                 most[stage.key] = stage
@@ -73,6 +75,7 @@ def todo_of(store: Store, stage: Stage[Any], past: Past) -> Todo:
     if store.is_ready(stage):
         return Todo(stage.key, place, True, Cost())
     cost = stage.estimate(given)
+    # which units there are is known only once the inputs are
     if isinstance(stage, Mapped) and all(map(store.is_made, stage.inputs.values())):
         cost = sum((stage.measure(unit, given) for unit in store.missing(stage)), Cost())
     return Todo(stage.key, place, False, cost, round(cost.images * past.bytes_each(stage)))
@@ -93,6 +96,7 @@ class Past:
 
     def bytes_each(self, stage: Stage[Any]) -> float:
         """Of this stage's own images, or else of all."""
+        # a stage that wants more variants now has images from before
         manifest = self.store.manifest(stage)
         if manifest is not None and manifest.counts.get("rows"):
             return float(manifest.counts["bytes"] / manifest.counts["rows"])
@@ -102,6 +106,7 @@ class Past:
     def seconds(self, missing: Iterable[Todo]) -> dict[str, float]:
         """Seconds of generation on one device, from the denoiser calls a second of past shards; none, none."""
         past = [receipt for receipt in self.spent if receipt.calls]
+        # past receipts tell how long images take, not how long training does
         calls = sum(todo.cost.calls for todo in missing if todo.cost.images)
         if not past:
             return {}

@@ -22,7 +22,7 @@ from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 
 MANY = 8  # arms that can be told apart in one figure
-OF_IMAGES = ("fidelity/", "leak/", "recognised/")
+OF_IMAGES = ("fidelity/", "leak/", "recognised/")  # how the names of numbers about generated images begin
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
@@ -62,6 +62,7 @@ def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: 
     parts = [_section(store, name, subject) for name, subject in subjects.items()]
     title = "synthaug report"
     made = time.strftime("%Y-%m-%d %H:%M")
+    # style and pictures are in the page itself: one file, that can be sent to somebody
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
     page += f"<h1>{title}</h1><p class=note>made {made} from {escape(store.home.name)}</p>" + "".join(parts) + "</html>"
     out = out or store.home / "reports" / "report.html"
@@ -79,6 +80,7 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     trials, baseline = trials_of(subject), subject.baseline if isinstance(subject, Sweep) else None
+    # unfinished trials have no numbers yet; the others need not wait for them
     told = [Told(trial, Finished(store, trial.experiment)) for trial in trials if is_ready(store, trial.experiment)]
     body = f"<h2>{escape(name)}</h2>"
     if len(told) < len(trials):
@@ -117,6 +119,7 @@ def _curves(told: Sequence[Told]) -> str:
             lines.setdefault(name, []).append(points)
     if not lines:
         return ""
+    # more lines than colours could not be told apart
     best = sorted(lines, key=lambda name: -np.mean([run[-1][1] for run in lines[name]]))[:MANY]
     shown = {name: runs for name, runs in lines.items() if name in best}
     which = f", of the {MANY} arms that end highest" if len(lines) > MANY else ""
@@ -130,7 +133,8 @@ def _gains(told: Sequence[Told], baseline: str | None) -> str:
     by_arm: dict[str, list[list[float]]] = {}
     for name, one in zip(_names(told), told, strict=True):
         results = [result for result in one.finished.results.values() if "per_class" in result]
-        for result in results[:1]:
+        for result in results[:1]:  # of several the one that was asked for first
+            # None: no image of that class was looked at
             by_arm.setdefault(name, []).append([np.nan if v is None else v for v in result["per_class"].values()])
     if baseline not in by_arm:
         return ""
@@ -152,6 +156,7 @@ def _others(told: Sequence[Told]) -> str:
         "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
         "Certified accuracy by radius": [n for n in names if "/certified/" in n and n.count("/") == 2],
     }
+    # those have a table of their own (`_quality`)
     kinds = {kind: [n for n in found if not n.startswith(OF_IMAGES)] for kind, found in kinds.items()}
     return "".join(
         _grid(found, _means(told, found), f"{kind}; means over the seeds.") for kind, found in kinds.items() if found
@@ -189,6 +194,7 @@ def _found(told: Sequence[Told]) -> str:
     for arm, one in zip(_names(told), told, strict=True):
         for result in one.finished.results.values() if one.trial.seed == seed else ():
             for name, curve in result.get("curves", {}).items():
+                # one line without a name, or several with theirs
                 own = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
                 shared = lines.setdefault(name, {})
                 # a line that is of no arm, such as a limit, is drawn once
@@ -212,6 +218,7 @@ def _galleries(told: Sequence[Told]) -> str:
     """Each set of images of the first seed once, under the name of the first arm that uses it."""
     shown: dict[str, str] = {}
     for arm, one in zip(_names(told), told, strict=True):
+        # what was generated, not what a filter has left of it
         images, seed = one.finished.line.generated, one.trial.seed
         if images is None or seed != told[0].trial.seed or images.key in shown:
             continue

@@ -14,6 +14,7 @@ from synthaug.runtime.store import Store
 def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home: Path) -> str:
     """The table of a sweep or the metrics of an experiment, the report and the way to the UI."""
     store = Store(home)
+    # one page for each REF: a second run of it writes the same page anew
     page = write_report(store, {name: subject}, store.home / "reports" / f"{name.replace(':', '-')}.html")
     where = "" if home == Path("runs") else f" --home {home}"
     ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]

@@ -30,6 +30,7 @@ class Line:
 
 def metric_of(trials: Sequence[Mapping[str, Any]]) -> str:
     """The accuracy that arms are compared by: on test images if that was measured everywhere, or else on others."""
+    # arms may be measured differently; compared is what all of them have
     common = [name for name in trials[0]["metrics"] if all(name in trial["metrics"] for trial in trials)]
     known = [name for name in common if name.endswith("/top1")]
     return next((name for name in PREFERRED if name in known), known[0] if known else common[0])
@@ -41,8 +42,10 @@ def lines(trials: Sequence[Mapping[str, Any]], baseline: str | None) -> list[Lin
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:
         groups.setdefault(name_of(trial, trials), []).append(trial)
+    # by seed, because arms are paired by it
     base = {t["seed"]: t["metrics"][metric] for t in trials if baseline is not None and t["arm"] == baseline}
     tests = {name: _test(group, base, metric) for name, group in groups.items() if group[0]["arm"] != baseline and base}
+    # over all arms together: the more are tried, the likelier one stands out by chance
     adjusted = dict(zip(tests, holm([test[3] for test in tests.values()]), strict=True))
     return [_line(name, group, tests.get(name), adjusted.get(name), metric) for name, group in groups.items()]
 
@@ -51,6 +54,7 @@ def _test(
     group: Sequence[Mapping[str, Any]], base: Mapping[int, float], metric: str
 ) -> tuple[float, float, float, float]:
     ours = {t["seed"]: t["metrics"][metric] for t in group}
+    # a seed that one of the two lacks is in no pair
     seeds = sorted(ours.keys() & base.keys())
     return paired_test([ours[seed] for seed in seeds], [base[seed] for seed in seeds])
 
@@ -63,6 +67,7 @@ def _line(
     metric: str,
 ) -> Line:
     values = tuple(t["metrics"][metric] for t in group)
+    # added up: what the arm cost, with all its seeds
     cost = {
         n: sum(t["metrics"].get(n, 0.0) for t in group) for n in ("gen/images", "cost/device_s", "cost/denoiser_calls")
     }
@@ -71,6 +76,7 @@ def _line(
 
 def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
     """The arm, and where the arm has several points what tells them apart."""
+    # an arm that stands at one point needs no more than its name
     siblings = [t["fields"] for t in trials if t["arm"] == trial["arm"]]
     vary = [path for path in trial["fields"] if any(fields.get(path) != trial["fields"][path] for fields in siblings)]
     return str(trial["arm"]) + "".join(f" {path}={_short(trial['fields'][path])}" for path in vary)
@@ -108,6 +114,7 @@ def interval(low: float, high: float, sign: str = "") -> str:
 
 
 def p_text(p: float) -> str:
+    # one pair has no p
     return "" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from synthaug.settings import UserError
 
+# those that this process may use: a container may have been given fewer than the machine has
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 NAMESPACE = "synthaug"
 _starting: _Starting | None = None
@@ -43,6 +44,7 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
     begin(address=address, dashboard=dashboard)
     if _starting is not None:
         _starting.wait()
+    # Ray would wait for ever for room that never comes, without a word
     if actors > (most := room(cpus_each)):
         each = "a GPU each" if has_gpu() else f"{actors} x {cpus_each:g} + 1 CPUs"
         raise UserError(f"{actors} workers need {each}, this Ray has room for {most}")
@@ -80,12 +82,13 @@ class _Starting:
 
 def _init(address: str | None, dashboard: bool) -> None:
     """What Ray is told, and why, before it starts."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # before Ray starts, whose processes inherit them; what somebody has set himself stays
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's older reporter can be silent
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a warning about Ray Data's own actors, each time
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # there is one line of ours
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")  # after 60 s it gives up, and tries again
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address:
@@ -101,7 +104,7 @@ def _begin(settings: dict[str, Any]) -> None:
 
     for _ in range(3):
         with _Patience() as patience, _mute():
-            ray.init(address="local", **settings)
+            ray.init(address="local", **settings)  # never one that RAY_ADDRESS names
         if not patience.late:
             return
         ray.shutdown()
@@ -154,6 +157,7 @@ def stop_own() -> None:
     if _starting is not None:
         import ray
 
+        # a check may have failed meanwhile: what is still starting cannot be stopped, and would be left behind
         _starting.done.wait()
         # an actor that ends with it is reported on stdout, where our results may have been printed already
         with redirect_stdout(StringIO()):
@@ -174,7 +178,7 @@ def answers() -> tuple[bool, int]:
     start()
     import ray
 
-    answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)
+    answer = ray.get(ray.remote(lambda: 42).remote(), timeout=60)  # else it would wait for what a firewall stops
     return answer == 42, int(ray.cluster_resources().get("CPU", 0))
 
 
@@ -186,6 +190,7 @@ def has_gpu() -> bool:
 
 def actor_resources() -> dict[str, Any]:
     """What one generating actor asks for: a device where there is one."""
+    # one or the other: Ray documents both together as experimental
     return {"num_gpus": 1} if has_gpu() else {"num_cpus": 1}
 
 
@@ -197,13 +202,14 @@ def quiet_data_context() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = 6 * 3600  # a shard of a slow model is long; `start` checks the room
-    context.max_consecutive_actor_init_deaths = 2
+    context.max_consecutive_actor_init_deaths = 2  # by default the first that dies while it loads ends the job
 
 
 def width() -> int:
     """Processes that compute side by side: one for each GPU, else one for each real core."""
     import ray
 
+    # on one machine without GPUs there are more CPU tokens than cores (see `_init`), and cores compute
     return room() if has_gpu() or sum(node["Alive"] for node in ray.nodes()) > 1 else min(CORES, room())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from synthaug.settings import UserError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota left, larger than allowed
 
 
 class Disk:
@@ -25,6 +25,7 @@ class Disk:
     def prepare(self) -> None:
         """Make the folder, or say why that cannot be."""
         self.root.mkdir(parents=True, exist_ok=True)
+        # by writing, as permissions say nothing of read-only mounts; under a name of its own, as others may try as well
         probe = f".probe-{uuid.uuid4().hex}"
         (self.root / probe).write_bytes(b"")
         (self.root / probe).unlink()
@@ -42,6 +43,8 @@ class Disk:
     def write(self, name: str, data: bytes) -> None:
         """Beside its place first, then renamed: a reader sees the old file or the new one."""
         place = self.root / name
+        # In the same folder, because a rename is whole only within a file system. Under a name of its own, because two
+        # can write at once: a worker that was given up for lost, and the one that does its work again.
         temporary = place.with_name(f".{place.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +80,7 @@ class Disk:
 
     def move_aside(self, name: str) -> str:
         """Give a file or a folder another name beside it, at once and whole, and say which."""
+        # a name with a dot in front is no key: `clean` finds what was left under it, everybody else passes it by
         place = Path(name)
         aside = str(place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}"))
         os.replace(self.root / name, self.root / aside)
@@ -96,6 +100,8 @@ class Disk:
         dies."""
         place = self.root / name
         place.parent.mkdir(parents=True, exist_ok=True)
+        # the file stays when the lock goes: who removed it would leave those who wait with a lock on a file that nobody
+        # else can open
         with place.open("a") as file:
             if not _taken(file.fileno()):
                 waiting()

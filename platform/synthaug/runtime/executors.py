@@ -25,8 +25,10 @@ class Workers:
         from synthaug.runtime.ray_data import units_by_actors
 
         if isinstance(wave[0][0], Mapped):
+            # a wave holds mapped stages only, or none (`next_wave`)
             return mapped(plan, wave, partial(units_by_actors, plan, actors=self.workers))
         made = Made()
+        # one after another, because each training has all of the workers
         for stage in [stage for chain in wave for stage in chain]:
             if isinstance(stage, Trained):
                 made.add(self._fit(plan, stage, heard))
@@ -38,6 +40,7 @@ class Workers:
         from synthaug.runtime.ray_train import fit_by_workers
 
         began = time.monotonic()
+        # the driver holds the lock for all: its workers train, and the first of them closes the stage
         with plan.store.making([stage], say) as missing:
             if missing:
                 fit_by_workers(plan, stage, self.workers, heard)
@@ -60,6 +63,7 @@ class SideBySide:
         from synthaug.runtime.ray_data import units_by_actors
 
         done, took = 0, 0.0
+        # a GPU or other machines are worth waiting for; a Ray that is there need not be waited for
         alone = cluster.is_small() and not cluster.has_started()
         for receipt in units_here(store, pending) if alone else ():
             done, took = done + 1, took + receipt.seconds
@@ -78,4 +82,5 @@ def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits) -> Made:
     stages = [stage for chain in wave for stage in chain if isinstance(stage, Mapped)]
     with plan.store.making(stages, say) as missing:
         fill(plan.store, [stage for stage in missing if isinstance(stage, Mapped)], make_units)
+    # a batch of work is not timed stage by stage, so each has an equal part of it
     return Made(dict.fromkeys((stage.key for stage in missing), (time.monotonic() - began) / max(1, len(missing))))

@@ -33,11 +33,13 @@ class Finished:
     @property
     def results(self) -> dict[str, Result]:
         """What was measured, by the names of the evaluations."""
+        # trainings are among the results, and measure nothing
         found = {name: self.manifests[name].result for name in self.line.results}
         return {name: result for name, result in found.items() if result is not None}
 
     def history(self, stage: Stage[Any]) -> list[dict[str, float]]:
         """What a training reported."""
+        # by key: what one line calls `train` is the `judge` of another
         return [
             dict(entry)
             for manifest in self.manifests.values()
@@ -49,12 +51,14 @@ class Finished:
     def metrics(self) -> dict[str, float]:
         """All numbers under their fixed names; costs are those of making, whoever made it."""
         found: dict[str, float] = {}
+        # several stages may count under one name, so seconds add up
         seconds, calls, images = defaultdict[str, float](float, dict.fromkeys(ALWAYS, 0.0)), 0, 0
         for name, stage in self.stages.items():
             manifest, spent = self.manifests[name], self.store.spent(stage)
             found |= stage.numbers(manifest.history, manifest.result)
             seconds[stage.cost] += spent.seconds
             calls += spent.calls
+            # copies, and what a method must have first, are no generated images
             images += spent.images if stage is self.line.generated else 0
         costs = {f"cost/{name}_s": value for name, value in seconds.items()}
         costs |= {"cost/denoiser_calls": float(calls), "cost/device_s": sum(seconds.values())}
@@ -62,6 +66,7 @@ class Finished:
 
     def said(self, made: Made) -> dict[str, float]:
         """The numbers, and whether this call found the images."""
+        # beside `metrics`, because it is about this call and not about the experiment
         generated = self.line.generated
         return self.metrics | {"gen/cached": float(generated is not None and generated.key not in made.seconds)}
 

@@ -31,7 +31,7 @@ class Plan:
         self.store = store
         self.sinks: list[Stage[Any]] = []
         self.owner: dict[str, Experiment] = {}
-        self.read: set[str] = set()
+        self.read: set[str] = set()  # keys of what will be loaded in the end
 
     def add(self, experiment: Experiment, sinks: Iterable[Stage[Any]] | None = None) -> Plan:
         """All results of an experiment, or some of its stages, which will be loaded."""
@@ -41,7 +41,7 @@ class Plan:
             self.read |= {stage.key for sink in wanted for stage in (sink, *sink.inputs.values())}
         self.sinks += wanted
         for stage in closure(wanted):
-            self.owner.setdefault(stage.key, experiment)
+            self.owner.setdefault(stage.key, experiment)  # equal keys are equal stages: any owner will do
         return self
 
     def stages(self) -> list[Stage[Any]]:
@@ -81,6 +81,7 @@ def make(plan: Plan, executor: Executor, heard: Heard = nobody) -> Made:
     """Make what is missing. What failed is left out with all that needs it, and the rest goes on."""
     made = Made()
     todo = plan.todo()
+    # what failed stays in `todo`: whatever waits for it is never ready, and it ends when nothing else is left
     while wave := next_wave(todo, made.errors):
         made.add(executor.run(plan, wave, heard))
         tried = {stage.key for chain in wave for stage in chain} - made.errors.keys()
@@ -99,10 +100,13 @@ def next_wave(todo: Sequence[Stage[Any]], failed: Mapping[str, str]) -> list[Cha
         return list(mapped)
     chains: dict[str, list[Stage[Any]]] = {}
     home: dict[str, str] = {}  # the chain of each stage
+    # inputs stand first in `todo`, so the chains that lead to a stage are known when it comes
     for stage in (stage for stage in todo if stage.key not in failed and waits[stage.key] <= home.keys()):
         behind = {home[key] for key in waits[stage.key]}
         about = stage.keys_of_inputs[:1] if isinstance(stage, Computed) else []
         name = behind.pop() if behind else next(iter(about), stage.key)
+        # Empty now if at most one chain leads here: what needs two waits for the next wave. So does a training that
+        # needs something first, which begins a chain of its own there.
         if not behind and (isinstance(stage, Computed) or not waits[stage.key]):
             chains.setdefault(name, []).append(stage)
             home[stage.key] = name
@@ -161,6 +165,7 @@ def train(store: Store, stage: Trained[Any], checkpoint_s: float, report: Report
     outcome = stage.fit(store.given(stage), Loop(report, checkpoint, world))
     if world.rank == 0:
         store.close(stage, outcome, time.monotonic() - began)
+        # after the manifest: whoever is killed between the two has finished, and only left a file over
         checkpoint.remove()
 
 
@@ -178,6 +183,7 @@ class FileCheckpoint:
 
         if not self.at.exists(self.NAME):
             return None
+        # to the CPU: a run may go on elsewhere than it began; weights only: nothing but plain values and tensors
         state: dict[str, Any] = torch.load(io.BytesIO(self.at.read(self.NAME)), map_location="cpu", weights_only=True)
         return state
 
@@ -189,6 +195,7 @@ class FileCheckpoint:
 
         out = io.BytesIO()
         torch.save(state, out)
+        # whole or not at all: who is killed here goes on from the one before
         self.at.write(self.NAME, out.getvalue())
         self.last = time.monotonic()
 
@@ -211,14 +218,17 @@ MakeUnits = Callable[[Store, Sequence[Unit]], Iterator[Receipt]]
 
 def fill(store: Store, stages: Sequence[Mapped[Any]], make_units: MakeUnits) -> None:
     """Make every unit without a valid receipt, one batch of work for all stages, and close them."""
+    # hashed: a unit whose part was damaged is made again
     pending = [(stage, unit) for stage in stages for unit in store.missing(stage, verify=True)]
     costs = [stage.measure(unit, store.given(stage)) for stage, unit in pending]
+    # the line moves by images and tells what is left by denoiser calls as well, because those take the time
     rows, effort = sum(cost.units for cost in costs), sum(cost.units + cost.calls for cost in costs)
     title = "+".join(dict.fromkeys(stage.name for stage in stages))
     with Progress(title, "images", rows, effort) as progress:
         for receipt in make_units(store, pending) if pending else ():
             progress.add(receipt.rows, receipt.note, receipt.rows + receipt.calls)
     for stage in stages:
+        # no seconds of this call: a mapped stage took what its receipts say, whoever made them
         store.close(stage, stage.close(store.at(stage), store.given(stage), store.receipts(stage)), 0.0)
 
 

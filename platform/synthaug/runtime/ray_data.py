@@ -27,6 +27,7 @@ class UnitActor:
             receipt = self.make(str(batch["key"][0]), int(batch["unit"][0]))
             return {"receipt": [json.dumps(receipt.to_json())], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
+            # text, as the receipt is: what crosses the object store is a line either way
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
 
     def make(self, key: str, unit: int) -> Receipt:
@@ -44,8 +45,12 @@ def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: i
 
     cluster.start(actors=actors)
     cluster.quiet_data_context()
+    # Short texts: large constructor arguments go to the object store, and an actor that is started again after a node
+    # was lost may not find them there.
     orders = {stage.key: order(plan, [stage]) for stage, _ in pending}
     rows = [{"key": stage.key, "unit": unit} for stage, unit in pending]
+    # One block for each unit: Ray gathers small rows into one block, which would be one task for one actor. Its own
+    # checkpoints are not used: they know blocks, which are others in each run; what is pending is said by receipts.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         UnitActor, fn_constructor_kwargs={"orders": orders}, batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=2),
@@ -53,6 +58,7 @@ def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: i
     )  # fmt: skip
     for row in done.iter_rows():
         if row["error"]:
+            # what the user can mend stays so: one line, and code 2
             kind, _, text = row["error"].partition(": ")
             raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
         receipt = Receipt.from_json(json.loads(row["receipt"]))

@@ -18,6 +18,7 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    # Train's cleaner asks the State API before it frees the CPUs of a run that ended early; that is in the dashboard.
     cluster.start(actors=workers, cpus_each=0.9, dashboard=True)
     gpu = cluster.has_gpu()
     trainer = TorchTrainer(
@@ -27,9 +28,10 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
             num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 0.9}
         ),
         run_config=ray.train.RunConfig(
+            # Train goes on from any run of this name that it finds: the key tells one from another
             name=f"train-{stage.key}",
-            storage_path=str(plan.store.home / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=3),
+            storage_path=str(plan.store.home / "ray"),  # absolute, as it must be
+            failure_config=ray.train.FailureConfig(max_failures=3),  # all start again, from our checkpoint
         ),
     )
     with Progress(stage.name, "reports", stage.reports) as progress:
@@ -50,4 +52,5 @@ def train_worker(config: Mapping[str, Any]) -> None:
     store, [(experiment, stage)] = received(config["order"])
     assert isinstance(stage, Trained)
     if not store.is_ready(stage):  # the first worker may have closed it before another was lost
+        # its report is a barrier: all workers report equally often, or wait for one another for ever
         train(store, stage, experiment.resources.checkpoint_s, ray.train.report, world)

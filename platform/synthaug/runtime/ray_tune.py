@@ -24,18 +24,22 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
     from ray import tune
 
     began = time.monotonic()
+    # text, not pickled objects: their modules could not be imported there before the order says from where
     orders = {order(plan, chain): chain for chain in chains}
     title = "+".join(dict.fromkeys(chain[0].name for chain in chains))
     total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
     with Progress(title, "steps", total) as progress:
         tuner = tune.Tuner(
+            # it never generates: a Ray Data job in a trial would wait for the CPUs that the trials hold
             tune.with_resources(run_trial, cluster.trial_resources()),
             param_space={"order": tune.grid_search(list(orders))},
+            # a new process costs seconds of imports, one that is used again nothing
             tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),
             run_config=tune.RunConfig(
+                # with the time: a sweep that was stopped is run again, not restored, as the store has what was finished
                 name=f"sweep-{hash_of(list(orders))[:16]}-{int(time.time())}",
                 storage_path=str(plan.store.home / "ray"),
-                verbose=0,
+                verbose=0,  # no tables of Tune's; the line is ours
                 callbacks=[ProgressCallback(progress)],
             ),
         )
@@ -62,8 +66,10 @@ def run_trial(config: Mapping[str, Any]) -> None:
             tune.report({"units": 1})
 
         make_here(store, stage, experiment.resources.checkpoint_s, heard)
+        # a training has reported its own units, and the line has one for each other stage
         if not isinstance(stage, Trained):
             tune.report({"units": 1})
+    # so that each trial has a result, if all was there already as well
     tune.report({"finished": 1})
 
 
@@ -79,6 +85,7 @@ class ProgressCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        # asked for, not taken for granted: an exception in a callback of Tune's ends the whole sweep
         if self.progress is not None and "units" in result:
             ended = sum(other.status == "TERMINATED" for other in trials)
             self.progress.add(1, f"{ended}/{len(trials)} trials")

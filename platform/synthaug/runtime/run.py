@@ -38,26 +38,27 @@ def run(
     trials = trials_of(subject)
     plan = planned(store, [trial.experiment for trial in trials])
     todo, stages = plan.todo(), plan.stages()
+    # the whole answer is in the store then, and MLflow, which takes seconds to import, is left alone
     known = store.recorded(subject, stages)
     if not todo and known is not None and is_tracked(store):
         return answer(store, subject, trials, known.run_id, known.run_ids, Made())
     began = (
         bool(todo)
         and (workers > 0 or isinstance(subject, Sweep))
+        # it takes seconds, and runs beside the checks and the opening of MLflow
         and cluster.begin(address=address, dashboard=workers > 0)
     )
     try:
         prepare(plan, todo, trials)
         if workers and todo:
-            cluster.start(
-                actors=workers, dashboard=True
-            )  # more than there is room for is refused before anything is tracked
+            # more than there is room for is refused before anything is tracked
+            cluster.start(actors=workers, dashboard=True)
     except UserError:
-        if began:
+        if began:  # a check that failed must not leave a Ray behind that is still starting
             cluster.stop_own()
         raise
     tracker = Tracker(store.home, name)
-    store.begin(subject, stages)
+    store.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
     if isinstance(subject, Sweep):
         return run_sweep(plan, subject, trials, tracker)
     return run_experiment(plan, subject, tracker, Workers(workers) if workers and todo else Here())
@@ -112,6 +113,7 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     with run.told_of_its_end():
         made = make(plan, executor, heard)
         finished = Finished(store, experiment)
+        # apart from the costs, which are those of making, whoever made it
         run.metrics([(0, {"time/call_s": time.monotonic() - began})])
         log_finished(run, finished, made)
     store.record(experiment, plan.stages(), run.id, tracker.name)
@@ -135,8 +137,11 @@ def run_sweep(plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracke
         missing = sum(not is_ready(store, trial.experiment) for trial in trials)
         if missing:
             say(f"{len(trials) - missing} of {len(trials)} trials are in the store, {missing} to run")
+        # one walk over the results of all trials: what several need is made once
         made = make(plan, SideBySide())
+        # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
         run_ids = log_trials(store, tracker, parent, trials, made)
+        # only now: the trials that ended well are logged, and need not be run again
         if made.errors:
             failed = sum(not is_ready(store, trial.experiment) for trial in trials)
             first = next(iter(made.errors.values()))
@@ -154,6 +159,7 @@ def is_ready(store: Store, experiment: Experiment) -> bool:
 
 def log_trials(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial], made: Made) -> list[str]:
     """A child run for each trial, with all its numbers or marked as failed; their ids in order."""
+    # one question for all children, not one each
     known = tracker.runs(parent.id)
     ids = []
     for trial in trials:
@@ -164,6 +170,7 @@ def log_trials(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Tri
         run = known[key]
         if not is_ready(store, trial.experiment):
             run.end("FAILED")
+        # of a finished one all is there: MLflow would add every point once more
         elif not run.finished:
             run.params({"arm": trial.arm})
             finished = Finished(store, trial.experiment)
@@ -185,6 +192,7 @@ def answer(
         finished = Finished(store, trial.experiment)
         who = {"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id}
         told.append(who | {"metrics": finished.said(made)})
+        # trials share stages, so the key tells these apart, not the trial
         stages |= {f"{name}/{stage['key'][:8]}": stage for name, stage in finished.summary(made).items()}
     best = max((trial["metrics"].get("val/top1", 0.0) for trial in told), default=0.0)
     metrics = {"best/val/top1": best, "trials": float(len(told))}

@@ -31,4 +31,5 @@ def serve(home: Path, port: int) -> None:
         "--artifacts-destination",
         str(store.home / "artifacts"),
     ]
+    # in the place of this process, so that Ctrl-C reaches the server and nothing else
     os.execv(sys.executable, command)

@@ -59,6 +59,7 @@ class Manifest:
         """A manifest, or nothing where the file is none."""
         if not isinstance(data, dict) or not {"stage", "key"} <= data.keys():
             return None
+        # what is no field is something that the stage counted: the file is flat
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "counts"}
         return cls(**known, counts={name: value for name, value in data.items() if name not in known})
 
@@ -99,8 +100,8 @@ class Store:
         self.home = Path(home).expanduser().absolute()
         self.disk = Disk(self.home / "store")
         self._identified: dict[Thing, Any] = {}  # opened or hashed by this process already
-        self._lines: dict[Experiment, Line] = {}
-        self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._lines: dict[Experiment, Line] = {}  # worked out once: sweeps ask for them thousands of times
+        self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by identity, the longest unused first
 
     def prepare(self) -> Store:
         """Make the home, or say why that cannot be."""
@@ -146,6 +147,7 @@ class Store:
             return False
         if not isinstance(stage, Mapped):
             return True
+        # which units there are is known only once the inputs are
         return all(map(self.is_made, stage.inputs.values())) and not self.missing(stage, verify=verify)
 
     def missing(self, stage: Mapped[Any], *, verify: bool = False) -> list[int]:
@@ -163,6 +165,7 @@ class Store:
     def past(self, most: int) -> Iterator[Receipt]:
         """Receipts of this home, of whatever stage: what things took here."""
         places = (f"{name}/{file}" for name in self._artefacts() for file in self.disk.list(name))
+        # a sample of them, since a home may hold millions
         named = (place for place in places if re.search(r"/part-\d+\.json$", place))
         for place in itertools.islice(named, most):
             if (receipt := Receipt.from_json(self.read_json(place))) is not None:
@@ -212,12 +215,13 @@ class Store:
                 locks.enter_context(
                     self.disk.lock(f"{stage.kind}/{stage.key}.lock", lambda text=waiting: say(text))  # type: ignore[misc]
                 )
+            # asked again now that nobody else is at work: they may have been made while we waited
             yield [stage for stage in stages if not self.is_ready(stage, verify=True)]
 
     def write_part(self, stage: Mapped[Any], unit: int, part: Part, seconds: float) -> Receipt:
         """A unit of a stage: the part, and last its receipt."""
         receipt, at = issue(unit, part, stage.suffix, seconds), self.at(stage)
-        at.write(receipt.part, part.data)
+        at.write(receipt.part, part.data)  # a name of other bytes is another, so no reader's part changes
         at.write(receipt_name(unit), _json(receipt.to_json()))
         return receipt
 
@@ -231,7 +235,7 @@ class Store:
             stage.kind, stage.key, stage.version, stage.settings, stage.keys_of_inputs, environment(), took,
             outcome.calls, list(outcome.history), outcome.result, outcome.counts,
         )  # fmt: skip
-        at.write(MANIFEST, _json(manifest.to_json()))
+        at.write(MANIFEST, _json(manifest.to_json()))  # what lies there without it is nobody's, and is made again
 
     # --- what data and models are ---
 
@@ -251,6 +255,7 @@ class Store:
         try:
             return dataset.open(facts)
         finally:
+            # also if it ended in an error: files that were read by then need not be read again
             if json.dumps(facts) != known:
                 self.disk.write(place, _json(facts))
 
@@ -259,6 +264,7 @@ class Store:
         if isinstance(thing, Dataset):
             return self.open(thing).digest
         if thing not in self._identified:
+            # gigabytes of weights are not hashed anew each time; who changes a file changes its size or mtime
             stats = [
                 (name, str(file), (stat := file.stat()).st_size, stat.st_mtime_ns)
                 for name, file in files_behind(thing).items()
@@ -283,6 +289,7 @@ class Store:
     ) -> None:  # fmt: skip
         done = Record(to_json(subject), names(stages), run_id, name, run_ids)
         self.disk.write(self._place(subject), _json(done.to_json()))
+        # last: at each moment one of the two names the artefacts
         self.disk.remove(self._place(subject, "begun"))
 
     def recorded(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
@@ -308,6 +315,7 @@ class Store:
             except UserError:
                 continue  # of a class that is not here: it stays, and stays readable
             if known is not None and place != f"record/{name}":
+                # written before the old one goes: who is killed between the two has it twice, and does this again
                 self.disk.write(str(place), _json(known.to_json()))
                 self.disk.remove(f"record/{name}")
         self.disk.write("record/keyed", b"")
@@ -323,6 +331,7 @@ class Store:
         """Every artefact there is, of whatever kind: a folder whose name is a key."""
         for kind in self.disk.list(""):
             for key in self.disk.list(kind):
+                # with a dot: moved aside by a `clean` that did not come to its end
                 if (len(key) == 32 or key.startswith(".")) and self.disk.local(f"{kind}/{key}").is_dir():
                     yield f"{kind}/{key}"
 
@@ -338,6 +347,7 @@ class Store:
     def remove(self, name: str, why: str) -> bool:
         """Take an artefact away, unless somebody is at work on it or has finished it meanwhile."""
         with self.disk.lock_if_free(f"{name}.lock") as free:
+            # asked again under the lock: since they were listed, a run may have begun to use it
             if not free or self._unneeded(name, self._wanted()) != why:
                 return False
             self.disk.remove(self.disk.move_aside(name))  # aside first: being killed here leaves no half an artefact

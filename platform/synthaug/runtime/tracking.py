@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
-MAX_PARAM, MAX_BATCH = 6000, 1000
+MAX_PARAM, MAX_BATCH = 6000, 1000  # MLflow's limits: it cuts longer values and refuses larger batches
 
 
 class Tracker:
@@ -33,6 +33,7 @@ class Tracker:
 
     def __init__(self, home: Path, experiment: str) -> None:
         self.home, self.name, self.disk = home, experiment, Disk(home)
+        # absolute: by default it would be a file in the current folder, and where that has an ./mlruns MLflow fails
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
 
     @cached_property
@@ -43,6 +44,7 @@ class Tracker:
 
         with self.disk.lock("mlflow.lock", lambda: None):
             client = MlflowClient(self.uri)
+            # the first question makes the tables; two first users who both migrate them break each other
             client.search_experiments(max_results=1)
         return client
 
@@ -52,11 +54,14 @@ class Tracker:
         client = self.client  # takes the same lock
         with self.disk.lock("mlflow.lock", lambda: None):
             if (found := client.get_experiment_by_name(self.name)) is not None:
+                # MLflow keeps the names of deleted ones, so there can be no new one of this name
                 if found.lifecycle_stage != "active":
                     raise UserError(
                         f"the MLflow experiment {self.name!r} was deleted; restore it in the UI or with mlflow"
                     )
                 return str(found.experiment_id)
+            # Said here, because it cannot be changed later: by default it would be below the folder of who ran first.
+            # A server knows a place of its own.
             place = (
                 None
                 if self.uri.startswith("http")
@@ -73,6 +78,7 @@ class Tracker:
 
     def open(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
         """The run of `key`, opened again if there is one."""
+        # the same trial may belong to several sweeps, and has a run below each of them
         family = f"tags.`{PARENT}` = '{parent}'" if parent else f"tags.`{KEY}` = '{key}'"
         query = f"tags.`{KEY}` = '{key}' and {family}"
         tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
@@ -90,6 +96,7 @@ class Run:
 
     def __init__(self, tracker: Tracker, id: str, status: str) -> None:
         self.client, self.id, self.finished = tracker.client, id, status == "FINISHED"
+        # who failed or was killed runs again; what is finished stays so until it ends once more
         if status not in ("RUNNING", "FINISHED"):
             self.client.update_run(id, status="RUNNING")
 
@@ -100,6 +107,7 @@ class Run:
         known = self.client.get_run(self.id).data.params
         new = [Param(name, str(value)[:MAX_PARAM]) for name, value in values.items() if name not in known]
         for start in range(0, len(new), 100):
+            # 100 is the most that MLflow takes at once
             self.client.log_batch(self.id, params=new[start : start + 100])
 
     def metrics(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> None:
@@ -115,6 +123,7 @@ class Run:
         """Say which data, by content, so that runs group by it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        # MLflow takes at most 36 characters of a digest
         dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=name)
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
@@ -134,6 +143,7 @@ class Run:
     @contextmanager
     def told_of_its_end(self) -> Iterator[None]:
         """What is left by an error ends as failed, by Ctrl-C as killed; what is not goes on."""
+        # not by an except for all: whatever comes, Ray's own errors too, passes through as it is
         status = "FAILED"
         try:
             yield
@@ -190,11 +200,12 @@ def params_of(experiment: Experiment) -> dict[str, Any]:
     data = to_json(experiment)
     del data["kind"], data["resources"]
     if experiment.method is None:
+        # without images they decide nothing, and each would be an axis of one value in parallel coordinates
         for name in ("utilize", "k", "backbone"):
             data.pop(name)
         data["method"] = "none"
     else:
-        data["backbone"] = to_json(experiment.generator) if experiment.generator else "none"
+        data["backbone"] = to_json(experiment.generator) if experiment.generator else "none"  # the one that is used
     return flat(data)
 
 
@@ -208,6 +219,7 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, dict):
             out |= flat(value, path)
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            # one value, such as Accuracy+Fidelity: places in a list are no names that runs could be compared by
             out[path] = "+".join(str(item.get("kind", item)).rpartition(":")[2] for item in value) or "none"
         else:
             out[path] = value

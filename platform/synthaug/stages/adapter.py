@@ -30,6 +30,7 @@ class Tuned(Trained[tuple[Adapter, ...]]):
         seed: int, drawn_by: Mapping[str, Any], named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.tuning, self.backbone, self.seed = tuple(tuning), backbone, seed
+        # words of a key stay those of its first version, whatever things are called now: another word is another key
         settings = {"finetune": keyed(self.finetune), "version": self.finetune.version, "seed": seed}
         super().__init__(settings | dict(drawn_by) | dict(named), {"data": data, "adapter": before})
 
@@ -49,6 +50,7 @@ class Tuned(Trained[tuple[Adapter, ...]]):
         pictures: Pictures = given["data"]
         listing, kind = pictures.listing, pictures.dataset.kind_word
         table = suffixes.read(self.finetune.suffixes) if self.finetune.suffixes is not None else None
+        # after textual inversion a class is called by its new word, also while a LoRA is learned on top
         names = [f"{word} {kind}".strip() for word in words_after(self.tuning, listing.words)]
         examples = [
             Example(
@@ -57,6 +59,7 @@ class Tuned(Trained[tuple[Adapter, ...]]):
             )
             for sample in listing.samples(pictures.entries(SUBSET, self.seed))
         ]  # fmt: skip
+        # a checkpoint holds all of the state, so the outcome is the same however often it was stopped
         learned, done = tune(
             self.finetune, self.backbone, given.get("adapter") or (), examples, listing.words, seed=self.seed,
             report=loop.report, checkpoint=loop.checkpoint, world=loop.world,
@@ -66,4 +69,5 @@ class Tuned(Trained[tuple[Adapter, ...]]):
 
     def load(self, at: Folder, given: Given) -> tuple[Adapter, ...]:
         before: tuple[Adapter, ...] = given.get("adapter") or ()
+        # in their order: each was learned with those before it in place
         return *before, (self.finetune, at.local(FILE))

@@ -93,6 +93,7 @@ class Receipt:
     @property
     def calls(self) -> int:
         """Rows through a denoiser."""
+        # the word of receipts that are in homes already
         return self.counters.get("unet_calls", 0)
 
     @property
@@ -109,6 +110,7 @@ class Receipt:
         needed = {"part", "bytes", "sha256", "rows"}
         if not isinstance(data, dict) or not needed <= data.keys():
             return None
+        # of an older version what is missing has its default, of a newer one what is not known is passed by
         return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
 
 
@@ -145,6 +147,7 @@ class Given:
         if placed is None:
             return None
         model, folder = placed
+        # kept, because it counts its rows itself, wherever it is asked
         self._denoisers.append(model.load(folder))
         return self._denoisers[-1]
 
@@ -162,6 +165,7 @@ class Stage(ABC, Generic[T]):
     stage has not been made.
     """
 
+    # a word in keys and the name of a folder in the store, so it stays whatever the class is called
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     name: ClassVar[str] = ""  # for people; the kind, unless it says otherwise
@@ -170,6 +174,7 @@ class Stage(ABC, Generic[T]):
     keyless: ClassVar[bool] = False  # its settings are among those of its users, in the place of a key
 
     def __init_subclass__(cls) -> None:
+        # who only inherits a kind is called as the parent is, unless it says otherwise
         if "kind" in cls.__dict__ and "name" not in cls.__dict__:
             cls.name = cls.kind
 
@@ -177,12 +182,15 @@ class Stage(ABC, Generic[T]):
         self, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None], keyed: Sequence[str] | None = None
     ) -> None:
         self.settings = dict(settings)
+        # None: an input that this one need not have
         self.inputs = {role: stage for role, stage in inputs.items() if stage is not None}
         wanted = self.inputs if keyed is None else [role for role in keyed if role in self.inputs]
+        # the settings of a keyless one are among ours already (`settings_of`)
         self.keyed = [role for role in wanted if not self.inputs[role].keyless]
 
     @cached_property
     def key(self) -> str:
+        # inputs by their order and not by their roles, which can be renamed without moving a key
         return hash_of([self.kind, self.version, self.settings, self.keys_of_inputs])
 
     @property
@@ -284,15 +292,18 @@ def closure(
     """Some stages and all that they are made from, inputs first, each object once; nothing that is there anyway. What
     was needed only to make a stage is left out where that is made and it has gone."""
     seen: set[int] = set()
+    # Depth first: a stage is entered, what it is made from is put above it, and it is given out when it comes up again.
     pending: list[tuple[Stage[Any], bool]] = [(stage, False) for stage in reversed(list(stages))]
     while pending:
         stage, entered = pending.pop()
         if entered:
             yield stage
+        # by object and not by key: of two with one key `once` chooses the one that asks for more
         elif id(stage) not in seen:
             seen.add(id(stage))
             if not stage.there:
                 pending.append((stage, True))
+            # inputs that are not in the key: homes of older versions have the stage without them
             helpers = [stage.inputs[role] for role in stage.inputs.keys() - set(stage.keyed)]
             gone = {id(helper) for helper in helpers if not is_made(helper)} if helpers and is_made(stage) else set()
             pending += [(other, False) for other in reversed(stage.inputs.values()) if id(other) not in gone]

@@ -37,6 +37,7 @@ class Classifier(Trained["nn.Module"]):
         self.recipe, self.utilize, self.k, self.seed, self.places = recipe, utilize, k, seed, tuple(copies)
         settings: dict[str, Any] = {"recipe": keyed(recipe), "seed": seed} | dict(named) | settings_of(denoiser)
         if images is not None:
+            # without images their use decides nothing: plain training is one stage for all methods compared to it
             settings |= {"utilize": keyed(utilize), "k": k}
         looks = {f"copies.{place}": stage for place, stage in copies.items()}
         inputs = {"data": data, "images": images, **looks, "denoiser": denoiser}
@@ -62,6 +63,7 @@ class Classifier(Trained["nn.Module"]):
         size = pictures.size(self.recipe.image_size)
         with torch.device("meta"):
             model = models.build(self.recipe.model, len(pictures.listing.classes))
+        # on "meta" the net has shapes and no memory
         models.check_size(model.net, self.recipe, size)
         if "denoiser" in self.inputs:
             check_noise(self.inputs["denoiser"], max(view.latest for view in self.recipe.views if view.needs_denoiser))
@@ -79,6 +81,7 @@ class Classifier(Trained["nn.Module"]):
             self.recipe, self.utilize, self.training_data(given), seed=self.seed, report=loop.report,
             checkpoint=loop.checkpoint, world=loop.world, denoiser=given.denoiser(),
         )  # fmt: skip
+        # safetensors takes contiguous tensors only, and channels_last may leave others
         weights = save({name: value.contiguous() for name, value in trained.model.items()})
         counts = {"steps": trained.steps, "images": trained.images_seen}
         return Outcome({WEIGHTS: weights}, trained.seconds, trained.denoiser_calls, trained.history, counts=counts)
@@ -93,11 +96,13 @@ class Classifier(Trained["nn.Module"]):
         size = pictures.size(self.recipe.image_size)
         entries = pictures.entries(SUBSET, self.seed)
         real = pictures.listing.samples(entries)
+        # samples are found by the id of their source, as a filter may have left out any of them
         place = {entry.id: number for number, entry in enumerate(entries)}
         made = given["images"].samples(self.k) if "images" in self.inputs else []
         val_images, val_labels = pictures.arrays("val", self.seed, size)
         labels = label_matrix([s.label for s in real + made], len(pictures.listing.classes))
         return Data(
+            # N x 3 x size x size, the real ones first, as `n_real` and `source_of_synthetic` have it
             images=torch.from_numpy(decode_all([s.image for s in real + made], size)),
             labels=torch.from_numpy(labels),
             n_real=len(real),
@@ -116,11 +121,12 @@ class Classifier(Trained["nn.Module"]):
             if place in self.places:
                 found[place] = given[f"copies.{place}"].stacked(size, variants=range(1, view.variants + 1))
             elif (files := view.twins(ids)) is not None:
-                found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]
+                found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]  # N x 1 x C x H x W
         return found
 
     def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         """Those of the evaluation whose weights were kept."""
+        # as training chose: of equal accuracies the lower loss, of equals the first
         best = max(history, key=lambda entry: (entry.get("val/top1", 0.0), -entry.get("val/loss", 0.0)))
         return {name: best[name] for name in ("val/top1", "val/loss") if name in best}
 
@@ -141,6 +147,7 @@ class Classifier(Trained["nn.Module"]):
 class Judge(Classifier):
     """The classifier of the real images alone, which others ask about generated ones."""
 
+    # `kind` is the classifier's: the judge here and a plain classifier elsewhere are one artefact
     name, cost = "judge", "judge"
 
     def told(self, name: str, entry: Entry) -> Entry:

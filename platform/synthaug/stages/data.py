@@ -52,6 +52,7 @@ class Data(Stage["Pictures"]):
 
     @property
     def identity(self) -> tuple[Any, ...]:
+        # two data sets of equal content have one key, and each reads its own files
         return *super().identity, self.dataset
 
     def load(self, at: Folder, given: Given) -> Pictures:
@@ -84,6 +85,7 @@ class Pictures:
 
     def arrays(self, name: str, seed: int, size: int) -> Arrays:
         """Those images, uint8 N x 3 x size x size, and their class indices; a process decodes them once."""
+        # only the subset hangs on the seed: other splits are decoded once for all
         place = name, seed if name == SUBSET else None, size
         if place not in self._decoded:
             entries = self.entries(name, seed)
@@ -99,8 +101,10 @@ class Pictures:
             return wanted
         from PIL import Image
 
+        # some of them: a large data set is not read whole to know a size
         entries = self.listing.splits["train"][:64]
         sizes = {Image.open(io.BytesIO(self.listing.read(entry.id))).size for entry in entries}
+        # (width, height) as a set has one member if the two are equal
         if len(sizes) > 1 or len(set(*sizes)) > 1:
             raise UserError("the images differ in size or are no squares; --set recipe.image_size=224 squashes them")
         return sizes.pop()[0]
@@ -116,6 +120,7 @@ class Mask(Computed[Pictures]):
         """The ids of the images that stay."""
 
     def compute(self, given: Given) -> Outcome:
+        # sorted, because a set comes in any order and the file is to have the same bytes each time
         ids = sorted(self.choose(given))
         return Outcome({self.FILE: canonical(ids)}, counts={"chosen": len(ids)})
 
@@ -156,9 +161,10 @@ def check_noise(denoiser: Stage[Any], latest: float) -> None:
 def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
     """Encoded images as one uint8 N x 3 x size x size array, so that no epoch decodes again."""
     out_NCHW = np.empty((len(images), 3, size, size), np.uint8)
+    # Pillow lets go of the interpreter while it decodes
     with ThreadPoolExecutor() as threads:
         for number, pixels in enumerate(threads.map(lambda data: resize_image(decode_image(data), size), images)):
-            out_NCHW[number] = pixels.transpose(2, 0, 1)
+            out_NCHW[number] = pixels.transpose(2, 0, 1)  # from HWC
     return out_NCHW
 
 
@@ -181,8 +187,10 @@ def identity(thing: Thing) -> str:
     """What a data set, a model or a file *is*, read from its bytes."""
     if isinstance(thing, Dataset):
         return thing.open().digest
+    # a revision of the hub names its files for good: gigabytes need not be read
     if isinstance(thing, Weights) and (commit := thing.commit()):
         return commit
+    # by name and content: two files that change places are another model; a single file is its content alone
     digests = [[name, sha256(file.read_bytes()).hexdigest()] for name, file in files_behind(thing).items()]
     return str(digests[0][1]) if isinstance(thing, Path) and thing.is_file() else hash_of(digests)
 

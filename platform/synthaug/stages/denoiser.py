@@ -18,6 +18,7 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
         self, data: Stage[Pictures], model: TrainedUNet, seed: int, drawn: int | None, size: int | None
     ) -> None:
         self.model, self.seed, self.size = model, seed, size
+        # `drawn` and not the experiment's seed: where that chooses no images, all seeds share one denoiser
         settings = {"denoiser": keyed(model), "version": model.version, "seed": drawn, "size": size}
         super().__init__(settings, {"data": data})
 
@@ -33,6 +34,7 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
         from synthaug.diffusion.unet import train_unet, unet_files
 
         pictures: Pictures = given["data"]
+        # it never sees a label, nor an image that the classifier may not see
         images, _ = pictures.arrays(SUBSET, self.seed, pictures.size(self.size))
         net, done = train_unet(
             self.model, images, report=loop.report, checkpoint=loop.checkpoint, world=loop.world

@@ -59,6 +59,7 @@ class OfImages(Measured, Computed[Result]):
     def compute(self, given: Given) -> Outcome:
         pictures: Pictures = given["data"]
         size = pictures.size(self.size)
+        # after the filter, if there is one: what is measured are the images that are used
         made: list[Sample] = given["images"].samples(self.k)
         images, targets = decode_all([s.image for s in made], size), np.array([s.target for s in made])
         real = {name: pictures.arrays(name, self.seed, size)[0] for name in self.evaluation.needs}
@@ -90,7 +91,7 @@ class OfClassifier(Measured):
     def check(self, given: Given) -> None:
         check_splits(self.evaluation, given["shown"])
         ours: Pictures = given["data"]
-        places_of(given["shown"], ours.listing.classes)
+        places_of(given["shown"], ours.listing.classes)  # refuses a class that was not learned
         if "denoiser" in self.inputs:
             model: DenoiserModel = given.stage.inputs["denoiser"].model  # type: ignore[attr-defined]
             self.evaluation.check(model.alphas_cumprod())
@@ -106,6 +107,7 @@ class Whole(OfClassifier, Computed[Result]):
 
     def compute(self, given: Given) -> Outcome:
         subject, calls = self.subject(given)
+        # first, because only then is it known what it has asked
         result = self.evaluation(subject)
         return Outcome(result=result, calls=calls())
 
@@ -136,11 +138,13 @@ class ImageByImage(OfClassifier, Mapped[Result]):
 
     def make(self, unit: int, opened: Any) -> Part:
         given, subject, calls = opened
+        # models outlive a unit, so what one has asked is a difference
         before = calls()
         rows = self.evaluation.rows(subject, self.images_of(unit, given))
         return Part(canonical(rows), len(rows), counters={"unet_calls": calls() - before})
 
     def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
+        # by the order of the images, whoever was done first
         rows = [row for unit in self.units(given) for row in json.loads(read_part(at, unit, self.suffix))]
         return replace(super().close(at, given, receipts), result=self.evaluation.result(rows))
 
@@ -156,6 +160,7 @@ def places_of(shown: Pictures, ours: Sequence[str]) -> list[tuple[int, ...]]:
     """Where the classes of a data set are among those that were learned: some mean several of ImageNet's."""
     name, theirs = shown.dataset.name, shown.listing.classes
     place: dict[str, tuple[int, ...]] = {cls: (number,) for number, cls in enumerate(ours)}
+    # robustness sets of ImageNet call its classes otherwise, and know where they are among its thousand
     if name in PUBLISHED and len(ours) == 1000 and all(map(WORDNET.fullmatch, ours)):
         place |= PUBLISHED[name].places
     if strange := [cls for cls in theirs if cls not in place]:
@@ -176,6 +181,7 @@ class Looking:
         self.models = Models(None, (), given.get("denoiser"))  # of copies that are made when they are asked for
 
     def calls(self) -> int:
+        # in the loop, and for copies that are made when they are asked for
         return self.given.calls + self.models.counters.get("unet_calls", 0)
 
     def subject(self) -> Subject:
@@ -185,6 +191,7 @@ class Looking:
         free = set(own.classes).isdisjoint(listing.classes)
         if not free and len(self.places) < len(own.classes):
             model = among(model, [first for first, *_ in self.places], len(own.classes))
+        # who looks at copies asks no denoiser itself: whoever makes them does
         in_the_loop = self.evaluation.needs_denoiser and not self.evaluation.copies()
         return Subject(
             model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copy=self.copy,
@@ -194,7 +201,9 @@ class Looking:
         )  # fmt: skip
 
     def images(self, split: str) -> Arrays:
+        # any seed: a split is the same for all of them
         found, labels = self.shown.arrays(split, 0, self.size)
+        # their numbers become ours; of several that are as true the first stands for all
         return found, np.array([first for first, *_ in self.places])[labels]
 
     def copy(self, maker: Adaptation, split: str, numbers: Sequence[int], variant: int) -> np.ndarray:
@@ -202,7 +211,7 @@ class Looking:
         role = self.stage.looks.get((split, maker))
         if role is not None:
             made: Images = self.given[role]
-            return made.stacked(self.size, numbers, [variant])[:, 0]
+            return made.stacked(self.size, numbers, [variant])[:, 0]  # N x 1 x C x H x W to NCHW
         entries = [self.shown.listing.splits[split][number] for number in numbers]
         return copies_now(maker, entries, self.images(split)[0][list(numbers)], variant, self.models)
 
@@ -212,8 +221,9 @@ def copies_now(
 ) -> np.ndarray:
     """One copy of each of some images, made here and kept nowhere."""
     samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
+    # an empty context: the noise of a copy hangs on image and variant alone, so it is the same as when it is made first
     rows = [maker.plan(sample, variant, Context(0, (), "", "")) for sample in samples]
-    made_NHWC, _ = maker.generate(rows, list(images_NCHW.transpose(0, 2, 3, 1)), models)
+    made_NHWC, _ = maker.generate(rows, list(images_NCHW.transpose(0, 2, 3, 1)), models)  # makers see HWC
     return np.stack(made_NHWC).transpose(0, 3, 1, 2)
 
 

@@ -30,12 +30,15 @@ class Scores(Mapped["ScoresRead"]):
         named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.filter, self.images, self.size = filter, images, size
+        # with one choice for all: filters that differ in nothing else share their scores
         every = keyed(replace(filter, {"drop": 0.0, "per_class": False}))
+        # which data it is about is in the key of the images
         inputs = {"images": images, "judge": judge, "data": data}
         super().__init__({"filter": every, "size": size} | dict(named), inputs, keyed=("images", "judge"))
 
     @property
     def identity(self) -> tuple[Any, ...]:
+        # the key does not know k, and with more variants there is more to read
         return *super().identity, self.images.k
 
     def wants_more(self, other: Stage[ScoresRead]) -> bool:
@@ -54,6 +57,7 @@ class Scores(Mapped["ScoresRead"]):
         given, score = opened
         images: Images = given["images"]
         pictures: Pictures = given["data"]
+        # units are the shards of the images: one of them in memory at a time
         samples = images.shard(unit)
         targets = np.array([sample.target for sample in samples])
         decoded = decode_all([sample.image for sample in samples], pictures.size(self.size))
@@ -85,6 +89,7 @@ class Filtered(Computed["Kept"]):
 
     def __init__(self, filter: Filter, scores: Scores, k: int, named: Mapping[str, str]) -> None:
         self.filter, self.k = filter, k
+        # scores once were no stage: the key is that of before, of what they are made from
         inputs = {**scores.inputs, "scores": scores}
         super().__init__({"filter": keyed(filter), "k": k} | dict(named), inputs, keyed=scores.keyed)
 
@@ -100,6 +105,7 @@ class Filtered(Computed["Kept"]):
         return Outcome({SCORES: canonical({"kept": stay, "scores": known})}, counts=counts)
 
     def load(self, at: Folder, given: Given) -> Kept:
+        # ids only: the images stay where they are, and are read when they are asked for
         return Kept(given["images"], frozenset(json.loads(at.read(SCORES))["kept"]))
 
 

@@ -22,6 +22,7 @@ class TrainedGuide(Trained[PlacedGuide]):
         size: int | None,
     ) -> None:  # fmt: skip
         self.guide, self.seed, self.size = guide, seed, size
+        # `drawn` and not the experiment's seed: where that chooses no images, all seeds share one guide
         settings = {"guide": keyed(guide), "version": guide.version, "seed": drawn, "size": size}
         super().__init__(settings | settings_of(denoiser), {"data": data, "denoiser": denoiser})
 
@@ -52,7 +53,7 @@ class TrainedGuide(Trained[PlacedGuide]):
         return Outcome({FILE: save(net.state_dict())}, done.seconds, calls, done.history, counts=counts)
 
     def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
-        return {"guide/val/top1": history[-1]["val/top1"]}
+        return {"guide/val/top1": history[-1]["val/top1"]}  # averaged weights: the last are kept
 
     def load(self, at: Folder, given: Given) -> PlacedGuide:
         return self.guide, at.local()

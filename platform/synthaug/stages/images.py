@@ -40,7 +40,7 @@ class Made(Mapped["Images"]):
         self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
     ) -> None:
         self.seed, self.maker, self.k = seed, maker, k
-        self._context: tuple[Pictures, Context] | None = None
+        self._context: tuple[Pictures, Context] | None = None  # with the pictures that it was made of
         super().__init__({**settings, **settings_of(inputs.get("denoiser"))}, inputs)
 
     def wants_more(self, other: Stage[Images]) -> bool:
@@ -59,7 +59,9 @@ class Made(Mapped["Images"]):
         """Numbers of the shards that hold some variants, block by block and within a block variant by variant, so that
         a source is encoded once."""
         blocks = blocks_of(sources)
+        # variants that are made together lie in one shard
         groups = list(dict.fromkeys((variant - 1) // self.maker.together for variant in variants))
+        # a shard's number does not hang on k, so that more variants are only more numbers
         return [group * blocks + block for block in range(blocks) for group in groups]
 
     def variants(self, unit: int, sources: int) -> range:
@@ -74,6 +76,7 @@ class Made(Mapped["Images"]):
         return sources[first : first + SHARD]
 
     def plan(self, entries: Iterable[Entry], variants: Iterable[int], context: Context) -> Iterator[Row]:
+        # without their bytes: a plan is made without reading images
         samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
         for variant in variants:
             for sample in samples:
@@ -123,9 +126,11 @@ class Made(Mapped["Images"]):
 
     def models(self, given: Given) -> Models:
         """Those of this process, which whoever has the same inputs shares: it keeps one set."""
+        # what is loaded and nothing else, so that stages of other data or methods find the same models
         roles = ["adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else [])]
         key = hash_of([self.drawn_by, [self.inputs[role].key for role in roles if role in self.inputs]])
         if key not in _models:
+            # one set: a pipeline may fill the device
             _models.clear()
             placed = {role: given.get(role) for role in roles}
             adapters: tuple[Adapter, ...] = placed["adapter"] or ()
@@ -140,8 +145,10 @@ class Made(Mapped["Images"]):
         variants = self.variants(unit, len(self.sources(opened.given)))
         rows = list(self.plan(entries, variants, opened.context))
         size = self.squash(opened.given)
+        # to read and to encode is for threads; models are asked from this one
         with ThreadPoolExecutor() as threads:
             samples = pictures.listing.samples(entries)
+            # rows go variant by variant, so of several made together the sources come that often, in their order
             sources = list(threads.map(lambda s: source_of(s, size), samples)) * self.maker.together
             images, labels = self.maker.generate(rows, sources, models)
             encoded = list(threads.map(self.maker.encode, images))
@@ -151,6 +158,7 @@ class Made(Mapped["Images"]):
             for row, image, label in zip(rows, encoded, labels, strict=True)
         ]  # fmt: skip
         after = models.counters
+        # models outlive a shard, so what one has cost is a difference; the micro-batch is a state
         counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
         first = rows[0].variant if rows else 1
         return Part(to_parquet(made), len(made), first, None, counts, after.get("micro_batch"))
@@ -164,6 +172,7 @@ class Made(Mapped["Images"]):
     def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
         """Which variants are complete, and what they cost, whoever made them: another run may have asked for more."""
         sources, variants, found = len(self.sources(given)), list[int](), list[Receipt]()
+        # from the first on without a gap, because whoever comes asks for variants 1..k
         while more := self._of_variant(at, len(variants) + 1, sources):
             variants += range(len(variants) + 1, len(variants) + self.maker.together + 1)
             found += more
@@ -232,6 +241,7 @@ class OfBackbone(Made):
         if self.backbone is None:
             return
         entries, context = self.sources(given), self.context(given)
+        # of all variants: a method may draw words for each row, and the longest prompt could come last
         rows = self.plan(entries, range(1, self.k + 1), context)
         tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
         self.backbone.check_prompts(
@@ -259,6 +269,7 @@ class Generated(OfBackbone):
 class Copies(Made):
     """Copies of training images that a view draws from, or of a split's images that an evaluation looks at."""
 
+    # what they were first made for; keys and folders are called so
     kind, cost = "views", "views"
 
     def __init__(
@@ -283,7 +294,7 @@ class Images:
         self, stage: Made, at: Folder, sources: tuple[Entry, ...], read: Callable[[str], bytes]
     ) -> None:  # fmt: skip
         self.stage, self.at, self.sources, self.read = stage, at, sources, read
-        self._place = {entry.id: number // SHARD for number, entry in enumerate(sources)}
+        self._place = {entry.id: number // SHARD for number, entry in enumerate(sources)}  # the shard of variant 1
         self._arrays = lru_cache(maxsize=16)(self._read_arrays)  # some shards, for those who ask for partners
 
     def shard(self, number: int) -> list[Sample]:
@@ -295,11 +306,13 @@ class Images:
         for number in self.stage.shards(range(1, k + 1), len(self.sources)):
             if sources is None or any(entry.id in sources for entry in self._entries(number)):
                 found += self.shard(number)
+        # where several are made together, a shard may hold more than k
         return [s for s in found if s.variant <= k and (sources is None or s.source in sources)]
 
     def gallery(self, k: int, classes: int = 12) -> list[list[bytes]]:
         """For each class a source and its variants; sources are chosen by hash, not as the first ones."""
         chosen = {}
+        # the last of a class stays, which in this order has the smallest hash: any, but always the same
         for entry in sorted(self.sources, key=lambda e: seed_of("gallery", e.id), reverse=True):
             chosen[entry.label] = entry
         shown = [chosen[label] for label in sorted(chosen)][:classes]
@@ -318,6 +331,7 @@ class Images:
         self, size: int, numbers: Sequence[int] | None = None, variants: Sequence[int] | None = None
     ) -> np.ndarray:
         """Variants of the sources, all or some of each, source by source: N x K x C x H x W."""
+        # `place` runs along N, `wanted` along K
         chosen = self.sources if numbers is None else [self.sources[number] for number in numbers]
         wanted = {variant: number for number, variant in enumerate(variants or range(1, self.stage.k + 1))}
         place = {entry.id: number for number, entry in enumerate(chosen)}

@@ -38,7 +38,7 @@ class Line:
 
     def __init__(self, experiment: Experiment, library: Library) -> None:
         self.experiment, self.library = experiment, library
-        self._copies: dict[tuple[Any, ...], Copies] = {}
+        self._copies: dict[tuple[Any, ...], Copies] = {}  # one object for all who ask for the same
 
     # --- what they work on
 
@@ -55,6 +55,7 @@ class Line:
     def drawn(self) -> int | None:
         """The seed that the training images hang on, if they do."""
         dataset = self.experiment.dataset
+        # all images, or a subset that the data set fixes itself, are the same for every seed
         return self.experiment.seed if dataset.shots is not None and dataset.subset_seed is None else None
 
     @property
@@ -98,6 +99,7 @@ class Line:
         e = self.experiment
         if e.generator is None:
             raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
+        # how images will be sampled is no matter of what is learned
         base = e.generator.for_tuning()
         return Tuned(self.data, before, tuning, base, e.seed, self.drawn_by(base), self.named(tuning[-1]))
 
@@ -112,6 +114,7 @@ class Line:
         method = self.experiment.method
         if method is None or method.before is None:
             return None
+        # one of each source, whatever k is
         return self._of_backbone(Prepared, method.before, 1, self._inputs(method.before))
 
     @cached_property
@@ -129,6 +132,7 @@ class Line:
 
     def _inputs(self, maker: Maker, prepared: Prepared | None = None) -> dict[str, Stage[Any] | None]:
         denoiser = self.asks(maker.needs_denoiser)
+        # in this order their keys enter the key of the images
         return {"data": self.sources, "adapter": self.adapters, "prepared": prepared, "denoiser": denoiser}
 
     @cached_property
@@ -139,13 +143,16 @@ class Line:
             return made
         named = self.named(chosen)
         judge = self.judge if chosen.needs_classifier else None
+        # scores are of all that was generated; what stays of them is for each share to choose
         return Filtered(chosen, Scores(chosen, self.data, made, judge, self.size, named), self.experiment.k, named)
 
     @cached_property
     def judge(self) -> Any:
         """The classifier of the real images alone, whom a filter or a measurement of images may ask."""
+        # The recipe stays: so it is the very classifier that plain training gives, and is found if that was done.
         without: dict[str, Any] = dict.fromkeys(("backbone", "method", "finetune", "filter"))
         real_only = dataclasses.replace(self.experiment, **without)
+        # by a line of the same class, which may say otherwise what training sees
         return type(self)(real_only, self.library)._classifier(Judge)
 
     def copies(self, maker: Maker, k: int, split: str = SUBSET, dataset: Dataset | None = None) -> Copies:
@@ -168,6 +175,7 @@ class Line:
         e, views = self.experiment, self.experiment.recipe.views
         wanted = {place: view.copies() for place, view in enumerate(views)}
         copies = {place: self.copies(*found) for place, found in wanted.items() if found is not None}
+        # a view whose copies are made first asks no denoiser while the net is trained
         looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
         named = self.named(e.recipe)
         return shape(self.data, self.images, copies, self.asks(looping), e.recipe, e.utilize, e.k, e.seed, named)
@@ -192,6 +200,7 @@ class Line:
         # who asks for copies as it goes finds those that another evaluation has had made first
         made_first = wanted if evaluation.copies_first else [copy for copy in wanted if (other, copy) in self._shared]
         copies = [self.copies(maker, maker.variants, split, other) for split, maker in made_first]
+        # copies that were made first have asked the denoiser in its place
         denoiser = self.asks(evaluation.needs_denoiser and not (evaluation.copies_first and copies))
         shown = self.data if other is None else Data(other, self.library)
         shape = ImageByImage if isinstance(evaluation, MappedEvaluation) else Whole
@@ -208,6 +217,7 @@ class Line:
     def stages(self, is_made: Callable[[Stage[Any]], bool] = lambda _: False) -> dict[str, Stage[Any]]:
         """Every stage by the name that people know it by, inputs first; of equal ones the one that asks for most."""
         results = self.results
+        # what was asked for keeps the name under which it was; all else is numbered as it comes
         names = {stage.key: name for name, stage in results.items()}
         counts: Counter[str] = Counter()
         found: dict[str, Stage[Any]] = {}

@@ -14,6 +14,7 @@ def receipt_name(number: int) -> str:
 
 
 def part_name(number: int, digest: str, suffix: str) -> str:
+    # named by its bytes: another outcome is another file, and never changes one that somebody is reading
     return f"part-{number:05d}-{digest[:8]}.{suffix}"
 
 
@@ -33,6 +34,7 @@ def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> R
         found = Receipt.from_json(json.loads(at.read(receipt_name(number))))
         if found is None or found.part != part_name(number, found.sha256, suffix):
             return None  # a name of somebody's own could lead out of the folder
+        # cheap, because it is asked of all units of each run
         if at.size(found.part) != found.bytes:
             return None
         if read and sha256(at.read(found.part)).hexdigest() != found.sha256:
@@ -44,6 +46,7 @@ def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> R
 
 def read_part(at: Folder, number: int, suffix: str) -> bytes:
     """The bytes of a unit, refused if they are not those that were written."""
+    # hashed below in any case: what was damaged since it was written must not be trained on
     receipt = receipt_of(at, number, suffix)
     data = b"" if receipt is None else at.read(receipt.part)
     if receipt is None or sha256(data).hexdigest() != receipt.sha256:
