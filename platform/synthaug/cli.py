@@ -117,10 +117,8 @@ def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep
         # what a file has imported from another is listed there
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
             returns = inspect.get_annotations(function, eval_str=True).get("return")
-            if (
-                getattr(returns, "__name__", "") in ("Experiment", "Sweep")
-                and not inspect.signature(function).parameters
-            ):
+            classes = {cls.__name__ for cls in getattr(returns, "__mro__", ())}
+            if classes & {"Experiment", "Sweep"} and not inspect.signature(function).parameters:
                 found[name] = function
     return found
 

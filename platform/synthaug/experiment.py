@@ -25,6 +25,7 @@ from synthaug.settings import (
     OneOf,
     UserError,
     did_you_mean,
+    find_class,
     from_json,
     jsonable,
     replace,
@@ -221,5 +222,6 @@ def load(text: str) -> Experiment | Sweep:
 def read(data: Any) -> Experiment | Sweep:
     """An experiment or a sweep from the JSON of either, as it is written today or was before."""
     # by its fields, because older JSON of an experiment names no kind
-    is_sweep = isinstance(data, dict) and "base" in data
+    kind = data.get("kind") if isinstance(data, dict) else None
+    is_sweep = isinstance(kind, str) and issubclass(find_class(object, kind), Sweep)
     return from_json(Sweep, data) if is_sweep else from_json(Experiment, data)

@@ -155,8 +155,9 @@ def find_class(base: type[T], kind: str) -> type[T]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError):
-        found = next((cls for cls in subclasses(base) if key_name(cls) == kind), None)  # it may have moved since
+    except (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError):
+        # it has moved since, or is of a file that is not here or cannot be read just now
+        found = next((cls for cls in subclasses(base) if key_name(cls) == kind), None)
         if found is None:
             raise UserError(f"there is no class {kind!r}") from None
     # JSON comes from anywhere: what it names must be of the kind that the field holds

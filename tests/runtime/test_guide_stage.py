@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import synthaug
-from making import made_in, place_of
+from making import made_in, place_of, stages_of
 from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset, subset
 from synthaug.data.sample import decode_image
@@ -19,7 +19,7 @@ from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.runtime.store import Store
-from synthaug.runtime.tracking import named_after
+from synthaug.stages.base import Trained
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)
 GUIDE = Guide(second="denoised", channels=(8,), steps=4, batch_size=4)
@@ -118,5 +118,7 @@ def test_a_sweep_makes_each_guide_once(tmp_path: Path, cluster: None) -> None:
 
 def test_what_a_stage_reports_is_under_its_name() -> None:
     entry = {"step": 3.0, "train/loss": 1.0, "val/top1": 0.5}
-    assert named_after("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
-    assert named_after("train", entry) == entry
+    stages = stages_of(experiment())
+    assert isinstance(stages["guide"], Trained) and isinstance(stages["train"], Trained)
+    assert stages["guide"].told("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
+    assert stages["train"].told("train", entry) == entry

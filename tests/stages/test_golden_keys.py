@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 import synthaug
 from making import Known, stages_of
+from shapes import tiny
 from synthaug.cli import import_file, subjects_in
 from synthaug.data.dataset import Dataset
+from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.base import Evaluation
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.methods.base import Method
@@ -93,6 +96,12 @@ def test_older_records_are_filed_by_what_they_hold(home: Path) -> None:
     assert again["run_id"] == first["run_id"] and all(stage["cached"] for stage in again["stages"].values())
     assert new.exists() and not old.exists() and len(store.records()) == 1
     assert [name for name, _ in store.unneeded()] == []
+    # and goes on in its run when something of it is lost, although the run had another key then
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    client.set_tag(first["run_id"], "synthaug.key", "of before")
+    store.disk.remove(f"evaluate/{first['stages']['evaluate']['key']}")
+    assert synthaug.run(experiment, home=home)["run_id"] == first["run_id"]
+    assert len(client.search_runs([client.get_run(first["run_id"]).info.experiment_id])) == 1
 
 
 def test_records_of_classes_that_are_gone_stay(home: Path) -> None:
@@ -107,5 +116,9 @@ def test_a_sweep_of_older_json_is_read() -> None:
     sweep = read(known["sweep"])
     assert isinstance(sweep, Sweep) and "kind" not in known["sweep"]["base"], "its base had no class of its own then"
     assert read(to_json(sweep)) == sweep and record_key(sweep) == record_key(read(to_json(sweep)))
+    arms = {"one": {"denoiser": {"kind": "synthaug.diffusion.denoisers:TrainedUNet", "steps": 7}}, "a": {}}
+    moved = Sweep(base=tiny(), arms=arms, seeds=1)
+    now = Sweep(base=tiny(), arms={"a": {}, "one": {"denoiser": TrainedUNet(steps=7)}}, seeds=1)
+    assert record_key(moved) == record_key(now), "whatever its arms call a class, in whatever order"
     (experiment,) = [trial.experiment for trial in sweep.trials()]
     assert list(stages_of(experiment)) == ["train", "evaluate"]

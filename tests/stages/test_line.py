@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,28 @@ import numpy as np
 import pytest
 
 import synthaug
-from making import made_in
+from making import Known, made_in
 from shapes import NANO, Noise, class_folders, tiny
 from synthaug.classify.recipe import Recipe
+from synthaug.clip import Clip
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.features import ClipFeatures
 from synthaug.evaluate.filter import BaseProb, Candidates, Filter, Score
+from synthaug.evaluate.leak import Leak
 from synthaug.evaluate.predict import Ensemble
 from synthaug.evaluate.recognised import Recognised
-from synthaug.experiment import Experiment, Sweep
+from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.da_fusion import DAFusion
 from synthaug.methods.diff_ii import DiffII
+from synthaug.methods.gif import GIF
 from synthaug.pages.plan import plan
 from synthaug.runtime.make import next_wave
 from synthaug.runtime.store import Store
 from synthaug.settings import settings
-from synthaug.stages.base import Mapped, closure, once
+from synthaug.stages.base import Given, Mapped, closure, once
+from synthaug.stages.line import line_of
 
 
 def test_what_a_process_keeps_it_keeps_by_what_it_is(tmp_path: Path) -> None:
@@ -118,16 +124,36 @@ def test_another_share_is_dropped_without_scoring_again(tmp_path: Path) -> None:
         assert (store.line(subject).stages()["scores"].key in made.seconds) == (drop == 0.3)
 
 
-def test_a_filter_that_was_made_needs_no_scores(tmp_path: Path) -> None:
-    """Homes of before have none: what only helped to make a stage is not made again when it is gone."""
+def test_a_filter_that_was_made_without_scores_stays_as_it_is(tmp_path: Path) -> None:
+    """Homes of before have none: what only helped to make a stage is not made again, nor paid for when others make it."""
     subject = tiny(method=Noise(), k=1, filter=BaseProb(drop=0.3))
     first = synthaug.run(subject, home=tmp_path)
     store = Store(tmp_path)
-    scores = store.line(subject).stages()["scores"]
+    scores, filtered = (store.line(subject).stages()[name] for name in ("scores", "filter"))
     store.disk.remove(f"scores/{scores.key}")
+    manifest = json.loads(store.at(filtered).read("manifest.json"))
+    assert manifest.pop("helpers") == [scores.key]
+    store.at(filtered).write("manifest.json", json.dumps(manifest).encode())
     again = synthaug.run(subject, home=tmp_path)
     assert set(first["stages"]) - set(again["stages"]) == {"scores"}
     assert all(stage["cached"] for stage in again["stages"].values())
+    synthaug.run(replace(subject, {"filter.drop": 0.5}), home=tmp_path)
+    last = synthaug.run(subject, home=tmp_path)
+    assert last["metrics"] == again["metrics"] and last["run_id"] == again["run_id"] == first["run_id"]
+    store.at(filtered).write("manifest.json", b'{"sta')
+    mended = synthaug.run(subject, home=tmp_path)
+    assert not mended["stages"]["filter"]["cached"] and mended["run_id"] == first["run_id"]
+
+
+def test_models_are_those_of_the_files_that_a_method_names_now(tmp_path: Path) -> None:
+    """GIF's CLIP at one place with other weights: whoever has loaded the old ones must load anew."""
+    subject = tiny(method=GIF(clip=Clip("nano:clip")), backbone=NANO)
+    found = []
+    for content in ("old", "new", "new"):
+        made = line_of(subject, Known(lambda thing, content=content: content)).generated
+        assert made is not None
+        found.append(made.models(Given(made, lambda stage: None)))
+    assert found[0] is not found[1] is found[2]
 
 
 def test_stages_come_in_waves(tmp_path: Path) -> None:
@@ -143,6 +169,17 @@ def test_stages_come_in_waves(tmp_path: Path) -> None:
         todo = [stage for stage in todo if stage.key not in done]
     assert told == [["generate"], ["train+evaluate"], ["scores"], ["filter+evaluate"], ["train+evaluate+evaluate"]]
     assert not todo
+
+
+def test_measurements_of_unlike_images_are_made_apart(tmp_path: Path) -> None:
+    """One that fails must not take those of other arms with it: they share no more than the data."""
+    store = Store(tmp_path).prepare()
+    looks = (Accuracy(), Leak(extractor=ClipFeatures(Clip("nano:clip"))))
+    arms = [tiny(method=Noise(amount=amount), k=1, evaluations=looks) for amount in (5, 20)]
+    todo = once(closure(stage for arm in arms for stage in store.line(arm).results.values()))
+    left = [stage for stage in todo if stage.name != "generate"]
+    chains = [[stage.name for stage in chain] for chain in next_wave(left, {})]
+    assert sorted(chains) == [["evaluate"], ["evaluate"], ["train", "evaluate"], ["train", "evaluate"]]
 
 
 def test_what_fails_takes_with_it_only_what_needs_it(tmp_path: Path) -> None:

@@ -125,6 +125,10 @@ class Evaluation(Measurement):
         """Whether the experiment must name a denoiser."""
         return any(adaptation.needs_denoiser for _, adaptation in self.copies())
 
+    def calls(self, images: int) -> int:
+        """The most rows through the denoiser that it asks for itself, about so many images of each split."""
+        return 0 if self.copies_first else sum(maker.variants for _, maker in self.copies()) * images
+
     def check(self, alphas_cumprod: Tensor) -> None:
         """Refuse what the schedule of the experiment's denoiser does not allow, before anything runs."""
         for _, adaptation in self.copies():

@@ -155,6 +155,9 @@ class Certified(MappedEvaluation):
         for sigma in self.sigma:
             timestep_for(sigma, alphas_cumprod)
 
+    def calls(self, images: int) -> int:
+        return (self.n0 + self.n) * len(self.sigma) * len(self.chosen(images))
+
     def chosen(self, count: int) -> Sequence[int]:
         return range(0, count, self.every)
 

@@ -15,6 +15,7 @@ from synthaug.evaluate import figures
 from synthaug.evaluate.base import Curve
 from synthaug.experiment import Experiment, Sweep, Trial, read
 from synthaug.pages import table
+from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.run import NANO_NOTE, is_ready, trials_of
@@ -72,7 +73,13 @@ def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: 
 
 def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
     """Everything that was run in this home, by name."""
-    found = {f"{record.name} {record.run_id[:8]}": read(record.subject) for record in store.records()}
+    found = {}
+    for record in store.records():
+        title = f"{record.name} {record.run_id[:8]}"
+        try:
+            found[title] = read(record.subject)
+        except UserError as error:
+            say(f"left out of the report: {title} ({error}); name it: synthaug report REF")
     if not found:
         raise UserError(f"nothing has been run in {str(store.home)!r} yet: synthaug run REF")
     return found
@@ -222,7 +229,10 @@ def _galleries(told: Sequence[Told]) -> str:
         images, seed = one.finished.line.generated, one.trial.seed
         if images is None or seed != told[0].trial.seed or images.key in shown:
             continue
-        pixels = figures.gallery(one.finished.store.load(images).gallery(one.trial.experiment.k))
+        lines = one.finished.store.load(images).gallery(one.trial.experiment.k)
+        if not lines:
+            continue
+        pixels = figures.gallery(lines)
         caption = f"{arm}, seed {seed}: a real image of each class, then its variants."
         shown[images.key] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
     return "".join(shown.values())

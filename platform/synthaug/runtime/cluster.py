@@ -61,8 +61,11 @@ class _Starting:
         self.thread.start()
 
     def wait(self) -> None:
+        global _starting
         self.done.wait()
         if self.error is not None:
+            _starting = None  # the next may be another address
+            self.stop.set()
             raise self.error
 
     def _run(self) -> None:
@@ -158,7 +161,8 @@ def stop_own() -> None:
         import ray
 
         # a check may have failed meanwhile: what is still starting cannot be stopped, and would be left behind
-        _starting.done.wait()
+        if _starting.address is None:
+            _starting.done.wait()
         # an actor that ends with it is reported on stdout, where our results may have been printed already
         with redirect_stdout(StringIO()):
             ray.shutdown()
@@ -170,7 +174,7 @@ def is_small() -> bool:
     """Whether this process could compute as well as any that Ray would start: one machine, and no GPU on it."""
     import torch
 
-    return (_starting is None or _starting.address is None) and not torch.cuda.is_available()
+    return _starting is not None and _starting.address is None and not torch.cuda.is_available()
 
 
 def answers() -> tuple[bool, int]:

@@ -46,7 +46,7 @@ class Plan:
 
     def stages(self) -> list[Stage[Any]]:
         """Each key once, inputs first."""
-        return once(closure(self.sinks, self.store.is_made))
+        return once(closure(self.sinks, self.store.helps))
 
     def todo(self) -> list[Stage[Any]]:
         """What is missing. Parts that somebody will read now are read to see whether they are whole."""
@@ -78,14 +78,16 @@ class Executor(Protocol):
 
 
 def make(plan: Plan, executor: Executor, heard: Heard = nobody) -> Made:
-    """Make what is missing. What failed is left out with all that needs it, and the rest goes on."""
+    """Make what is missing. A training or a computation that failed is left out with all that needs it, and the rest
+    goes on; a unit of something mapped that cannot be made ends the call."""
     made = Made()
     todo = plan.todo()
     # what failed stays in `todo`: whatever waits for it is never ready, and it ends when nothing else is left
     while wave := next_wave(todo, made.errors):
         made.add(executor.run(plan, wave, heard))
-        tried = {stage.key for chain in wave for stage in chain} - made.errors.keys()
-        todo = [stage for stage in todo if stage.key not in tried]
+        tried = {stage.key for chain in wave for stage in chain}
+        # behind one that failed in its chain others may not have been tried yet: the next wave does
+        todo = [stage for stage in todo if stage.key not in tried or not plan.store.is_ready(stage)]
     return made
 
 
@@ -103,8 +105,9 @@ def next_wave(todo: Sequence[Stage[Any]], failed: Mapping[str, str]) -> list[Cha
     # inputs stand first in `todo`, so the chains that lead to a stage are known when it comes
     for stage in (stage for stage in todo if stage.key not in failed and waits[stage.key] <= home.keys()):
         behind = {home[key] for key in waits[stage.key]}
-        about = stage.keys_of_inputs[:1] if isinstance(stage, Computed) else []
-        name = behind.pop() if behind else next(iter(about), stage.key)
+        # what it is about: the classifier, the images; not the data, which all are about
+        about = [stage.inputs[role].key for role in stage.keyed if not stage.inputs[role].there]
+        name = behind.pop() if behind else about[0] if about and isinstance(stage, Computed) else stage.key
         # Empty now if at most one chain leads here: what needs two waits for the next wave. So does a training that
         # needs something first, which begins a chain of its own there.
         if not behind and (isinstance(stage, Computed) or not waits[stage.key]):

@@ -44,15 +44,20 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
             ),
         )
         results = tuner.fit()
-    made = Made(errors=_errors(plan, chains, [str(error) for error in results.errors]))
-    keys = [stage.key for chain in chains for stage in chain if stage.key not in made.errors]
-    return Made(dict.fromkeys(keys, (time.monotonic() - began) / max(1, len(keys))), made.errors)
-
-
-def _errors(plan: Plan, chains: Sequence[Chain], errors: Sequence[str]) -> dict[str, str]:
-    """Why some stages have not been made, by key: of each chain the first that is not there, and all behind it."""
-    said = errors[0].strip().splitlines()[-1] if errors else "its process ended"
-    return {stage.key: said for chain in chains for stage in chain if not plan.store.is_ready(stage)}
+    said = {
+        (result.config or {}).get("order", ""): str(result.error)
+        for result in map(results.__getitem__, range(len(results)))
+        if result.error
+    }
+    made = Made()
+    for text, chain in orders.items():
+        # the first that is not there has failed; others of its chain have not been tried, or need it
+        if behind := [stage for stage in chain if not plan.store.is_ready(stage)]:
+            error = said.get(text) or next(iter(said.values()), "its process ended")
+            made.errors[behind[0].key] = error.strip().splitlines()[-1]
+        made.seconds |= dict.fromkeys((stage.key for stage in chain if stage not in behind), 0.0)
+    each = (time.monotonic() - began) / max(1, len(made.seconds))
+    return Made(dict.fromkeys(made.seconds, each), made.errors)
 
 
 def run_trial(config: Mapping[str, Any]) -> None:

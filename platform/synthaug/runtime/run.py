@@ -105,7 +105,9 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     began, store = time.monotonic(), plan.store
     line = store.line(experiment)
     names = {stage.key: name for name, stage in line.stages().items()}
-    run = tracker.open(run_key(line.results.values()), experiment.label, {"synthaug.kind": "experiment"})
+    known = store.recorded(experiment, line.results.values())
+    tags = {"synthaug.kind": "experiment"}
+    run = tracker.open(run_key(line.results.values()), experiment.label, tags, known=known.run_id if known else "")
 
     def heard(stage: Trained[Any], entry: Entry) -> None:
         run.metrics([(int(entry["step"]), stage.told(names[stage.key], entry))])
@@ -131,7 +133,9 @@ def run_key(results: Iterable[Stage[Any]]) -> str:
 def run_sweep(plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracker) -> dict[str, Any]:
     """Every trial of a sweep, tracked below one parent run."""
     began, store = time.monotonic(), plan.store
-    parent = tracker.open(record_key(sweep), f"sweep {tracker.name}", {"synthaug.kind": "sweep"})
+    known = store.recorded(sweep, [s for t in trials for s in store.line(t.experiment).results.values()])
+    tags = {"synthaug.kind": "sweep"}
+    parent = tracker.open(record_key(sweep), f"sweep {tracker.name}", tags, known=known.run_id if known else "")
     parent.json("sweep.json", to_json(sweep))
     with parent.told_of_its_end():
         missing = sum(not is_ready(store, trial.experiment) for trial in trials)
@@ -140,7 +144,7 @@ def run_sweep(plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracke
         # one walk over the results of all trials: what several need is made once
         made = make(plan, SideBySide())
         # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
-        run_ids = log_trials(store, tracker, parent, trials, made)
+        run_ids = log_trials(store, tracker, parent, trials, made, known.run_ids if known else ())
         # only now: the trials that ended well are logged, and need not be run again
         if made.errors:
             failed = sum(not is_ready(store, trial.experiment) for trial in trials)
@@ -157,16 +161,19 @@ def is_ready(store: Store, experiment: Experiment) -> bool:
     return all(map(store.is_ready, store.stages(experiment).values()))
 
 
-def log_trials(store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial], made: Made) -> list[str]:
-    """A child run for each trial, with all its numbers or marked as failed; their ids in order."""
+def log_trials(
+    store: Store, tracker: Tracker, parent: Run, trials: Sequence[Trial], made: Made, earlier: Sequence[str] = ()
+) -> list[str]:
+    """A child run for each trial, with all its numbers or marked as failed; their ids in order, which is that of the
+    `earlier` ones of a record."""
     # one question for all children, not one each
     known = tracker.runs(parent.id)
     ids = []
-    for trial in trials:
+    for trial, before in zip(trials, earlier or [""] * len(trials), strict=True):
         key = run_key(store.line(trial.experiment).results.values())
         if key not in known:
             tags = {"synthaug.kind": "trial", "arm": trial.arm}
-            known[key] = tracker.open(key, f"{trial.arm} {trial.experiment.label}", tags, parent.id)
+            known[key] = tracker.open(key, f"{trial.arm} {trial.experiment.label}", tags, parent.id, before)
         run = known[key]
         if not is_ready(store, trial.experiment):
             run.end("FAILED")

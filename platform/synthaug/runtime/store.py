@@ -42,6 +42,7 @@ class Manifest:
     version: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[str] = ()
+    helpers: Sequence[str] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     denoiser_calls: int = 0
@@ -52,7 +53,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Flat, as it always was; what is empty is left out."""
         named = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "counts"}
-        return {name: value for name, value in named.items() if value not in (None, ())} | dict(self.counts)
+        return {name: value for name, value in named.items() if value not in (None, (), [])} | dict(self.counts)
 
     @classmethod
     def from_json(cls, data: Any) -> Manifest | None:
@@ -123,7 +124,7 @@ class Store:
 
     def stages(self, experiment: Experiment) -> dict[str, Stage[Any]]:
         """The stages of an experiment by name."""
-        return self.line(experiment).stages(self.is_made)
+        return self.line(experiment).stages(self.helps)
 
     def check_subset(self, experiment: Experiment) -> None:
         """Refuse a data set that has not as many images as are to be trained on."""
@@ -137,7 +138,13 @@ class Store:
 
     def is_made(self, stage: Stage[Any]) -> bool:
         """Whether it was finished, for whatever was wanted of it then."""
-        return stage.there or self.at(stage).exists(MANIFEST)
+        return stage.there or self.manifest(stage) is not None
+
+    def helps(self, stage: Stage[Any], helper: Stage[Any]) -> bool:
+        """Whether an input that is not in its key helps to make a stage, or did: homes of older versions have filters
+        that no stage of scores helped to make, and what was made without is neither found with it nor paid for."""
+        manifest = self.manifest(stage)
+        return manifest is None or (helper.key in manifest.helpers and self.is_made(helper))
 
     def is_ready(self, stage: Stage[Any], *, verify: bool = False) -> bool:
         """Whether all that is wanted of it is there; to `verify` is to hash its parts as well."""
@@ -232,8 +239,8 @@ class Store:
             at.write(name, data)
         took = seconds if outcome.seconds is None else outcome.seconds
         manifest = Manifest(
-            stage.kind, stage.key, stage.version, stage.settings, stage.keys_of_inputs, environment(), took,
-            outcome.calls, list(outcome.history), outcome.result, outcome.counts,
+            stage.kind, stage.key, stage.version, stage.settings, stage.keys_of_inputs, stage.helpers, environment(),
+            took, outcome.calls, list(outcome.history), outcome.result, outcome.counts,
         )  # fmt: skip
         at.write(MANIFEST, _json(manifest.to_json()))  # what lies there without it is nobody's, and is made again
 
@@ -293,9 +300,10 @@ class Store:
         self.disk.remove(self._place(subject, "begun"))
 
     def recorded(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
-        """What was noted when the same subject, with the same content behind it, was run to its end."""
+        """What was noted when the same subject, with the same content behind it, was run to its end, if all of these
+        stages were among what it made or found."""
         known = Record.from_json(self.read_json(self._place(subject)))
-        return known if known and list(known.artefacts) == names(stages) else None
+        return known if known and set(names(stages)) <= set(known.artefacts) else None
 
     def records(self, kind: str = "record") -> list[Record]:
         found = (self.read_json(f"{kind}/{name}") for name in self.disk.list(kind) if name.endswith(".json"))
@@ -371,8 +379,12 @@ def names(stages: Iterable[Stage[Any]]) -> list[str]:
 
 
 def record_key(subject: Experiment | Sweep) -> str:
-    """What records and runs of a subject are named by: as keys are, with where things lie beside it."""
-    return hash_of(keyed(subject, places=True))
+    """What records and runs of a subject are named by: as keys are, with where things lie beside it. A sweep is its
+    trials: what its arms replace is JSON, which would move with every class."""
+    if isinstance(subject, Experiment):
+        return hash_of(keyed(subject, places=True))
+    trials = [hash_of([t.arm, t.seed, keyed(t.experiment, places=True)]) for t in subject.trials()]
+    return hash_of([subject.baseline, sorted(trials)])  # records are written with their arms in another order
 
 
 def _json(data: Any) -> bytes:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +42,16 @@ class Tracker:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        with self.disk.lock("mlflow.lock", lambda: None):
+        with self.lock():
+            database = self.home / "mlflow.db"
+            if self.uri == f"sqlite:///{database}" and not database.exists():
+                # The first question makes the tables, and MLflow cannot go on with a half of them: made aside, and
+                # whole or not at all.
+                new = self.home / "mlflow.db.new"
+                self.disk.remove(new.name)
+                MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+                os.replace(new, database)
             client = MlflowClient(self.uri)
-            # the first question makes the tables; two first users who both migrate them break each other
             client.search_experiments(max_results=1)
         return client
 
@@ -52,7 +59,7 @@ class Tracker:
     def experiment(self) -> str:
         """The id of the MLflow experiment; its artifacts lie below the home, wherever a run is started."""
         client = self.client  # takes the same lock
-        with self.disk.lock("mlflow.lock", lambda: None):
+        with self.lock():
             if (found := client.get_experiment_by_name(self.name)) is not None:
                 # MLflow keeps the names of deleted ones, so there can be no new one of this name
                 if found.lifecycle_stage != "active":
@@ -76,26 +83,37 @@ class Tracker:
             run.data.tags[KEY]: Run(self, run.info.run_id, run.info.status) for run in found if KEY in run.data.tags
         }
 
-    def open(self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> Run:
-        """The run of `key`, opened again if there is one."""
+    def open(
+        self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None, known: str = ""
+    ) -> Run:  # fmt: skip
+        """The run of `key`, opened again if there is one; `known` is one that a record tells of, which may have had
+        another key in an older home."""
         # the same trial may belong to several sweeps, and has a run below each of them
         family = f"tags.`{PARENT}` = '{parent}'" if parent else f"tags.`{KEY}` = '{key}'"
         query = f"tags.`{KEY}` = '{key}' and {family}"
         tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
         experiment = self.experiment
-        with self.disk.lock("mlflow.lock", lambda: None):  # two that ask at once get the same run
+        with self.lock():  # two that ask at once get the same run
             if found := self.client.search_runs([experiment], query, max_results=1):
                 run = found[0]
+            elif known and (found := self.client.search_runs([experiment], f"attributes.run_id = '{known}'")):
+                run = found[0]
+                self.client.set_tag(known, KEY, key)
             else:
                 run = self.client.create_run(experiment, tags=tags, run_name=name)
         return Run(self, run.info.run_id, run.info.status)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Held by whoever asks for something and makes it where it is not there."""
+        return self.disk.lock("mlflow.lock", lambda: None)
 
 
 class Run:
     """One tracked execution."""
 
     def __init__(self, tracker: Tracker, id: str, status: str) -> None:
-        self.client, self.id, self.finished = tracker.client, id, status == "FINISHED"
+        self.client, self.lock = tracker.client, tracker.lock
+        self.id, self.finished = id, status == "FINISHED"
         # who failed or was killed runs again; what is finished stays so until it ends once more
         if status not in ("RUNNING", "FINISHED"):
             self.client.update_run(id, status="RUNNING")
@@ -125,7 +143,8 @@ class Run:
 
         # MLflow takes at most 36 characters of a digest
         dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=name)
-        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        with self.lock():  # MLflow looks for the data set first and adds it then: two at once break each other
+            self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def json(self, name: str, data: Any) -> None:
         self.client.log_dict(self.id, data, name)
@@ -175,8 +194,8 @@ def log_finished(run: Run, finished: Finished, made: Made) -> None:
     run.json("experiment.json", to_json(experiment))
     for name, result in finished.results.items():
         log_result(run, name, result)
-    if line.generated is not None:
-        lines = finished.store.load(line.generated).gallery(experiment.k)
+    # nothing to show where a mask has kept no image
+    if line.generated is not None and (lines := finished.store.load(line.generated).gallery(experiment.k)):
         run.image("gallery.png", figures.gallery(lines))
     run.end()
 

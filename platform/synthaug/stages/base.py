@@ -198,6 +198,11 @@ class Stage(ABC, Generic[T]):
         return [self.inputs[role].key for role in self.keyed]
 
     @property
+    def helpers(self) -> list[str]:
+        """The keys of inputs that are made and not in the key."""
+        return [other.key for role, other in self.inputs.items() if role not in self.keyed and not other.there]
+
+    @property
     def identity(self) -> tuple[Any, ...]:
         """Under which a process keeps what it loaded: the key, never a path."""
         return self.kind, self.key
@@ -287,10 +292,10 @@ class Computed(Stage[T]):
 
 
 def closure(
-    stages: Iterable[Stage[Any]], is_made: Callable[[Stage[Any]], bool] = lambda _: False
+    stages: Iterable[Stage[Any]], helps: Callable[[Stage[Any], Stage[Any]], bool] = lambda stage, helper: True
 ) -> Iterator[Stage[Any]]:
-    """Some stages and all that they are made from, inputs first, each object once; nothing that is there anyway. What
-    was needed only to make a stage is left out where that is made and it has gone."""
+    """Some stages and all that they are made from, inputs first, each object once; nothing that is there anyway. An
+    input that is not in the key of a stage is left out where it does not help to make it, or did not."""
     seen: set[int] = set()
     # Depth first: a stage is entered, what it is made from is put above it, and it is given out when it comes up again.
     pending: list[tuple[Stage[Any], bool]] = [(stage, False) for stage in reversed(list(stages))]
@@ -303,10 +308,9 @@ def closure(
             seen.add(id(stage))
             if not stage.there:
                 pending.append((stage, True))
-            # inputs that are not in the key: homes of older versions have the stage without them
-            helpers = [stage.inputs[role] for role in stage.inputs.keys() - set(stage.keyed)]
-            gone = {id(helper) for helper in helpers if not is_made(helper)} if helpers and is_made(stage) else set()
-            pending += [(other, False) for other in reversed(stage.inputs.values()) if id(other) not in gone]
+            for other in reversed(stage.inputs.values()):
+                if other.there or other.key in stage.keys_of_inputs or helps(stage, other):
+                    pending.append((other, False))
 
 
 def once(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:

@@ -47,7 +47,8 @@ class Classifier(Trained["nn.Module"]):
 
     @property
     def reports(self) -> int:
-        return self.recipe.evaluations
+        asked, steps = self.recipe.evaluations, self.recipe.steps
+        return asked if steps is None else max(1, min(asked, steps))
 
     def told(self, name: str, entry: Entry) -> Entry:
         """It is what the run is about, so its numbers have no name before them."""
@@ -69,8 +70,12 @@ class Classifier(Trained["nn.Module"]):
             check_noise(self.inputs["denoiser"], max(view.latest for view in self.recipe.views if view.needs_denoiser))
 
     def estimate(self, given: Given) -> Cost:
-        rows = (self.recipe.steps or 0) * self.recipe.batch_size  # of epochs the length is not known yet
-        return Cost(units=self.reports, calls=round(rows * sum(view.calls for view in self.recipe.views)))
+        each = sum(view.calls for view in self.recipe.views)
+        if not each:
+            return Cost(units=self.reports)
+        # of epochs the length hangs on how images are used: those of the real ones, which is the least
+        length = len(given["data"].entries(SUBSET, self.seed))
+        return Cost(units=self.reports, calls=round(each * self.recipe.total_steps(length) * self.recipe.batch_size))
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
         from safetensors.torch import save

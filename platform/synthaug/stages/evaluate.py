@@ -96,6 +96,13 @@ class OfClassifier(Measured):
             model: DenoiserModel = given.stage.inputs["denoiser"].model  # type: ignore[attr-defined]
             self.evaluation.check(model.alphas_cumprod())
 
+    def most_calls(self, given: Given) -> int:
+        """Of the denoiser: those that stop asking sooner make fewer."""
+        if self.looks:
+            return 0
+        shown: Pictures = given["shown"]
+        return self.evaluation.calls(max(len(shown.listing.splits[split]) for split in self.evaluation.needs))
+
     def subject(self, given: Given) -> tuple[Subject, Callable[[], int]]:
         """What the evaluation may look at, and how to ask how many denoiser calls it has made so far."""
         looking = Looking(self, given)
@@ -104,6 +111,9 @@ class OfClassifier(Measured):
 
 class Whole(OfClassifier, Computed[Result]):
     """All images at once."""
+
+    def estimate(self, given: Given) -> Cost:
+        return Cost(units=1, calls=self.most_calls(given))
 
     def compute(self, given: Given) -> Outcome:
         subject, calls = self.subject(given)
@@ -131,7 +141,8 @@ class ImageByImage(OfClassifier, Mapped[Result]):
         return range(-(-len(self.chosen(given)) // self.evaluation.SHARD))
 
     def measure(self, unit: int, given: Given) -> Cost:
-        return Cost(units=len(self.images_of(unit, given)))
+        images = len(self.images_of(unit, given))
+        return Cost(units=images, calls=self.most_calls(given) * images // max(1, len(self.chosen(given))))
 
     def open(self, given: Given) -> Any:
         return given, *self.subject(given)

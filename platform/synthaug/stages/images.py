@@ -126,9 +126,11 @@ class Made(Mapped["Images"]):
 
     def models(self, given: Given) -> Models:
         """Those of this process, which whoever has the same inputs shares: it keeps one set."""
-        # what is loaded and nothing else, so that stages of other data or methods find the same models
+        # What is loaded and nothing else, so that stages of other data or methods find the same models; with what the
+        # method's own files hold, because a scorer is kept among them by where it lies.
         roles = ["adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else [])]
-        key = hash_of([self.drawn_by, [self.inputs[role].key for role in roles if role in self.inputs]])
+        made_of = [self.inputs[role].key for role in roles if role in self.inputs]
+        key = hash_of([self.drawn_by, self.settings.get("contents"), made_of])
         if key not in _models:
             # one set: a pipeline may fill the device
             _models.clear()

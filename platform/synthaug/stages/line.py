@@ -214,14 +214,16 @@ class Line:
 
     # --- all of them
 
-    def stages(self, is_made: Callable[[Stage[Any]], bool] = lambda _: False) -> dict[str, Stage[Any]]:
+    def stages(
+        self, helps: Callable[[Stage[Any], Stage[Any]], bool] = lambda stage, helper: True
+    ) -> dict[str, Stage[Any]]:
         """Every stage by the name that people know it by, inputs first; of equal ones the one that asks for most."""
         results = self.results
         # what was asked for keeps the name under which it was; all else is numbered as it comes
         names = {stage.key: name for name, stage in results.items()}
         counts: Counter[str] = Counter()
         found: dict[str, Stage[Any]] = {}
-        for stage in once(closure(results.values(), is_made)):
+        for stage in once(closure(results.values(), helps)):
             if stage.key not in names:
                 counts[stage.name] += 1
                 number = counts[stage.name]
