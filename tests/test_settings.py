@@ -8,7 +8,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from synthaug.settings import NotKeyed, OneOf, UserError, from_json, keyed, seed_of, settings, to_json
+from synthaug.settings import NotKeyed, OneOf, UserError, from_json, keyed, replace, seed_of, settings, to_json
 
 
 @settings
@@ -77,6 +77,12 @@ def test_a_mistake_is_one_clear_line(data: dict[str, object], said: str) -> None
         from_json(Farm, data)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
+
+
+def test_a_class_and_its_fields_are_set_in_one_go() -> None:
+    assert replace(Farm(name="a"), {"guard": "Dog", "guard.age": 3}) == Farm(name="a", guard=Dog(age=3))
+    with pytest.raises(UserError, match="guard.age: Input should be greater than or equal to 0, got -1"):
+        replace(Farm(name="a"), {"guard": "Dog", "guard.age": -1})
 
 
 def test_keys_leave_out_defaults_and_places_but_not_classes() -> None:

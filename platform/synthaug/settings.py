@@ -291,6 +291,8 @@ def _set(cls: type, data: Any, path: str, new: Any) -> None:
         if isinstance(data, list) and name.isdigit() and int(name) < len(data):
             data = data[int(name)]
         elif isinstance(data, dict) and data.get(name) is not None:
+            if isinstance(data[name], str):  # a class that was named just before
+                data[name] = {"kind": data[name]}
             data = data[name]
         else:
             raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))

@@ -40,10 +40,11 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
                 name=f"sweep-{hash_of(list(orders))[:16]}-{int(time.time())}",
                 storage_path=str(plan.store.home / "ray"),
                 verbose=0,  # no tables of Tune's; the line is ours
-                callbacks=[ProgressCallback(progress)],
+                callbacks=[ProgressCallback(progress, len(orders))],
             ),
         )
         results = tuner.fit()
+        progress.add(0, f"{len(orders)} trials ended")
     said = {
         (result.config or {}).get("order", ""): str(result.error)
         for result in map(results.__getitem__, range(len(results)))
@@ -81,11 +82,11 @@ def run_trial(config: Mapping[str, Any]) -> None:
 class ProgressCallback(Callback):
     """Moves the progress line; Tune pickles its callbacks, so the line itself stays behind."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress: Progress | None = progress
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total = progress, total
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"progress": None}
+        return {"progress": None, "total": self.total}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -93,4 +94,4 @@ class ProgressCallback(Callback):
         # asked for, not taken for granted: an exception in a callback of Tune's ends the whole sweep
         if self.progress is not None and "units" in result:
             ended = sum(other.status == "TERMINATED" for other in trials)
-            self.progress.add(1, f"{ended}/{len(trials)} trials")
+            self.progress.add(1, f"{ended}/{self.total} trials")
