@@ -12,6 +12,7 @@ from synthaug.runtime.make import Chain, Heard, Here, Made, MakeUnits, Plan, Uni
 from synthaug.runtime.store import Store
 from synthaug.stages.base import Mapped, Receipt, Trained
 
+SMALL = 2000  # images and denoiser rows that take less than actors take to start, with the embedded models
 ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports and the models
 
 
@@ -62,10 +63,10 @@ class SideBySide:
         """Here while Ray starts, and on as long as that is sooner than by actors, which must start themselves."""
         from synthaug.runtime.ray_data import units_by_actors
 
+        costs = [stage.measure(unit, store.given(stage)) for stage, unit in pending]
+        small = not cluster.has_started() or sum(cost.units + cost.calls for cost in costs) <= SMALL
         done, took = 0, 0.0
-        # a GPU or other machines are worth waiting for; a Ray that is there need not be waited for
-        alone = cluster.is_small() and not cluster.has_started()
-        for receipt in units_here(store, pending) if alone else ():
+        for receipt in units_here(store, pending) if cluster.is_small() and small else ():
             done, took = done + 1, took + receipt.seconds
             yield receipt
             # two actors halve what remains, once they have started

@@ -45,11 +45,14 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
         )
         results = tuner.fit()
         progress.add(0, f"{len(orders)} trials ended")
-    said = {
-        (result.config or {}).get("order", ""): str(result.error)
-        for result in map(results.__getitem__, range(len(results)))
-        if result.error
-    }
+    # a ResultGrid has no iterator of its own
+    failed = [result for result in map(results.__getitem__, range(len(results))) if result.error]
+    said = {(result.config or {}).get("order", ""): str(result.error) for result in failed}
+    return outcome_of(plan, orders, said, time.monotonic() - began)
+
+
+def outcome_of(plan: Plan, orders: Mapping[str, Chain], said: Mapping[str, str], seconds: float) -> Made:
+    """What the trials of some orders have made, and which stages failed, of those whose trials said why."""
     made = Made()
     for text, chain in orders.items():
         # the first that is not there has failed; others of its chain have not been tried, or need it
@@ -57,8 +60,7 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
             error = said.get(text) or next(iter(said.values()), "its process ended")
             made.errors[behind[0].key] = error.strip().splitlines()[-1]
         made.seconds |= dict.fromkeys((stage.key for stage in chain if stage not in behind), 0.0)
-    each = (time.monotonic() - began) / max(1, len(made.seconds))
-    return Made(dict.fromkeys(made.seconds, each), made.errors)
+    return Made(dict.fromkeys(made.seconds, seconds / max(1, len(made.seconds))), made.errors)
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
