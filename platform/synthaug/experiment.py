@@ -109,7 +109,7 @@ class Experiment:
     @classmethod
     def _told_apart(cls, evaluations: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
         # metrics have fixed names: the second would take the place of the first, silently
-        named = [(type(evaluation).__name__, evaluation.under) for evaluation in evaluations]
+        named = [(type(evaluation).__name__, evaluation.prefix) for evaluation in evaluations]
         if twice := [name for name in named if named.count(name) > 1]:
             both = " of ".join(filter(None, twice[0]))
             raise UserError(f"the numbers of two evaluations would have one name ({both}); ask for one of them apart")

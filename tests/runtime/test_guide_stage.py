@@ -120,5 +120,5 @@ def test_what_a_stage_reports_is_under_its_name() -> None:
     entry = {"step": 3.0, "train/loss": 1.0, "val/top1": 0.5}
     stages = stages_of(experiment())
     assert isinstance(stages["guide"], Trained) and isinstance(stages["train"], Trained)
-    assert stages["guide"].told("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
-    assert stages["train"].told("train", entry) == entry
+    assert stages["guide"].entry_named("guide", entry) == {"step": 3.0, "guide/loss": 1.0, "guide/val/top1": 0.5}
+    assert stages["train"].entry_named("train", entry) == entry

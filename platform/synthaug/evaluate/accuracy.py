@@ -30,7 +30,7 @@ class Accuracy(Asked):
         found |= {"calls": calls} if self.copies() else {}
         counts = confusion(labels, log_p.argmax(1), len(classes))
         return {
-            "metrics": {f"{self.under}/{name}": value for name, value in found.items()},
+            "metrics": {f"{self.prefix}/{name}": value for name, value in found.items()},
             "per_class": dict(zip(classes, per_class(counts), strict=True)),
             "confusion": counts.tolist(),
         }

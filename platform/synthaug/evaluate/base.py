@@ -56,7 +56,7 @@ class Measurement(ABC):
         training images that were chosen)."""
 
     @property
-    def under(self) -> str:
+    def prefix(self) -> str:
         """What tells its numbers from those of another measurement of its kind."""
         return ""
 
@@ -113,7 +113,7 @@ class Evaluation(Measurement):
         return self.split if self.dataset is None else f"{self.dataset.name}/{self.split}"
 
     @property
-    def under(self) -> str:
+    def prefix(self) -> str:
         return self.title
 
     def copies(self) -> list[tuple[str, Adaptation]]:

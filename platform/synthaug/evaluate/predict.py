@@ -163,7 +163,7 @@ class Asked(Evaluation):
     predictor: OneOf[Predictor] = Single()
 
     @property
-    def under(self) -> str:
+    def prefix(self) -> str:
         return "/".join(filter(None, (self.title, self.predictor.name)))
 
     @property

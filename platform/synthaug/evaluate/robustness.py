@@ -69,13 +69,13 @@ class Robustness(Asked):
             found[cell] = top_k(log_p, subject.meant(split, log_p), 1)
             calls.append(each)
         # plain means over the cells, not ImageNet-C's mCE, which divides by the errors of AlexNet
-        metrics = {f"{self.under}/top1": float(np.mean(list(found.values())))}
+        metrics = {f"{self.prefix}/top1": float(np.mean(list(found.values())))}
         for family, names in FAMILIES.items():  # only those of which something was asked
             if mine := [value for (name, _), value in found.items() if name in names]:
-                metrics[f"{self.under}/{family}/top1"] = float(np.mean(mine))
+                metrics[f"{self.prefix}/{family}/top1"] = float(np.mean(mine))
         for severity in self.severities:
             mine = [value for (_, other), value in found.items() if other == severity]
-            metrics[f"{self.under}/severity-{severity}/top1"] = float(np.mean(mine))
-        metrics |= {f"{self.under}/calls": float(np.mean(calls))} if self.copies() else {}
+            metrics[f"{self.prefix}/severity-{severity}/top1"] = float(np.mean(mine))
+        metrics |= {f"{self.prefix}/calls": float(np.mean(calls))} if self.copies() else {}
         table = {name: [found[name, severity] for severity in self.severities] for name in self.corruptions}
         return {"metrics": metrics, "about": {"severities": list(self.severities), "top1": table}}

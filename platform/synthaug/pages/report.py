@@ -39,7 +39,7 @@ pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
 
 
 @dataclass(frozen=True)
-class Told:
+class FinishedTrial:
     """A finished trial as the report tells it."""
 
     trial: Trial
@@ -88,29 +88,30 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     trials, baseline = trials_of(subject), subject.baseline if isinstance(subject, Sweep) else None
     # unfinished trials have no numbers yet; the others need not wait for them
-    told = [Told(trial, Finished(store, trial.experiment)) for trial in trials if is_ready(store, trial.experiment)]
+    ready = [trial for trial in trials if is_ready(store, trial.experiment)]
+    finished = [FinishedTrial(trial, Finished(store, trial.experiment)) for trial in ready]
     body = f"<h2>{escape(name)}</h2>"
-    if len(told) < len(trials):
-        body += f"<p>{len(trials) - len(told)} of {len(trials)} trials have not been run yet.</p>"
-    if told:
-        body += _table(told, baseline) + _others(told) + _quality(told) + _curves(told)
-        body += _gains(told, baseline) + _found(told) + _galleries(told)
+    if len(finished) < len(trials):
+        body += f"<p>{len(trials) - len(finished)} of {len(trials)} trials have not been run yet.</p>"
+    if finished:
+        body += _table(finished, baseline) + _others(finished) + _quality(finished) + _curves(finished)
+        body += _gains(finished, baseline) + _found(finished) + _galleries(finished)
     body += _notes(store, [trial.experiment for trial in trials])
     return body + f"<details><summary>settings</summary><pre>{_pretty(subject)}</pre></details>"
 
 
-def _names(told: Sequence[Told]) -> list[str]:
+def _names(finished: Sequence[FinishedTrial]) -> list[str]:
     """What each trial is called: its arm, and its point where the arm has several."""
-    rows = [one.row() for one in told]
+    rows = [one.row() for one in finished]
     return [table.name_of(row, rows) for row in rows]
 
 
-def _table(told: Sequence[Told], baseline: str | None) -> str:
+def _table(finished: Sequence[FinishedTrial], baseline: str | None) -> str:
     head = "".join(f"<th>{escape(name)}" for name in table.HEADER)
-    trials = [one.row() for one in told]
+    trials = [one.row() for one in finished]
     rows = [table.cells(line) for line in table.lines(trials, baseline)]
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
-    seeds = len({one.trial.seed for one in told})
+    seeds = len({one.trial.seed for one in finished})
     against = (
         f" Differences are paired by seed, to {escape(baseline)}; p-values are Holm-corrected." if baseline else ""
     )
@@ -118,9 +119,9 @@ def _table(told: Sequence[Told], baseline: str | None) -> str:
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{note}</p>"
 
 
-def _curves(told: Sequence[Told]) -> str:
+def _curves(finished: Sequence[FinishedTrial]) -> str:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
-    for name, one in zip(_names(told), told, strict=True):
+    for name, one in zip(_names(finished), finished, strict=True):
         history = one.finished.history(one.finished.line.classifier)
         if points := [(entry["step"], entry["val/top1"]) for entry in history if "val/top1" in entry]:
             lines.setdefault(name, []).append(points)
@@ -133,12 +134,12 @@ def _curves(told: Sequence[Told]) -> str:
     return _figure(figures.curves(shown, "validation accuracy"), f"Validation accuracy while training{which}.")
 
 
-def _gains(told: Sequence[Told], baseline: str | None) -> str:
+def _gains(finished: Sequence[FinishedTrial], baseline: str | None) -> str:
     """Mean accuracy per class of each arm, less that of the baseline."""
     if baseline is None:
         return ""
     by_arm: dict[str, list[list[float]]] = {}
-    for name, one in zip(_names(told), told, strict=True):
+    for name, one in zip(_names(finished), finished, strict=True):
         results = [result for result in one.finished.results.values() if "per_class" in result]
         for result in results[:1]:  # of several the one that was asked for first
             # None: no image of that class was looked at
@@ -147,7 +148,7 @@ def _gains(told: Sequence[Told], baseline: str | None) -> str:
         return ""
     base = np.mean(by_arm.pop(baseline), 0)
     gains = {name: list(100 * (np.mean(values, 0) - base)) for name, values in by_arm.items()}
-    first = told[0].finished
+    first = finished[0].finished
     classes = first.store.open(first.experiment.dataset).classes
     about = f"Gain over {baseline} for each class, in points."
     if len(gains) <= MANY:
@@ -155,9 +156,9 @@ def _gains(told: Sequence[Told], baseline: str | None) -> str:
     return _grid(classes, {name: [f"{gain:+.1f}" for gain in row] for name, row in gains.items()}, about)
 
 
-def _others(told: Sequence[Told]) -> str:
+def _others(finished: Sequence[FinishedTrial]) -> str:
     """What else was measured on the classifiers, a table for each kind."""
-    names = dict.fromkeys(name for one in told for name in one.metrics if name not in table.PREFERRED)
+    names = dict.fromkeys(name for one in finished for name in one.metrics if name not in table.PREFERRED)
     kinds = {
         "Accuracy, asked in other ways or about other images": [n for n in names if n.endswith("/top1")],
         "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
@@ -166,25 +167,27 @@ def _others(told: Sequence[Told]) -> str:
     # those have a table of their own (`_quality`)
     kinds = {kind: [n for n in found if not n.startswith(OF_IMAGES)] for kind, found in kinds.items()}
     return "".join(
-        _grid(found, _means(told, found), f"{kind}; means over the seeds.") for kind, found in kinds.items() if found
+        _grid(found, _means(finished, found), f"{kind}; means over the seeds.")
+        for kind, found in kinds.items()
+        if found
     )
 
 
-def _quality(told: Sequence[Told]) -> str:
+def _quality(finished: Sequence[FinishedTrial]) -> str:
     """What was measured on the generated images; arms with equal images once."""
-    names = sorted({name for one in told for name in one.metrics if name.startswith(OF_IMAGES)})
+    names = sorted({name for one in finished for name in one.metrics if name.startswith(OF_IMAGES)})
     rows: dict[str, list[str]] = {}
-    for arm, row in _means(told, names).items():
+    for arm, row in _means(finished, names).items():
         if any(row) and row not in rows.values():
             rows[arm] = row
     about = "The generated images themselves, means over the seeds; arms that use the same images are told once."
     return _grid([name.partition("/")[2] for name in names], rows, about) if rows else ""
 
 
-def _means(told: Sequence[Told], names: Sequence[str]) -> dict[str, list[str]]:
+def _means(finished: Sequence[FinishedTrial], names: Sequence[str]) -> dict[str, list[str]]:
     """Each arm's means over the seeds; nothing where it was not measured."""
     by_arm: dict[str, list[Mapping[str, float]]] = {}
-    for arm, one in zip(_names(told), told, strict=True):
+    for arm, one in zip(_names(finished), finished, strict=True):
         by_arm.setdefault(arm, []).append(one.metrics)
     rows = {}
     for arm, mine in by_arm.items():
@@ -193,12 +196,12 @@ def _means(told: Sequence[Told], names: Sequence[str]) -> dict[str, list[str]]:
     return rows
 
 
-def _found(told: Sequence[Told]) -> str:
+def _found(finished: Sequence[FinishedTrial]) -> str:
     """The curves that evaluations found, all arms in one figure, and their pictures, of the first seed."""
     curves: dict[str, Curve] = {}
     lines: dict[str, dict[str, list[float]]] = {}
-    pictures, seed = "", told[0].trial.seed
-    for arm, one in zip(_names(told), told, strict=True):
+    pictures, seed = "", finished[0].trial.seed
+    for arm, one in zip(_names(finished), finished, strict=True):
         for result in one.finished.results.values() if one.trial.seed == seed else ():
             for name, curve in result.get("curves", {}).items():
                 # one line without a name, or several with theirs
@@ -221,13 +224,13 @@ def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str)
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(about)}</p>"
 
 
-def _galleries(told: Sequence[Told]) -> str:
+def _galleries(finished: Sequence[FinishedTrial]) -> str:
     """Each set of images of the first seed once, under the name of the first arm that uses it."""
     shown: dict[str, str] = {}
-    for arm, one in zip(_names(told), told, strict=True):
+    for arm, one in zip(_names(finished), finished, strict=True):
         # what was generated, not what a filter has left of it
         images, seed = one.finished.line.generated, one.trial.seed
-        if images is None or seed != told[0].trial.seed or images.key in shown:
+        if images is None or seed != finished[0].trial.seed or images.key in shown:
             continue
         lines = one.finished.store.load(images).gallery(one.trial.experiment.k)
         if not lines:

@@ -110,7 +110,7 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     run = tracker.open(run_key(line.results.values()), experiment.label, tags, known=known.run_id if known else "")
 
     def heard(stage: Trained[Any], entry: Entry) -> None:
-        run.metrics([(int(entry["step"]), stage.told(names[stage.key], entry))])
+        run.metrics([(int(entry["step"]), stage.entry_named(names[stage.key], entry))])
 
     with run.told_of_its_end():
         made = make(plan, executor, heard)
@@ -193,15 +193,15 @@ def answer(
     """What `--json` prints."""
     if isinstance(subject, Experiment):
         return Finished(store, subject).answer(run_id, made)
-    told: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     stages: dict[str, Any] = {}
     for trial, id in zip(trials, run_ids, strict=True):
         finished = Finished(store, trial.experiment)
         who = {"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id}
-        told.append(who | {"metrics": finished.said(made)})
+        listed.append(who | {"metrics": finished.said(made)})
         # trials share stages, so the key tells these apart, not the trial
         stages |= {f"{name}/{stage['key'][:8]}": stage for name, stage in finished.summary(made).items()}
-    best = max((trial["metrics"].get("val/top1", 0.0) for trial in told), default=0.0)
-    metrics = {"best/val/top1": best, "trials": float(len(told))}
+    best = max((trial["metrics"].get("val/top1", 0.0) for trial in listed), default=0.0)
+    metrics = {"best/val/top1": best, "trials": float(len(listed))}
     found = {"run_id": run_id, "experiment": to_json(subject), "stages": stages}
-    return found | {"metrics": metrics, "trials": told}
+    return found | {"metrics": metrics, "trials": listed}

@@ -182,7 +182,7 @@ def log_history(run: Run, finished: Finished) -> None:
     """What its trainings reported, where nobody listened while they ran."""
     for name, stage in finished.stages.items():
         if isinstance(stage, Trained):
-            run.metrics((int(entry["step"]), stage.told(name, entry)) for entry in finished.history(stage))
+            run.metrics((int(entry["step"]), stage.entry_named(name, entry)) for entry in finished.history(stage))
 
 
 def log_finished(run: Run, finished: Finished, made: Made) -> None:

@@ -20,19 +20,19 @@ FILE = "adapter.safetensors"
 class Tuned(Trained[tuple[Adapter, ...]]):
     """The last of `tuning`, learned on top of those before it, which are its input `adapter`.
 
-    `drawn_by` is the backbone as it enters keys, with what its weights hold.
+    `backbone_key` is the backbone as it enters keys, with what its weights hold.
     """
 
     kind, cost = "finetune", "finetune"
 
     def __init__(
         self, data: Stage[Pictures], before: Stage[Any] | None, tuning: Sequence[Finetune], backbone: Backbone,
-        seed: int, drawn_by: Mapping[str, Any], named: Mapping[str, str],
+        seed: int, backbone_key: Mapping[str, Any], named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.tuning, self.backbone, self.seed = tuple(tuning), backbone, seed
         # words of a key stay those of its first version, whatever things are called now: another word is another key
         settings = {"finetune": keyed(self.finetune), "version": self.finetune.version, "seed": seed}
-        super().__init__(settings | dict(drawn_by) | dict(named), {"data": data, "adapter": before})
+        super().__init__(settings | dict(backbone_key) | dict(named), {"data": data, "adapter": before})
 
     @property
     def finetune(self) -> Finetune:

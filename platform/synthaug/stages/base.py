@@ -245,7 +245,7 @@ class Trained(Stage[T]):
     def estimate(self, given: Given) -> Cost:
         return Cost(units=self.reports)
 
-    def told(self, name: str, entry: Entry) -> Entry:
+    def entry_named(self, name: str, entry: Entry) -> Entry:
         """A report under the stage's own name among others: `finetune.2/loss`, `guide/val/top1`."""
         return {n if n == "step" else f"{name}/{n.removeprefix('train/')}": value for n, value in entry.items()}
 

@@ -50,7 +50,7 @@ class Classifier(Trained["nn.Module"]):
         asked, steps = self.recipe.evaluations, self.recipe.steps
         return asked if steps is None else max(1, min(asked, steps))
 
-    def told(self, name: str, entry: Entry) -> Entry:
+    def entry_named(self, name: str, entry: Entry) -> Entry:
         """It is what the run is about, so its numbers have no name before them."""
         return entry
 
@@ -155,8 +155,8 @@ class Judge(Classifier):
     # `kind` is the classifier's: the judge here and a plain classifier elsewhere are one artefact
     name, cost = "judge", "judge"
 
-    def told(self, name: str, entry: Entry) -> Entry:
-        return Trained.told(self, name, entry)
+    def entry_named(self, name: str, entry: Entry) -> Entry:
+        return Trained.entry_named(self, name, entry)
 
     def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
         return {f"judge/{name}": value for name, value in super().numbers(history, result).items()}

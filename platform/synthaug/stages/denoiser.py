@@ -10,16 +10,16 @@ from synthaug.training import reports_in
 
 
 class TrainedDenoiser(Trained[PlacedDenoiser]):
-    """`drawn` is the seed that the images hang on, if they do; `size` what the recipe squashes them to."""
+    """`subset_seed` is the seed that the images hang on, if they do; `size` what the recipe squashes them to."""
 
     kind, cost = "denoiser", "denoiser"
 
     def __init__(
-        self, data: Stage[Pictures], model: TrainedUNet, seed: int, drawn: int | None, size: int | None
+        self, data: Stage[Pictures], model: TrainedUNet, seed: int, subset_seed: int | None, size: int | None
     ) -> None:
         self.model, self.seed, self.size = model, seed, size
-        # `drawn` and not the experiment's seed: where that chooses no images, all seeds share one denoiser
-        settings = {"denoiser": keyed(model), "version": model.version, "seed": drawn, "size": size}
+        # `subset_seed` and not the experiment's seed: where that chooses no images, all seeds share one denoiser
+        settings = {"denoiser": keyed(model), "version": model.version, "seed": subset_seed, "size": size}
         super().__init__(settings, {"data": data})
 
     @property

@@ -18,12 +18,12 @@ class TrainedGuide(Trained[PlacedGuide]):
     kind, version, cost = "guide", 2, "guide"
 
     def __init__(
-        self, data: Stage[Pictures], denoiser: Stage[object] | None, guide: Guide, seed: int, drawn: int | None,
+        self, data: Stage[Pictures], denoiser: Stage[object] | None, guide: Guide, seed: int, subset_seed: int | None,
         size: int | None,
     ) -> None:  # fmt: skip
         self.guide, self.seed, self.size = guide, seed, size
-        # `drawn` and not the experiment's seed: where that chooses no images, all seeds share one guide
-        settings = {"guide": keyed(guide), "version": guide.version, "seed": drawn, "size": size}
+        # `subset_seed` and not the experiment's seed: where that chooses no images, all seeds share one guide
+        settings = {"guide": keyed(guide), "version": guide.version, "seed": subset_seed, "size": size}
         super().__init__(settings | settings_of(denoiser), {"data": data, "denoiser": denoiser})
 
     @property

@@ -34,7 +34,7 @@ class Made(Mapped["Images"]):
     k: int
     split: str = SUBSET
     backbone: Backbone | None = None  # the text-to-image model that it works with, if it does
-    drawn_by: Mapping[str, Any] = {}  # how that one enters keys
+    backbone_key: Mapping[str, Any] = {}  # how that one enters keys
 
     def __init__(
         self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
@@ -130,7 +130,7 @@ class Made(Mapped["Images"]):
         # method's own files hold, because a scorer is kept among them by where it lies.
         roles = ["adapter", "guide", *(["denoiser"] if self.maker.needs_denoiser else [])]
         made_of = [self.inputs[role].key for role in roles if role in self.inputs]
-        key = hash_of([self.drawn_by, self.settings.get("contents"), made_of])
+        key = hash_of([self.backbone_key, self.settings.get("contents"), made_of])
         if key not in _models:
             # one set: a pipeline may fill the device
             _models.clear()
@@ -228,11 +228,11 @@ class OfBackbone(Made):
     """What is made with a backbone and all that it is fitted by."""
 
     def __init__(
-        self, seed: int, maker: Maker, k: int, backbone: Backbone | None, drawn_by: Mapping[str, Any],
+        self, seed: int, maker: Maker, k: int, backbone: Backbone | None, backbone_key: Mapping[str, Any],
         tuning: Sequence[Finetune], settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
     ) -> None:  # fmt: skip
-        self.backbone, self.drawn_by, self.tuning = backbone, drawn_by, tuple(tuning)
-        super().__init__(seed, maker, k, {**drawn_by, **settings}, inputs)
+        self.backbone, self.backbone_key, self.tuning = backbone, backbone_key, tuple(tuning)
+        super().__init__(seed, maker, k, {**backbone_key, **settings}, inputs)
 
     def words(self, pictures: Pictures) -> tuple[str, ...]:
         return words_after(self.tuning, pictures.listing.words)

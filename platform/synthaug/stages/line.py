@@ -52,7 +52,7 @@ class Line:
         return self.data
 
     @property
-    def drawn(self) -> int | None:
+    def subset_seed(self) -> int | None:
         """The seed that the training images hang on, if they do."""
         dataset = self.experiment.dataset
         # all images, or a subset that the data set fixes itself, are the same for every seed
@@ -72,7 +72,7 @@ class Line:
     def denoiser(self) -> Stage[Any] | None:
         model, seed = self.experiment.denoiser, self.experiment.seed
         if isinstance(model, TrainedUNet):
-            return TrainedDenoiser(self.data, model, seed, self.drawn, self.size)
+            return TrainedDenoiser(self.data, model, seed, self.subset_seed, self.size)
         return None if model is None else Model("denoiser", model, self.library)
 
     def asks(self, wanted: bool) -> Stage[Any] | None:
@@ -85,7 +85,7 @@ class Line:
         if guide is None:
             return None
         denoiser = self.asks(guide.needs_denoiser)
-        return TrainedGuide(self.data, denoiser, guide, self.experiment.seed, self.drawn, self.size)
+        return TrainedGuide(self.data, denoiser, guide, self.experiment.seed, self.subset_seed, self.size)
 
     @cached_property
     def adapters(self) -> Tuned | None:
@@ -101,9 +101,9 @@ class Line:
             raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
         # how images will be sampled is no matter of what is learned
         base = e.generator.for_tuning()
-        return Tuned(self.data, before, tuning, base, e.seed, self.drawn_by(base), self.named(tuning[-1]))
+        return Tuned(self.data, before, tuning, base, e.seed, self.backbone_key(base), self.named(tuning[-1]))
 
-    def drawn_by(self, backbone: Backbone | None) -> dict[str, Any]:
+    def backbone_key(self, backbone: Backbone | None) -> dict[str, Any]:
         """A backbone in a key, with what its weights and those added to it hold."""
         return {} if backbone is None else {"backbone": keyed(backbone)} | self.named({"backbone": backbone})
 
@@ -128,7 +128,7 @@ class Line:
     def _of_backbone(self, shape: type[S], maker: Maker, k: int, inputs: dict[str, Stage[Any] | None]) -> S:
         e, backbone = self.experiment, self.experiment.generator
         settings = generation_settings(maker, e.seed, self.named(maker))
-        return shape(e.seed, maker, k, backbone, self.drawn_by(backbone), e.tuning, settings, inputs)
+        return shape(e.seed, maker, k, backbone, self.backbone_key(backbone), e.tuning, settings, inputs)
 
     def _inputs(self, maker: Maker, prepared: Prepared | None = None) -> dict[str, Stage[Any] | None]:
         denoiser = self.asks(maker.needs_denoiser)
@@ -160,7 +160,7 @@ class Line:
         wanted = maker, k, split, dataset
         if wanted not in self._copies:
             source = self.data if dataset is None else Data(dataset, self.library)
-            settings = copy_settings(maker, split, self.size, self.named(maker), self.drawn)
+            settings = copy_settings(maker, split, self.size, self.named(maker), self.subset_seed)
             inputs = {"data": source, "denoiser": self.asks(maker.needs_denoiser)}
             self._copies[wanted] = Copies(self.experiment.seed, maker, k, split, self.size, settings, inputs)
         return self._copies[wanted]
