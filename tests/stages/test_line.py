@@ -150,7 +150,9 @@ def test_models_are_those_of_the_files_that_a_method_names_now(tmp_path: Path) -
     subject = tiny(method=GIF(clip=Clip("nano:clip")), backbone=NANO)
     found = []
     for content in ("old", "new", "new"):
-        made = line_of(subject, Known(lambda thing, content=content: content)).generated
+        made = line_of(
+            subject, Known(lambda thing, clip=content: clip if isinstance(thing, Clip) else "same")
+        ).generated
         assert made is not None
         found.append(made.models(Given(made, lambda stage: None)))
     assert found[0] is not found[1] is found[2]

@@ -185,6 +185,34 @@ def test_show_tells_them_before_and_after(answer: dict[str, Any], tmp_path: Path
     assert all(stage["cached"] for stage in after["stages"].values()) and after["missing"]["images"] == 0
 
 
+class Late(Distances):
+    """Which units there are hangs on what its input will give."""
+
+    def units(self, given: Given) -> Sequence[int]:
+        return range(len(given["average"]))
+
+
+class LateLine(FarLine):
+    @cached_property
+    def sources(self) -> FarHalf:  # type: ignore[override]
+        return FarHalf(self.data, Late(self.data, self.average, self.experiment.seed))
+
+
+@settings(kw_only=True)
+class LateExperiment(FarExperiment):
+    LINE: ClassVar[Any] = LateLine
+
+
+def test_show_says_nothing_of_what_cannot_be_known_yet(tmp_path: Path) -> None:
+    late = LateExperiment(
+        **{field.name: getattr(experiment(), field.name) for field in dataclasses.fields(experiment())}
+    )
+    stages = plan(late, tmp_path)["stages"]
+    assert (
+        not stages["distances"]["cached"] and stages["distances"]["calls"] == 0 and stages["generate"]["images"] == 40
+    )
+
+
 def test_keys_hang_together() -> None:
     base, other = experiment(), replace(experiment(), {"average_steps": 7})
     names = [*THREE, "generate", "train", "evaluate"]

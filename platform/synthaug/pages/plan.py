@@ -12,7 +12,7 @@ from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.run import trials_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
-from synthaug.stages.base import Cost, Mapped, Stage
+from synthaug.stages.base import Cost, Mapped, Stage, Unmade
 
 PAST = 200  # receipts from which the speed of this home is known
 SHOWN = 40  # stages that are listed one by one
@@ -74,7 +74,10 @@ def todo_of(store: Store, stage: Stage[Any], past: Past) -> Todo:
     given, place = store.planned(stage), str(store.at(stage).local())
     if store.is_ready(stage):
         return Todo(stage.key, place, True, Cost())
-    cost = stage.estimate(given)
+    try:
+        cost = stage.estimate(given)
+    except Unmade:
+        cost = Cost()  # hangs on what an input will give: not known before that is made
     # which units there are is known only once the inputs are
     if isinstance(stage, Mapped) and all(map(store.is_made, stage.inputs.values())):
         cost = sum((stage.measure(unit, given) for unit in store.missing(stage)), Cost())

@@ -22,7 +22,7 @@ from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
-from synthaug.stages.base import Given, Mapped, Outcome, Part, Receipt, Stage
+from synthaug.stages.base import Given, Mapped, Outcome, Part, Receipt, Stage, Unmade
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
 from synthaug.stages.line import Line, line_of
 from synthaug.stages.shards import issue, receipt_name, receipt_of
@@ -367,10 +367,6 @@ class Store:
             return json.loads(self.disk.read(name))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
             return None
-
-
-class Unmade(RuntimeError):
-    """An input was asked for that is still to be made."""
 
 
 def names(stages: Iterable[Stage[Any]]) -> list[str]:

@@ -157,6 +157,10 @@ class Given:
         return sum(denoiser.rows for denoiser in self._denoisers)
 
 
+class Unmade(RuntimeError):
+    """An input was asked for that is still to be made."""
+
+
 class Stage(ABC, Generic[T]):
     """`kind`, `version`, the settings and the inputs decide the output; raise `version` when it changes.
 
@@ -226,8 +230,8 @@ class Stage(ABC, Generic[T]):
         return {}
 
     def at_most(self, given: Given) -> T:
-        """What `load` would give if it left out nothing: for plans that are made before it is."""
-        raise NotImplementedError(f"{self} must be made before others can say what they will cost")
+        """What `load` would give if it left out nothing, for plans that are made before it is; most cannot say."""
+        raise Unmade(f"{self} has not been made")
 
     @abstractmethod
     def load(self, at: Folder, given: Given) -> T:
