@@ -253,9 +253,9 @@ def slow_dda(how: DDAImages, x: Tensor, denoiser: Any, seed: int) -> Tensor:
         (slope,) = torch.autograd.grad(distance, leaf)
         mean = (before.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - before) * leaf) / (1 - abar[i])
         spread = torch.sqrt((1 - before) / (1 - abar[i]) * (1 - alpha))
-        x_t = (
-            mean + spread * torch.randn(x.shape, generator=generator) - how.scale * (192 / 150528) ** 0.5 * slope
-        ).detach()
+        # half of the published scale: the authors' distance is one of four images
+        scale = how.scale / 2 * (8 / 256)
+        x_t = (mean + spread * torch.randn(x.shape, generator=generator) - scale * slope).detach()
     return x_t
 
 
@@ -276,12 +276,45 @@ def test_dda_is_its_definition(scale: float) -> None:
 def test_dda_is_led_by_low_frequencies() -> None:
     """Without a lead the data are drawn anew; with one the image's coarse shape stays."""
     x = torch.from_numpy(images(8)).float() / 127.5 - 1
-    loose, led = (DDAImages(steps=20, start=12, scale=scale) for scale in (0.0, 6.0))
+    loose, led = (DDAImages(steps=100, start=60, scale=scale) for scale in (0.0, 6.0))
 
     def away(how: DDAImages) -> float:
         return float((how.low_pass(how.sample(x, Oracle(), range(8))) - how.low_pass(x)).square().mean())
 
     assert away(led) < 0.8 * away(loose)
+
+
+def cubic_resize(rows: np.ndarray, size: int) -> np.ndarray:
+    """Along the first axis, with the kernel of Keys (1981, a = -0.5), stretched where it shrinks; weights add up to 1."""
+    ratio = len(rows) / size
+    wide = max(1.0, ratio)
+    centres = (np.arange(size) + 0.5) * ratio - 0.5
+    away = np.abs(centres[:, None] - np.arange(len(rows))) / wide
+    near, far = 1.5 * away**3 - 2.5 * away**2 + 1, -0.5 * away**3 + 2.5 * away**2 - 4 * away + 2
+    weights = np.where(away < 1, near, np.where(away < 2, far, 0))
+    return np.asarray(np.tensordot(weights / weights.sum(1, keepdims=True), rows, 1))
+
+
+def test_dda_looks_at_low_frequencies_through_the_usual_cubic() -> None:
+    image = np.random.default_rng(0).normal(size=(16, 16))
+    shrunk = cubic_resize(cubic_resize(image, 4).T, 4).T
+    grown = cubic_resize(cubic_resize(shrunk, 16).T, 16).T
+    found = DDAImages(shrink=4).low_pass(torch.from_numpy(image)[None, None])[0, 0].numpy()
+    assert np.allclose(found, grown, atol=1e-10)
+
+
+def test_ddas_scale_is_that_of_four_images_in_one_distance() -> None:
+    """The authors lead a batch of four by scale 6 and one distance; four equal images move just so far here."""
+    how = DDAImages(shrink=32)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 3, 256, 256))).expand(4, -1, -1, -1)
+    leaf = torch.zeros_like(x).requires_grad_()
+    distance = (how.low_pass(x) - how.low_pass(leaf)).norm()  # of the whole tensor
+    (theirs,) = torch.autograd.grad(6 * distance, leaf)
+    leaf = torch.zeros_like(x).requires_grad_()
+    ours = how.lead(x.shape[1:]) * how.slope(how.low_pass(x), leaf, leaf)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    # with a quarter of the pixels a gradient of length 1 would move each twice as far
+    assert how.lead((3, 128, 128)) == pytest.approx(how.lead((3, 256, 256)) / 2)
 
 
 def test_respacing_keeps_the_ends() -> None:

@@ -3,6 +3,7 @@ domain. It knows no classifier, so whoever asks for the same shares it."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -93,10 +94,13 @@ class AtTimes(Adaptation):
 @settings(kw_only=True)
 class DDAImages(Adaptation):
     """Diffusion-driven adaptation (Gao et al. 2023): noised to step `start` of `steps` and sampled back, led by the
-    image's own low frequencies. The distance that leads is each image's own; in the authors' code it is that of the
-    whole batch, so that results hang on who else is in it. `scale` is meant for images of 224 pixels: the gradient of
-    a distance has the same length in any space, so in smaller images it is made to move each pixel as far as there."""
+    image's own low frequencies. `scale` is the authors' and means what it means there: images of 256 pixels, four in a
+    batch. Their distance is one of the whole batch, so that results hang on who else is in it; here each image has its
+    own, and `lead` makes it move a pixel as far as theirs moves it among images that are equally far off."""
 
+    version: ClassVar[int] = 2
+    SIDE: ClassVar[int] = 256  # pixels of the authors' images
+    BATCH: ClassVar[int] = 4  # of their images share one distance
     steps: Annotated[int, Field(ge=2, le=1000)] = 100
     start: Count = 50
     scale: Annotated[float, Field(ge=0)] = 6.0
@@ -109,6 +113,12 @@ class DDAImages(Adaptation):
     @property
     def latest(self) -> float:
         return round(self.start * (STEPS - 1) / (self.steps - 1)) / STEPS
+
+    def lead(self, shape: Sequence[int]) -> float:
+        """The scale for an image of a shape (C x H x W) whose distance is its own."""
+        # d|d| is d / |d|, and of a batch of four |d| is sqrt(4) times an image's; its length is 1 in any space, so that
+        # with fewer pixels each would move further
+        return self.scale * math.sqrt(math.prod(shape) / (3 * self.SIDE**2) / self.BATCH)
 
     def adapt(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Sequence[np.ndarray]:
         import torch
@@ -128,7 +138,7 @@ class DDAImages(Adaptation):
         from synthaug.diffusion.sampling import standard_noise
 
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        scale = self.scale * (x[0].numel() / (3 * 224 * 224)) ** 0.5
+        scale = self.lead(x.shape[1:])
         abar = respaced(self.steps).to(x.device, x.dtype)
         wanted = self.low_pass(x)
         x_t = abar[self.start].sqrt() * x + (1 - abar[self.start]).sqrt() * standard_noise(x, draws)
@@ -156,9 +166,9 @@ class DDAImages(Adaptation):
 
         high, wide = x.shape[2:]
         small = (max(1, high // self.shrink), max(1, wide // self.shrink))
-        return interpolate(
-            interpolate(x, small, mode="bicubic", antialias=True), (high, wide), mode="bicubic"
-        )  # fmt: skip
+        # antialias for growing too: only with it is torch's cubic the usual one (a = -0.5), as in the authors' resizer
+        shrunk = interpolate(x, small, mode="bicubic", antialias=True)
+        return interpolate(shrunk, (high, wide), mode="bicubic", antialias=True)
 
     def calls(self, row: Row, backbone: Backbone | None) -> int:
         return self.start
