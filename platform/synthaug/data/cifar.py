@@ -68,12 +68,13 @@ def cifar(prefix: str, kind: Cifar) -> Reader:
             ]
             # of the pixels, not of the files: pickled anew by another tool they are the same data
             content.append(hashlib.sha256(pixels[split].tobytes()).hexdigest())
-        return Found(classes, splits, content, functools.partial(_read_pixels, pixels))
+        return Found(classes, splits, content, functools.partial(read_pixels, pixels))
 
     return read
 
 
-def _read_pixels(pixels: Mapping[str, np.ndarray], id: str) -> bytes:
+def read_pixels(pixels: Mapping[str, np.ndarray], id: str) -> bytes:
+    """The image whose id ends in split and place."""
     _, split, number = id.split("/")
     return encode_image(pixels[split][int(number)])
 

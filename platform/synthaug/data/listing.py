@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from synthaug.data.sample import Sample
-from synthaug.settings import canonical
+from synthaug.settings import UserError, canonical, did_you_mean, seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,25 @@ class Listing:
     read: Callable[[str], bytes]
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    _parts: dict[str, tuple[Entry, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def split(self, name: str) -> tuple[Entry, ...]:
+        """The images of a split, or of `test:500` those 500 that hash lowest, so that they are among `test:2000`."""
+        if name not in self._parts:
+            self._parts[name] = self._part(name)
+        return self._parts[name]
+
+    def _part(self, name: str) -> tuple[Entry, ...]:
+        whole, _, count = name.partition(":")
+        if whole not in self.splits or (count and not count.isdecimal()):
+            raise UserError(f"has no split {name!r}{did_you_mean(whole, sorted(self.splits))}")
+        entries = self.splits[whole]
+        if not count:
+            return entries
+        if not 0 < int(count) <= len(entries):
+            raise UserError(f"has {len(entries)} {whole} images, too few for {name!r}")
+        chosen = set(sorted(entries, key=lambda entry: seed_of("split", entry.id))[: int(count)])
+        return tuple(entry for entry in entries if entry in chosen)
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
         # a real image is its own source, and its label is hard: all weight on one class

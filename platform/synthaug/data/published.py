@@ -13,6 +13,7 @@ from pathlib import Path
 from synthaug.data import layouts
 from synthaug.data.cifar import CIFAR10, CIFAR100, Cifar, cifar
 from synthaug.data.folder import AT, Facts, class_folders, cut
+from synthaug.data.idx import fashion
 from synthaug.data.layouts import ANY_NAME, WORDNET, Found, Reader, on_disk, only_tests
 from synthaug.data.listing import Entry, Listing
 from synthaug.settings import UserError, canonical
@@ -40,6 +41,7 @@ class Published:
     size: int = 256
     layout: str = ""  # `needs` in words
     places: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    package: str = ""
 
 
 def open_published(
@@ -72,8 +74,11 @@ def open_published(
 def _root(name: str, known: Published, path: str | None) -> Path:
     """Where the files begin: at the path, or in the folder of the official archive there."""
     layout = f"a folder with {known.layout or ', '.join(known.needs)}, or with {known.folder}/ that has them"
+    if path is None and known.package and Path(known.package).is_dir():
+        path = known.package
     if path is None:
-        raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}", AT)
+        way = f" or apt-get install dataset-{known.folder}" if known.package else ""
+        raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}{way}", AT)
     given = Path(path).expanduser()
     root = given / known.folder if (given / known.folder).is_dir() else given
     # before a walk over what may be a million files
@@ -158,6 +163,9 @@ PUBLISHED = {
     "cifar10": _cifar("cifar10", CIFAR10, (), "cifar-10-batches-py"),
     # shots: images a class as UniDiffDA's tables have them, several where a table has a column for each
     "cifar100": _cifar("cifar100", CIFAR100, (100,), "cifar-100-python"),
+    "fashion": Published(
+        fashion, "fashion-mnist", (), layout="its four IDX files", package="/usr/share/datasets/fashion-mnist"
+    ),
     "caltech101": Published(on_disk(layouts.caltech), "101_ObjectCategories", (), (25,), layout=CALTECH),
     "imagenet100": Published(
         on_disk(layouts.imagenet, decode=False), "ImageNet100", ("train",), (250,), layout=IMAGENET

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -120,6 +121,8 @@ class TrainedUNet(DenoiserModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
 
     `channels` and `layers` are the UNet's; its lowest resolution has attention. The default is for images of 32 pixels.
+    Of several `replicas`, seeds of their own, the experiment's seeds take turns: what is said of a mean over seeds is
+    then not said of one denoiser.
     """
 
     version: ClassVar[int] = 1
@@ -131,6 +134,11 @@ class TrainedUNet(DenoiserModel):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Count = 1
+    replicas: Count = 1
+
+    def of(self, seed: int) -> TrainedUNet:
+        """The replica that an experiment's seed works with."""
+        return dataclasses.replace(self, seed=self.seed + seed % self.replicas, replicas=1)
 
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         assert folder is not None

@@ -77,7 +77,7 @@ class Pictures:
     def entries(self, name: str, seed: int) -> tuple[Entry, ...]:
         """The images of a split, or (`subset`) those that a seed chooses to train on."""
         if name != SUBSET:
-            return self.listing.splits[name]
+            return self.listing.split(name)
         if seed not in self._chosen:
             chosen = subset(self.listing, self.dataset, seed)
             self._chosen[seed] = tuple(e for e in chosen if self.only is None or e.id in self.only)

@@ -101,7 +101,7 @@ class OfClassifier(Measured):
         if self.looks:
             return 0
         shown: Pictures = given["shown"]
-        return self.evaluation.calls(max(len(shown.listing.splits[split]) for split in self.evaluation.needs))
+        return self.evaluation.calls(max(len(shown.listing.split(split)) for split in self.evaluation.needs))
 
     def subject(self, given: Given) -> tuple[Subject, Callable[[], int]]:
         """What the evaluation may look at, and how to ask how many denoiser calls it has made so far."""
@@ -135,7 +135,7 @@ class ImageByImage(OfClassifier, Mapped[Result]):
 
     def chosen(self, given: Given) -> Sequence[int]:
         shown: Pictures = given["shown"]
-        return self.evaluation.chosen(len(shown.listing.splits[self.evaluation.split]))
+        return self.evaluation.chosen(len(shown.listing.split(self.evaluation.split)))
 
     def units(self, given: Given) -> Sequence[int]:
         return range(-(-len(self.chosen(given)) // self.evaluation.SHARD))
@@ -162,9 +162,11 @@ class ImageByImage(OfClassifier, Mapped[Result]):
 
 def check_splits(evaluation: Measurement, shown: Pictures) -> None:
     """Refuse to measure on a split that the data set does not have."""
-    for split in sorted(set(evaluation.needs) - {SUBSET, *shown.listing.splits}):
-        hint = did_you_mean(split, sorted(shown.listing.splits))
-        raise UserError(f"{shown.dataset.name} has no split {split!r}{hint}", ("evaluations",))
+    for split in sorted(set(evaluation.needs) - {SUBSET}):
+        try:
+            shown.listing.split(split)
+        except UserError as error:
+            raise UserError(f"{shown.dataset.name} {error.message}", ("evaluations",)) from None
 
 
 def places_of(shown: Pictures, ours: Sequence[str]) -> list[tuple[int, ...]]:
@@ -207,7 +209,7 @@ class Looking:
         return Subject(
             model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copy=self.copy,
             also={first: (first, *others) for first, *others in self.places if others},
-            ids={split: [entry.id for entry in listing.splits[split]] for split in self.evaluation.needs},
+            ids={split: [entry.id for entry in listing.split(split)] for split in self.evaluation.needs},
             denoiser=self.given.denoiser() if in_the_loop else None,
         )  # fmt: skip
 
@@ -223,7 +225,8 @@ class Looking:
         if role is not None:
             made: Images = self.given[role]
             return made.stacked(self.size, numbers, [variant])[:, 0]  # N x 1 x C x H x W to NCHW
-        entries = [self.shown.listing.splits[split][number] for number in numbers]
+        known = self.shown.listing.split(split)
+        entries = [known[number] for number in numbers]
         return copies_now(maker, entries, self.images(split)[0][list(numbers)], variant, self.models)
 
 

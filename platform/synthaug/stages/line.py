@@ -72,7 +72,7 @@ class Line:
     def denoiser(self) -> Stage[Any] | None:
         model, seed = self.experiment.denoiser, self.experiment.seed
         if isinstance(model, TrainedUNet):
-            return TrainedDenoiser(self.data, model, seed, self.subset_seed, self.size)
+            return TrainedDenoiser(self.data, model.of(seed), seed, self.subset_seed, self.size)
         return None if model is None else Model("denoiser", model, self.library)
 
     def asks(self, wanted: bool) -> Stage[Any] | None:
