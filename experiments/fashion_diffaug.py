@@ -52,7 +52,7 @@ RESULTS = Path(__file__).parent / "results" / "fashion_diffaug.jsonl"
 
 def base() -> Experiment:
     """2,000 training images, the same for all seeds, and denoisers that have seen exactly those."""
-    worst = {"severities": (5,)}
+    worst: dict[str, Any] = {"severities": (5,)}
     return Experiment(
         dataset=Dataset("fashion", shots=200, subset_seed=0, val_share=1 / 60),
         denoiser=TrainedUNet(channels=(16, 32, 64), steps=4000, replicas=DENOISERS),
@@ -89,10 +89,11 @@ def verdict() -> str:
     """The three end points, p-values corrected by Holm over the three."""
     found = {(row["arm"], row["seed"]): row["metrics"] for row in finished()}
     seeds = sorted({seed for _, seed in found})
-    tests = {
-        name: paired_test(*([found[arm, seed][metric] for seed in seeds] for arm, metric in sides))
-        for name, sides in END_POINTS.items()
-    }
+
+    def values(arm: str, metric: str) -> list[float]:
+        return [found[arm, seed][metric] for seed in seeds]
+
+    tests = {name: paired_test(values(*ours), values(*theirs)) for name, (ours, theirs) in END_POINTS.items()}
     adjusted = holm([test[3] for test in tests.values()])
     lines = [
         f"{name}: {100 * d:+.2f} ({100 * low:+.2f}, {100 * high:+.2f}), p = {p:.4f}"

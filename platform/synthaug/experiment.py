@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -158,12 +159,18 @@ class Trial:
 
 @settings(kw_only=True)
 class Sweep:
-    """A base experiment varied by named arms and over a space of its fields, every point with the same seeds."""
+    """A base experiment varied by named arms and over a space of its fields, every point with the same seeds.
+
+    Differences are to `baseline`. `controls` are arms that cost what the others cost: who claims a gain must beat each
+    of them too. `against` names what an arm is compared with where it is neither: the first is its baseline.
+    """
 
     ALONE: ClassVar[str] = "base"
     base: OneOf[Experiment]
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: str | None = None
+    controls: tuple[str, ...] = ()
+    against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     space: dict[str, OneOf[Domain]] = Field(default_factory=dict)
     searcher: OneOf[Searcher] = Grid()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
@@ -190,12 +197,27 @@ class Sweep:
 
     @model_validator(mode="after")
     def _checked(self) -> Sweep:
-        if self.baseline is not None and self.baseline not in self.arms:
-            raise UserError(
-                f"no arm is called {self.baseline!r}{did_you_mean(self.baseline, list(self.arms))}", ("baseline",)
-            )
+        if self.controls and self.baseline is None:
+            raise UserError("they stand beside a baseline; name it", ("controls",))
+        named = {
+            "baseline": () if self.baseline is None else (self.baseline,),
+            "controls": self.controls,
+            "against": (*self.against, *chain(*self.against.values())),
+        }
+        for path, arms in named.items():
+            for arm in arms:
+                if arm not in self.arms:
+                    raise UserError(f"no arm is called {arm!r}{did_you_mean(arm, list(self.arms))}", (path,))
         self.trials()  # every value is tried on: what does not fit is refused before anything runs
         return self
+
+    def compared(self, arm: str) -> tuple[str, ...]:
+        """The arms that one is compared with, its baseline first."""
+        if arm in self.against:
+            return self.against[arm]
+        if self.baseline is None or arm == self.baseline:
+            return ()
+        return (self.baseline,) if arm in self.controls else (self.baseline, *self.controls)
 
     def trials(self) -> list[Trial]:
         """Every trial, arms first, then points, then seeds; a bad field or value shows here, before anything runs."""

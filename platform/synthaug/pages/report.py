@@ -86,7 +86,7 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 
 
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
-    trials, baseline = trials_of(subject), subject.baseline if isinstance(subject, Sweep) else None
+    trials, sweep = trials_of(subject), subject if isinstance(subject, Sweep) else None
     # unfinished trials have no numbers yet; the others need not wait for them
     ready = [trial for trial in trials if is_ready(store, trial.experiment)]
     finished = [FinishedTrial(trial, Finished(store, trial.experiment)) for trial in ready]
@@ -94,8 +94,8 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     if len(finished) < len(trials):
         body += f"<p>{len(trials) - len(finished)} of {len(trials)} trials have not been run yet.</p>"
     if finished:
-        body += _table(finished, baseline) + _others(finished) + _quality(finished) + _curves(finished)
-        body += _gains(finished, baseline) + _found(finished) + _galleries(finished)
+        body += _table(finished, sweep) + _others(finished) + _quality(finished) + _curves(finished)
+        body += _gains(finished, sweep) + _found(finished) + _galleries(finished)
     body += _notes(store, [trial.experiment for trial in trials])
     return body + f"<details><summary>settings</summary><pre>{_pretty(subject)}</pre></details>"
 
@@ -106,17 +106,15 @@ def _names(finished: Sequence[FinishedTrial]) -> list[str]:
     return [table.name_of(row, rows) for row in rows]
 
 
-def _table(finished: Sequence[FinishedTrial], baseline: str | None) -> str:
+def _table(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
     head = "".join(f"<th>{escape(name)}" for name in table.HEADER)
     trials = [one.row() for one in finished]
-    rows = [table.cells(line) for line in table.lines(trials, baseline)]
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
+    found = table.lines(trials, sweep)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in table.cells(line)) for line in found)
     seeds = len({one.trial.seed for one in finished})
-    against = (
-        f" Differences are paired by seed, to {escape(baseline)}; p-values are Holm-corrected." if baseline else ""
-    )
-    note = f"{table.metric_of(trials)}, {seeds} seeds, Student t intervals.{against} Costs are summed over the seeds."
-    return f"<table><tr>{head}</tr>{body}</table><p class=note>{note}</p>"
+    said = [f"{table.metric_of(trials)}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
+    note = "; ".join(filter(None, [*said, "costs are summed over the seeds"]))
+    return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(note)}.</p>"
 
 
 def _curves(finished: Sequence[FinishedTrial]) -> str:
@@ -134,23 +132,27 @@ def _curves(finished: Sequence[FinishedTrial]) -> str:
     return _figure(figures.curves(shown, "validation accuracy"), f"Validation accuracy while training{which}.")
 
 
-def _gains(finished: Sequence[FinishedTrial], baseline: str | None) -> str:
-    """Mean accuracy per class of each arm, less that of the baseline."""
-    if baseline is None:
-        return ""
-    by_arm: dict[str, list[list[float]]] = {}
+def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
+    """Mean accuracy per class of each arm, less that of its baseline at the same point."""
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    named: dict[str, tuple[str, str]] = {}
     for name, one in zip(_names(finished), finished, strict=True):
-        results = [result for result in one.finished.results.values() if "per_class" in result]
+        arm, results = one.row()["arm"], [r for r in one.finished.results.values() if "per_class" in r]
+        named[name] = arm, table.point_of(one.row(), sweep)
         for result in results[:1]:  # of several the one that was asked for first
             # None: no image of that class was looked at
-            by_arm.setdefault(name, []).append([np.nan if v is None else v for v in result["per_class"].values()])
-    if baseline not in by_arm:
+            values = [np.nan if v is None else v for v in result["per_class"].values()]
+            found.setdefault(named[name], []).append(values)
+    gains: dict[str, list[float]] = {}
+    for name, (arm, point) in named.items():
+        base = () if sweep is None else sweep.compared(arm)[:1]
+        if base and (arm, point) in found and (base[0], point) in found:
+            gains[name] = list(100 * (np.mean(found[arm, point], 0) - np.mean(found[base[0], point], 0)))
+    if sweep is None or not gains:
         return ""
-    base = np.mean(by_arm.pop(baseline), 0)
-    gains = {name: list(100 * (np.mean(values, 0) - base)) for name, values in by_arm.items()}
     first = finished[0].finished
     classes = first.store.open(first.experiment.dataset).classes
-    about = f"Gain over {baseline} for each class, in points."
+    about = f"Gain over {'its baseline' if sweep.against else sweep.baseline} for each class, in points."
     if len(gains) <= MANY:
         return _figure(figures.bars(gains, classes, "points"), about)
     return _grid(classes, {name: [f"{gain:+.1f}" for gain in row] for name, row in gains.items()}, about)

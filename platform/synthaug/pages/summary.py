@@ -19,8 +19,8 @@ def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home
     where = "" if home == Path("runs") else f" --home {home}"
     ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]
     if isinstance(subject, Sweep):
-        found = table.lines(answer["trials"], subject.baseline)
-        return "\n".join([table.text(found), *ends])
+        found = table.lines(answer["trials"], subject)
+        return "\n".join([table.text(found), table.note(found, subject), *ends])
     stages = [f"{n:12} {s['path']}  {_state(s)}" for n, s in answer["stages"].items()]
     metrics = [f"{n:20} {value:.4g}" for n, value in sorted(answer["metrics"].items())]
     return "\n".join([*stages, "", *metrics, *ends])

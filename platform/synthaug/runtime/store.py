@@ -380,7 +380,8 @@ def record_key(subject: Experiment | Sweep) -> str:
     if isinstance(subject, Experiment):
         return hash_of(keyed(subject, places=True))
     trials = [hash_of([t.arm, t.seed, keyed(t.experiment, places=True)]) for t in subject.trials()]
-    return hash_of([subject.baseline, sorted(trials)])  # records are written with their arms in another order
+    more = [subject.controls, subject.against] if subject.controls or subject.against else []
+    return hash_of([subject.baseline, sorted(trials), *more])  # records are written with their arms in another order
 
 
 def _json(data: Any) -> bytes:

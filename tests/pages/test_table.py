@@ -1,0 +1,118 @@
+"""The table of a sweep: who is compared with whom, at which point, and how surely."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from synthaug.data.dataset import Dataset
+from synthaug.experiment import Experiment, Recipe, Sweep
+from synthaug.pages import table
+from synthaug.settings import UserError, seed_of
+
+BASE = Experiment(dataset=Dataset("digits"), recipe=Recipe(steps=1))
+ARMS: dict[str, dict[str, Any]] = {name: {} for name in ("plain", "twin", "better", "worse")}
+
+
+def trials(sweep: Sweep, accuracy: Any) -> list[dict[str, Any]]:
+    """Rows as a run answers with, whose accuracy is a function of arm, seed and fields."""
+    return [
+        {"arm": t.arm, "seed": t.seed, "fields": t.fields, "metrics": {"test/top1": accuracy(t.arm, t.seed, t.fields)}}
+        for t in sweep.trials()
+    ]
+
+
+def noise(*parts: Any) -> float:
+    return float(np.random.default_rng(seed_of(*parts) % 2**32).normal(0, 0.01))
+
+
+def test_arms_are_compared_where_they_stand() -> None:
+    """With arms and a space each point has a baseline of its own: an arm that is 5 points better is, everywhere."""
+    shots = (1, 5, 10)
+    sweep = Sweep(
+        base=BASE, arms={"plain": {}, "better": {}}, baseline="plain", space={"dataset.shots": shots}, seeds=4
+    )
+    level = dict(zip(shots, (0.3, 0.6, 0.9), strict=True))
+
+    def accuracy(arm: str, seed: int, fields: dict[str, Any]) -> float:
+        return level[fields["dataset.shots"]] + 0.01 * seed + (0.05 + 1e-4 * seed if arm == "better" else 0)
+
+    found = {line.name: line for line in table.lines(trials(sweep, accuracy), sweep)}
+    assert len(found) == 6
+    for count in shots:
+        assert found[f"plain dataset.shots={count}"].difference is None
+        line = found[f"better dataset.shots={count}"]
+        assert line.difference is not None and line.difference[0] == pytest.approx(0.05015)
+        assert line.p is not None and line.p < 0.001
+        assert table.cells(line)[3] == "+5.0"
+
+
+def test_p_and_interval_are_those_of_the_library_corrected_for_all_arms() -> None:
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", seeds=6)
+    values = {
+        (arm, seed): 0.5 + 0.01 * list(ARMS).index(arm) + noise(arm, seed) for arm, seed in product(ARMS, range(6))
+    }
+    found = {line.name: line for line in table.lines(trials(sweep, lambda a, s, _: values[a, s]), sweep)}
+    ours = {a: [values[a, s] for s in range(6)] for a in ARMS}
+    raw = {a: stats.ttest_rel(ours[a], ours["plain"]) for a in ("twin", "better", "worse")}
+    order = sorted(raw, key=lambda a: raw[a].pvalue)
+    running = 0.0
+    for rank, arm in enumerate(order):
+        running = max(running, min(1.0, (3 - rank) * raw[arm].pvalue))
+        line = found[arm]
+        assert line.p == pytest.approx(running) and line.difference is not None
+        interval = raw[arm].confidence_interval(1 - 0.05 / 3)  # Bonferroni
+        assert line.difference[1:] == pytest.approx((interval.low, interval.high))
+
+
+def test_a_gain_is_one_over_every_control() -> None:
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", controls=("twin",), seeds=6)
+    gain = {"plain": 0.0, "twin": 0.04, "better": 0.05, "worse": 0.02}
+    values = {(arm, seed): 0.5 + gain[arm] + noise(arm, seed) / 4 for arm, seed in product(ARMS, range(6))}
+    found = {line.name: line for line in table.lines(trials(sweep, lambda a, s, _: values[a, s]), sweep)}
+    ours = {a: [values[a, s] for s in range(6)] for a in ARMS}
+    # the control itself is compared with plain alone
+    p_twin = float(stats.ttest_rel(ours["twin"], ours["plain"]).pvalue)
+    # of two tests the less clear one
+    p_better = max(float(stats.ttest_rel(ours["better"], ours[a]).pvalue) for a in ("plain", "twin"))
+    corrected = table.holm([p_twin, p_better, 1.0])
+    assert [found[a].p for a in ("twin", "better", "worse")] == pytest.approx(corrected)
+    # more than plain and less than what costs the same: no gain at all, however small both p are
+    assert float(stats.ttest_rel(ours["worse"], ours["twin"]).pvalue) < 0.05
+    assert found["worse"].p == 1.0 and found["worse"].hardest == "twin"
+    assert found["worse"].difference is not None and found["worse"].difference[0] > 0
+    assert "1.000 (twin)" in table.text(list(found.values()))
+    assert "gain over twin as well" in table.note(list(found.values()), sweep)
+
+
+def test_an_arm_may_have_a_baseline_of_its_own() -> None:
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", against={"better": ("twin",), "twin": ()}, seeds=3)
+    values = {"plain": 0.1, "twin": 0.5, "better": 0.7, "worse": 0.05}
+    found = {line.name: line for line in table.lines(trials(sweep, lambda a, s, _: values[a] + 0.01 * s), sweep)}
+    difference = {name: line.difference and round(line.difference[0], 6) for name, line in found.items()}
+    assert difference == {"plain": None, "twin": None, "better": 0.2, "worse": -0.05}
+
+
+def test_what_has_no_pair_is_not_compared() -> None:
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", seeds=3)
+    rows = trials(sweep, lambda arm, seed, _: 0.1 * seed + noise(arm, seed))
+    partial = [row for row in rows if row["arm"] != "plain" or row["seed"] == 2]
+    partial = [row for row in partial if row["arm"] != "worse" or row["seed"] != 2]
+    found = {line.name: line for line in table.lines(partial, sweep)}
+    assert found["worse"].difference is None and found["worse"].p is None
+    assert found["better"].difference is not None and found["better"].p is None  # one pair has no p
+    assert "one seed" in table.text(list(found.values()))
+    assert all(line.difference is None for line in table.lines(rows, None))
+
+
+def test_unknown_arms_are_refused() -> None:
+    with pytest.raises(UserError, match="controls: no arm is called 'twins'; did you mean twin"):
+        Sweep(base=BASE, arms=ARMS, baseline="plain", controls=("twins",))
+    with pytest.raises(UserError, match="against: no arm is called 'planes'"):
+        Sweep(base=BASE, arms=ARMS, baseline="plain", against={"better": ("planes",)})
+    with pytest.raises(UserError, match="controls: they stand beside a baseline"):
+        Sweep(base=BASE, arms=ARMS, controls=("twin",))
