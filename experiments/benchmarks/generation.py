@@ -109,7 +109,7 @@ def ours(args: argparse.Namespace, model: Path) -> tuple[Make, Pipeline]:
     rows = [(i, variant) for variant in range(args.variants) for i in range(args.sources)]
 
     def make(folder: Path) -> int:
-        pipeline.forget()
+        pipeline.codec.forget()
         made = pipeline.img2img(
             [images[i] for i, _ in rows], [prompts[i] for i, _ in rows], [i * 1000 + v for i, v in rows],
             strength=args.strength, steps=args.steps, guidance=args.guidance, keys=[str(i) for i, _ in rows],

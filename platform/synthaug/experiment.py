@@ -14,7 +14,6 @@ from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune
-from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.pixel_models import DenoiserModel, PretrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import Measurement
@@ -98,7 +97,9 @@ class Experiment:
     @model_validator(mode="after")
     def _has_denoiser(self) -> Experiment:
         # said when an experiment is put together, not when a worker first asks
-        wanting = [part for part in (self.method, *self.recipe.views, *self.evaluations) if needs_denoiser(part)]
+        parts = (self.method, *self.recipe.views, *self.evaluations)
+        # measurements of images work with none
+        wanting = [part for part in parts if getattr(part, "needs_denoiser", False)]
         if wanting and self.denoiser is None:
             way = (
                 "--set denoiser=TrainedUNet trains one on your images, denoiser=nano:ddpm is the embedded one of digits"
@@ -117,11 +118,6 @@ class Experiment:
         return evaluations
 
     @property
-    def guide(self) -> Guide | None:
-        """The noisy classifier that is to be trained, if the method has one."""
-        return None if self.method is None else self.method.guided_by
-
-    @property
     def is_nano(self) -> bool:
         """Whether an embedded model makes the images."""
         return self.generator is not None and self.generator.model.startswith("nano:")
@@ -137,11 +133,6 @@ class Experiment:
         """What people should know of these settings before anything runs."""
         of_method = [] if self.method is None else self.method.notes()
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
-
-
-def needs_denoiser(part: Any) -> bool:
-    """Whether a method, a view or an evaluation works with the experiment's denoiser."""
-    return part is not None and bool(getattr(part, "needs_denoiser", False))
 
 
 # --- sweeps ---------------------------------------------------------------------------------------------------------

@@ -83,12 +83,6 @@ NotKeyed = Annotated[T, _NOT_KEYED]
 ContentOf = Annotated[T, _BY_CONTENT]
 
 
-def kind_of(value: object) -> str:
-    """`module:Class` of a settings value."""
-    # where the class lies now, for loading; keys use `key_name`, which stays when it moves
-    return f"{type(value).__module__}:{type(value).__qualname__}"
-
-
 def key_name(cls: type) -> str:
     """What keys call a class: a name of its own, not inherited, or where it lies."""
     return str(cls.__dict__.get(_KEY_NAME, f"{cls.__module__}:{cls.__qualname__}"))
@@ -96,7 +90,9 @@ def key_name(cls: type) -> str:
 
 def to_json(value: Any) -> dict[str, Any]:
     """Plain JSON of a settings value, its class named first."""
-    return {"kind": kind_of(value), **TypeAdapter(type(value)).dump_python(value, mode="json")}
+    # where the class lies now, for loading; keys use `key_name`, which stays when it moves
+    kind = f"{type(value).__module__}:{type(value).__qualname__}"
+    return {"kind": kind, **TypeAdapter(type(value)).dump_python(value, mode="json")}
 
 
 def from_json(base: type[T], data: Any) -> T:

@@ -21,6 +21,7 @@ class Weights(ABC):
     the model is, not where it lies."""
 
     MARK: ClassVar[str]  # the file that every folder of this sort has
+    PLACES: ClassVar[tuple[str, ...]] = (".",)  # where in the folder it may be
     SORT: ClassVar[str]  # what it is, for messages
     WAYS_OUT: ClassVar[str]
 
@@ -35,7 +36,7 @@ class Weights(ABC):
     def folder(self) -> Path:
         """Where the model lies on this machine; never asks the network."""
         folder = locate(self.model, self.revision, self.WAYS_OUT)
-        if not (folder / self.MARK).is_file():
+        if not any((folder / place / self.MARK).is_file() for place in self.PLACES):
             raise UserError(f"{folder} holds no {self.SORT} (it has no {self.MARK}); {self.WAYS_OUT}")
         return folder
 

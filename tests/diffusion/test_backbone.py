@@ -42,7 +42,9 @@ def floats(
     """Images before they are rounded to 8 bits."""
     edits = pipeline._edits(rows["images"], rows["prompts"], rows["seeds"], strength, steps, None)
     loop = Loop(steps, guidance, "")
-    return torch.stack(pipeline._batched(edits, lambda rows: list(pipeline.decode(pipeline._denoise(rows, loop)))))
+    return torch.stack(
+        pipeline._batched(edits, lambda rows: list(pipeline.codec.decode(pipeline._denoise(rows, loop))))
+    )
 
 
 def reference(folder: Path, rows: dict[str, Any], *, strength: float, guidance: float, steps: int = STEPS) -> Any:

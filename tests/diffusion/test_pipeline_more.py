@@ -126,7 +126,7 @@ def test_latents_decode_to_the_images(pipeline: Pipeline, images: list[np.ndarra
     assert z.shape == (3, 4, 8, 8) and z.dtype == np.float32
     assert np.array_equal(pipeline.pixels(torch.from_numpy(z)), made)
     leaf = torch.from_numpy(z).requires_grad_()
-    pipeline.decode(leaf).sum().backward()
+    pipeline.codec.decode(leaf).sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().sum() > 0
 
 

@@ -51,7 +51,7 @@ def drawn(right: int, wrong: int) -> tuple[Candidates, np.ndarray]:
 
 def test_clip_among_all_classes_finds_images_of_another_class() -> None:
     made, is_right = drawn(60, 40)
-    scores = ClipMulti(clip=CLIP).score(made, None)
+    scores = ClipMulti(clip=CLIP).open(None)(made)
     assert ((scores >= 0) & (scores <= 1)).all()
     assert scores[is_right].mean() > 0.8 and scores[~is_right].mean() < 0.2
     kept = ClipMulti(clip=CLIP, drop=0.4).keep(scores, made.targets)
@@ -61,13 +61,13 @@ def test_clip_among_all_classes_finds_images_of_another_class() -> None:
 def test_clip_yes_or_no_asks_for_the_class_or_for_the_kind_of_thing() -> None:
     made, is_right = drawn(60, 40)
     bare = Candidates(made.images, made.targets, made.words)
-    scores = ClipBinary(clip=CLIP).score(bare, None)
+    scores = ClipBinary(clip=CLIP).open(None)(bare)
     assert scores[is_right].mean() > scores[~is_right].mean() + 0.5
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
     mixed = Candidates(np.concatenate([made.images[:60], noise]), np.concatenate([made.targets[:60], np.full(20, 3)]),
                        made.words, "digit")  # fmt: skip
-    found = ClipBinary(clip=CLIP).score(mixed, None)
+    found = ClipBinary(clip=CLIP).open(None)(mixed)
     assert found[:60].mean() > found[60:].mean() + 0.4, "no digit at all"
 
 
@@ -83,9 +83,9 @@ def test_the_base_classifier_gives_the_probability_of_the_target() -> None:
     images = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (0, 100, 200)])
     made = Candidates(images, np.array([0, 1, 0]), ("a", "b"))
     logistic = 1 / (1 + np.exp(-np.array([0.0, 1.0, -2.0])))
-    assert BaseProb().score(made, Net()) == pytest.approx(logistic)
+    assert BaseProb().open(Net())(made) == pytest.approx(logistic)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nano:clip"):
-        ClipMulti(clip=Clip(str(tmp_path))).score(drawn(1, 1)[0], None)
+        ClipMulti(clip=Clip(str(tmp_path))).open(None)(drawn(1, 1)[0])

@@ -100,9 +100,9 @@ def test_a_step_raises_the_score_and_stays_in_the_box(models: Models) -> None:
             latents, (a, b) = torch.from_numpy(z), draws(seeds, 4)
             up = torch.from_numpy(gif(constraint=100.0, step=0.02).shift(pipeline, judge, z, seeds).numpy())
             down = 2 * (latents * (1 + a) + b) - up
-            features = scorer.images(pipeline.decode(down), normalise=False)
+            features = scorer.images(pipeline.codec.decode(down), normalise=False)
         else:
-            features = scorer.images(pipeline.decode(wide.shift(pipeline, judge, z, seeds)), normalise=False)
+            features = scorer.images(pipeline.codec.decode(wide.shift(pipeline, judge, z, seeds)), normalise=False)
         return float(judge.score(features).detach().mean())
 
     assert score(0.02) > score(0.0) > score(0.02, sign=-1.0), "up the slope, not down"

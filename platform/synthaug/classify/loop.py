@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -20,6 +19,7 @@ from synthaug.classify.mixing import Utilize
 from synthaug.classify.models import build, centre, check_size, crop_of, prepared, resized
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import Batch
+from synthaug.diffusion.fit import contained
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World, all_losses
 
@@ -92,7 +92,9 @@ def train(
     `report` is called after each evaluation, in every process. `denoiser` is for views that need one.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _contained(recipe.threads, device):
+    # benchmark would choose kernels by their time, and so bits by what else the machine was doing
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with contained(recipe.threads, device), exact:
         run = _Run(recipe, utilize, data, seed, world, device, denoiser)
         done = run.restore(checkpoint.load() if checkpoint else None)
         if run.total == 0:  # published weights, asked as they are
@@ -332,18 +334,3 @@ def predict(model: nn.Module, images: Images, batch: int = 256) -> torch.Tensor:
     with torch.inference_mode():
         parts = [model(gather(images, rows).to(device)) for rows in torch.split(torch.arange(len(images)), batch)]
     return torch.cat(parts).float().cpu()
-
-
-@contextmanager
-def _contained(threads: int, device: torch.device) -> Iterator[None]:
-    """Leave the process's random state, thread count and cuDNN choices as they were."""
-    before = torch.get_num_threads()
-    on_gpu = device.type == "cuda"
-    torch.set_num_threads(before if on_gpu else threads)
-    # benchmark would choose kernels by their time, and so bits by what else the machine was doing
-    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    try:
-        with torch.random.fork_rng(devices=[device] if on_gpu else []), deterministic:
-            yield
-    finally:
-        torch.set_num_threads(before)

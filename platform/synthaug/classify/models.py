@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from synthaug.classify.augment import RandomCrop
@@ -134,18 +135,20 @@ def head(model: nn.Module) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # weights only: a pickle may run any code
+    return cast(dict[str, torch.Tensor], torch.load(path, map_location="cpu", weights_only=True))
+
+
 def _load(model: Classifier, path: Path) -> None:
     """Weights from a file; a head for another number of classes is left as initialised."""
     if not path.is_file():
         raise UserError(f"weights: there is no file {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # a pickle may run any code
     # what this project saved is a Classifier's, what torchvision ships is the bare net's
-    state = {key.removeprefix("net."): value for key, value in state.items()}
+    state = {key.removeprefix("net."): value for key, value in read_state(path).items()}
     last, linear = head(model.net)
     bias = state.get(f"{last}.bias")
     if bias is not None and len(bias) != linear.out_features:

@@ -58,11 +58,6 @@ class View(ABC):
         return False
 
     @property
-    def variants(self) -> int:
-        """How many variants of each real image must have been made beforehand."""
-        return 0
-
-    @property
     def calls(self) -> float:
         """How many rows through the denoiser an image of a batch costs in the loop."""
         return 0.0
@@ -119,10 +114,6 @@ class DiffAugView(View):
         return self.how.denoise
 
     @property
-    def variants(self) -> int:
-        return self.cached
-
-    @property
     def calls(self) -> float:
         return self.p if self.how.denoise and not self.cached else 0.0
 
@@ -177,10 +168,6 @@ class FolderView(View):
     """The image of the same name in another folder, such as those of DeepAugment (Hendrycks et al. 2021)."""
 
     path: ContentOf[str]
-
-    @property
-    def variants(self) -> int:
-        return 1
 
     def twins(self, ids: Sequence[str]) -> list[Path]:
         files = [Path(self.path).expanduser() / id for id in ids]

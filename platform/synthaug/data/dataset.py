@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synthaug.data.folder import AT, Facts, open_folder
 from synthaug.data.listing import Entry, Listing, hash_pixels
-from synthaug.data.published import PHOTO, PUBLISHED, open_published
+from synthaug.data.published import PHOTO, PUBLISHED, open_published, twins
 from synthaug.data.sample import encode_image
 from synthaug.settings import Count, NotKeyed, UserError, canonical, did_you_mean, seed_of, settings
 
@@ -111,7 +111,7 @@ def open_digits(dataset: Dataset, facts: Facts) -> Listing:
     # int64, because `int` is not as wide on every platform
     digest = hashlib.sha256(pixels.tobytes() + target.astype(np.int64).tobytes()).hexdigest()
     classes = tuple(str(i) for i in range(10))
-    words, notes = _words(dataset, classes), _twins(splits)
+    words, notes = _words(dataset, classes), twins(splits)
     return Listing(classes, words, splits, digest, lambda id: _show(pixels, id), notes=notes)
 
 
@@ -146,13 +146,6 @@ def open_glyphs(dataset: Dataset, facts: Facts) -> Listing:
 
 def _words(dataset: Dataset, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict(dataset.class_words).get(name, name) for name in classes)
-
-
-def _twins(splits: dict[str, tuple[Entry, ...]]) -> tuple[str, ...]:
-    """A known benchmark is counted and reported, never changed."""
-    test = {e.pixels for e in splits["test"]}
-    count = sum(e.pixels in test for e in splits["train"])
-    return (f"{count} training images are in the test set as well",) if count else ()
 
 
 GLYPHS_SEED = 1  # the nano models were trained on seed 0

@@ -173,9 +173,7 @@ def caltech(root: Path) -> Files:
     files = class_folders(root)
     kept = [label for label, name in enumerate(files.classes) if name != "BACKGROUND_Google"]
     new = {old: label for label, old in enumerate(kept)}
-    splits: dict[str, dict[str, int]] = {}
-    for split, named in files.splits.items():
-        splits[split] = {name: new[old] for name, old in named.items() if old in new}
+    splits = {s: {name: new[old] for name, old in named.items() if old in new} for s, named in files.splits.items()}
     if "" in splits:
         label_of = splits[""]
         # the archive has no official split: this one is a function of the names alone
@@ -252,9 +250,7 @@ def semi_inat(root: Path, level: str) -> Files:
     names = [_taxon(taxa[id], level) for id in files.classes]
     classes = sorted(set(names))
     label = [classes.index(name) for name in names]
-    splits: dict[str, dict[str, int]] = {}
-    for split, named in files.splits.items():
-        splits[split] = {name: label[old] for name, old in named.items()}
+    splits = {split: {name: label[old] for name, old in named.items()} for split, named in files.splits.items()}
     return Files(tuple(classes), splits)
 
 

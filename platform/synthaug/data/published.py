@@ -57,7 +57,7 @@ def open_published(
     found = known.read(_root(name, known, path), facts)
     splits = {split: tuple(entries) for split, entries in found.splits.items()}
     # before anything is cut off: what is told is a fact of the official sets
-    notes = _twins(splits) if "train" in splits else ()
+    notes = twins(splits) if "train" in splits else ()
     if "train" in splits and "val" not in splits:
         train, val = cut(splits["train"], (val_share,), keep=shots or 1)
         splits |= {"train": tuple(train), "val": tuple(val)}
@@ -102,7 +102,7 @@ def _words(name: str, known: Published, found: Found, given: Mapping[str, str]) 
     return tuple(words[cls] for cls in found.classes)
 
 
-def _twins(splits: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
+def twins(splits: Mapping[str, Sequence[Entry]]) -> tuple[str, ...]:
     # counted, not dropped: numbers must compare with published ones, which have them
     test = {entry.pixels for entry in splits["test"]}
     count = sum(entry.pixels in test for entry in splits["train"])

@@ -79,11 +79,11 @@ def encode_image(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def resize_image(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Squash to size x size, bicubic, as the published methods do."""
+def resize_image(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    """Squash to size x size, bicubic, as the published methods do; None leaves the size."""
     from PIL import Image
 
-    if pixels.shape[:2] == (size, size):
+    if size is None or pixels.shape[:2] == (size, size):
         return pixels
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 

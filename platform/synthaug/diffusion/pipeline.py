@@ -94,10 +94,6 @@ class Pipeline:
         """What it has done so far."""
         return self._counters | self.codec.counters
 
-    def forget(self) -> None:
-        """Drop what is kept of sources and prompts, so that the next call encodes them again."""
-        self.codec.forget()
-
     # --- what it can do ---
 
     def img2img(
@@ -124,10 +120,7 @@ class Pipeline:
     ) -> list[np.ndarray]:  # fmt: skip
         """InstructPix2Pix (Brooks et al. 2023): each image changed as its prompt says, from pure noise, by a model
         that sees the image."""
-        names = [_content(image) for image in images] if keys is None else keys
-        part = part_of(self.backbone.scheduler, steps)
-        given = zip(prompts, seeds, images, names, strict=True)
-        rows = [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, image, name in given]
+        rows = self._edits(images, prompts, seeds, 1.0, steps, keys)
         return self._generate(rows, Loop.instructed(steps, guidance, image_guidance))
 
     def invert(
@@ -150,14 +143,10 @@ class Pipeline:
         rows = [_Row(prompt, 0, part, latents=z, later=after) for prompt, z, after in given]
         return self._generate(rows, Loop.resumed(steps, guidance, split))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Images (BCHW, in [0, 1]) of latents; differentiable."""
-        return self.codec.decode(z)
-
     @torch.inference_mode()
     def pixels(self, z: Tensor) -> list[np.ndarray]:
         """Images (uint8 HWC) of latents."""
-        return _to_uint8(self.decode(z))
+        return _to_uint8(self.codec.decode(z))
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse a prompt of which the text encoder would not see the end."""
@@ -189,7 +178,7 @@ class Pipeline:
         self._check_kind(instructs=loop.image_guidance is not None)
         said = [loop.negative, *(row.prompt for row in rows), *(row.later or "" for row in rows)]
         self.check_prompts(said)
-        finish = _arrays if latents else lambda z: _to_uint8(self.decode(z))
+        finish = _arrays if latents else lambda z: _to_uint8(self.codec.decode(z))
         return self._batched(rows, lambda rows: finish(self._denoise(rows, loop)))
 
     def _check_kind(self, *, instructs: bool) -> None:

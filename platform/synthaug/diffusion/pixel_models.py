@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from synthaug.settings import ContentOf, Count, UserError, settings
-from synthaug.weights import Weights, files_of, locate
+from synthaug.weights import Weights, files_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,7 @@ class PretrainedUNet(DenoiserModel, Weights):
     or with what is in those two."""
 
     MARK: ClassVar[str] = "scheduler_config.json"
+    PLACES: ClassVar[tuple[str, ...]] = (".", "scheduler")
     SORT: ClassVar[str] = "pixel model of diffusers"
     WAYS_OUT: ClassVar[str] = (
         "name the folder of a downloaded one (--set denoiser=/path/to/model), take the embedded one, which knows only "
@@ -52,13 +53,6 @@ class PretrainedUNet(DenoiserModel, Weights):
     )
 
     precision: Precision = "fp32"
-
-    def folder(self) -> Path:
-        # not the base's: where the mark lies tells the two layouts apart
-        folder = locate(self.model, self.revision, self.WAYS_OUT)
-        if not any((folder / part / self.MARK).is_file() for part in (".", "scheduler")):
-            raise UserError(f"{folder} holds no {self.SORT} (it has no {self.MARK}); {self.WAYS_OUT}")
-        return folder
 
     def weight_files(self) -> list[Path]:
         root = self.folder()

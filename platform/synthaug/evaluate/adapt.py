@@ -15,7 +15,7 @@ from synthaug.data.sample import Label, Sample
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.one_step import STEPS, Diffusion, sigma_at
 from synthaug.methods.base import Context, Maker, Models, Row
-from synthaug.methods.diffuse_denoise import diffused, guesses, pieces
+from synthaug.methods.diffuse_denoise import diffused, pieces
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ class AtTimes(Adaptation):
         return Row(sample.id, sample.target, sample.target, variant, "", time, seed)
 
     def adapt(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Sequence[np.ndarray]:
-        times = [self.times[row.variant - 1] for row in rows]
-        return diffused(self.how, images, times, [row.seed for row in rows], models)
+        return diffused(self.how, images, [row.strength for row in rows], [row.seed for row in rows], models)
 
     def calls(self, row: Row, backbone: Backbone | None) -> int:
-        return guesses(self.how)
+        return int(self.how.denoise)
 
 
 @settings(kw_only=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
+from scipy.special import entr
 
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes
@@ -41,7 +42,7 @@ class EntropyOverTime(Evaluation):
             for place in range(len(self.times)):
                 guesses = subject.copy(maker, split, numbers, place + 1)  # copies are counted from 1
                 p = predict(subject.model, guesses).double().softmax(1).numpy()
-                unsure[place] += entropies(p).sum()
+                unsure[place] += entr(p).sum()
                 right[place] += (p.argmax(1) == labels[first : first + CHUNK]).sum()
         unsure, right = unsure / len(labels), right / len(labels)
         metrics = {f"{self.title}/entropy/{time:g}": float(h) for time, h in zip(self.times, unsure, strict=True)}
@@ -50,10 +51,3 @@ class EntropyOverTime(Evaluation):
         curve: Curve = {"x": list(self.times), "y": lines, "label": ["diffusion time", "nats"]}
         top1 = {f"{time:g}": float(share) for time, share in zip(self.times, right, strict=True)}
         return {"metrics": metrics, "curves": {"entropy": curve}, "about": {"top1": top1, "log C": limit}}
-
-
-def entropies(p: np.ndarray) -> np.ndarray:
-    """The entropy of each row, in nats."""
-    # p log p -> 0 as p -> 0, where numpy would say nan
-    logs = np.log(np.where(p > 0, p, 1.0))
-    return np.asarray(-np.where(p > 0, p * logs, 0.0).sum(1))

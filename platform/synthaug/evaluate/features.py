@@ -83,9 +83,11 @@ class InceptionFeatures(Extractor):
         import torch
         from torchvision.models import inception_v3
 
+        from synthaug.classify.models import read_state
+
         net = inception_v3(weights=None, aux_logits=False, init_weights=False)
         net.fc = torch.nn.Identity()
-        state = _state(self._file())
+        state = read_state(self._file())
         if len(state.get("fc.bias", ())) == 1008:
             raise UserError(f"{self.weights} is TensorFlow's Inception, which pools otherwise; take one of torchvision")
         try:
@@ -94,16 +96,6 @@ class InceptionFeatures(Extractor):
             said = str(error).splitlines()[1].strip()
             raise UserError(f"{self.weights} does not fit Inception v3: {said}", ("weights",)) from None
         return net
-
-
-def _state(file: Path) -> dict[str, torch.Tensor]:
-    import torch
-    from safetensors.torch import load_file
-
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    state: dict[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return state
 
 
 def _sha256(file: Path) -> str:

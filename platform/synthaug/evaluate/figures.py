@@ -13,7 +13,7 @@ from synthaug.data.sample import decode_image, resize_image
 from synthaug.evaluate.base import Curve
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 def gallery(lines: Sequence[Sequence[bytes]], tile: int = 64) -> np.ndarray:
@@ -42,7 +42,7 @@ def confusion(matrix: Sequence[Sequence[int]], cell: int = 24) -> np.ndarray:
 
 def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
     """One colour for each name, a thin line for each run and a thick one for their mean; as an inline SVG."""
-    figure, axes = _figure(6.4, 3.4)
+    axes = _figure(6.4, 3.4)
     for number, (name, runs) in enumerate(lines.items()):
         colour = f"C{number % 10}"
         for run in runs:
@@ -50,15 +50,12 @@ def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel:
         if runs and len({len(run) for run in runs}) == 1:
             mean = np.mean(np.array(runs, float), 0)
             axes.plot(mean[:, 0], mean[:, 1], color=colour, linewidth=2, label=name)
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return _svg(axes, "optimiser step", ylabel)
 
 
 def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: str) -> str:
     """Per class one bar for each name; as an inline SVG."""
-    figure, axes = _figure(max(6.4, min(24, 0.25 * len(classes) * len(gains))), 3.0)
+    axes = _figure(max(6.4, min(24, 0.25 * len(classes) * len(gains))), 3.0)
     width = 0.8 / max(1, len(gains))
     for number, (name, values) in enumerate(gains.items()):
         axes.bar(np.arange(len(values)) + number * width, values, width, label=name)
@@ -66,25 +63,19 @@ def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: s
         np.arange(len(classes)) + 0.4 - width / 2, classes, fontsize=7, rotation=45 if len(classes) > 15 else 0
     )
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return _svg(axes, "", ylabel)
 
 
 def plot(curve: Curve) -> str:
     """What an evaluation found along an axis; as an SVG. `y` is one line of numbers, or several by name."""
-    figure, axes = _figure(4.8, 3.2)
+    axes = _figure(4.8, 3.2)
     lines = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
     for name, values in lines.items():
         axes.plot(curve["x"], values, label=name, linewidth=1.5)
-    axes.set_xlabel(curve["label"][0])
-    axes.set_ylabel(curve["label"][1])
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return _svg(axes, curve["label"][0], curve["label"][1], legend=len(lines) > 1)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -92,12 +83,15 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return axes
 
 
-def _svg(figure: Figure) -> str:
+def _svg(axes: Any, xlabel: str, ylabel: str, legend: bool = True) -> str:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    axes.figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
@@ -106,10 +100,10 @@ def decoded(picture: str) -> np.ndarray:
     return decode_image(base64.b64decode(picture))
 
 
-def png_uri(pixels: np.ndarray) -> str:
-    """An image that a page carries with itself."""
+def png(pixels: np.ndarray) -> str:
+    """An image as a PNG in base64."""
     from PIL import Image
 
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    return base64.b64encode(out.getvalue()).decode()

@@ -45,10 +45,6 @@ class Filter(ABC):
         """What says how well each image shows its target class, in [0, 1], its model in memory. `classifier` was
         trained on the real images alone, and is there if the filter needs it."""
 
-    def score(self, made: Candidates, classifier: nn.Module | None) -> np.ndarray:
-        """The scores of some images."""
-        return self.open(classifier)(made)
-
     def keep(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Which images stay: all but the floor(drop x number) lowest; of equal scores the later ones go."""
         groups = [np.flatnonzero(targets == target) for target in np.unique(targets)] if self.per_class else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from synthaug.diffusion.one_step import check_time, sigma_at
+from synthaug.evaluate import figures
 from synthaug.evaluate.base import Evaluation, Result, Subject
 from synthaug.settings import Count, Share, seed_of, settings
 
@@ -66,7 +65,8 @@ class Gradients(Evaluation):
             "roughness-detached": roughness(partial),
         }
         columns = [x0, guess.clamp(-1, 1), *(spread(slope) for slope in (total, partial))]
-        pictures = {"gradients": png(torch.cat(columns, 3))}
+        rows = ((torch.cat(columns, 3).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pictures = {"gradients": figures.png(np.concatenate(list(rows)))}
         named = {f"{self.title}/gradient/{name}": value for name, value in metrics.items()}
         return {"metrics": named, "pictures": pictures, "about": {"time": self.time, "sigma": sigma}}
 
@@ -85,13 +85,3 @@ def roughness(slope: Tensor) -> float:
     down = (slope[..., 1:, :] - slope[..., :-1, :]).square().mean()
     # two independent pixels differ by twice their variance, and there are two directions
     return float((across + down) / (4 * slope.square().mean()).clamp_min(1e-30))
-
-
-def png(rows: Tensor) -> str:
-    """Images in [-1, 1] below one another, as a PNG in base64."""
-    from PIL import Image
-
-    pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    out = io.BytesIO()
-    Image.fromarray(np.concatenate(list(pixels))).save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()

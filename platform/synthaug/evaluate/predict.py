@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
+from scipy.special import log_softmax
 
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
@@ -54,7 +55,7 @@ class Single(Predictor):
     def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
         from synthaug.classify.loop import predict
 
-        return log_softmax(predict(model, images).double().numpy()), 0.0
+        return log_softmax(predict(model, images).double().numpy(), 1), 0.0
 
 
 @settings
@@ -119,7 +120,7 @@ class Ensemble(Predictor):
     def _mean(self, total: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Probabilities from what was added up."""
         mean = total / asked[:, None]
-        return np.asarray(mean if self.average == "probability" else np.exp(log_softmax(mean)))
+        return np.asarray(mean if self.average == "probability" else np.exp(log_softmax(mean, 1)))
 
 
 @settings
@@ -240,9 +241,3 @@ def among(model: nn.Module, places: Sequence[int], classes: int) -> nn.Module:
             return logits + self.closed
 
     return Among().to(next(model.parameters()).device).eval()
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities of N x C logits."""
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))  # type: ignore[no-any-return]

@@ -51,17 +51,12 @@ class DiffuseDenoise(Method):
         return made, [((row.target, 1.0),) for row in rows]
 
     def calls(self, row: Row, backbone: Backbone | None) -> int:
-        return guesses(self.how)
+        return int(self.how.denoise)  # one guess; without it only noise is added
 
 
 def halves(number: int) -> float:
     """van der Corput's sequence 0, 1/2, 1/4, 3/4, 1/8 ...: the binary digits of a number, mirrored at the point."""
     return float(sum((number >> place & 1) / (2 << place) for place in range(number.bit_length())))
-
-
-def guesses(how: Diffusion) -> int:
-    """The denoiser rows that an image costs in `diffused`."""
-    return 1 if how.denoise else 0  # one guess; without it only noise is added
 
 
 def diffused(

@@ -98,7 +98,7 @@ class GIF(SDEdit):
         z = torch.from_numpy(latents).to(pipeline.device, pipeline.dtype)
         a, b = (part.to(z).requires_grad_() for part in draws(seeds, z.shape[1]))
         # The authors do not bring the mean and deviation of the pixels to CLIP's on this way, only for the source.
-        score = judge.score(judge.scorer.images(pipeline.decode(z * (1 + a) + b), normalise=False))
+        score = judge.score(judge.scorer.images(pipeline.codec.decode(z * (1 + a) + b), normalise=False))
         slopes = torch.autograd.grad(score.sum(), (a, b))
         with torch.no_grad():
             # One step up by the sign, and back into the ball (in the largest norm) around what was edited.

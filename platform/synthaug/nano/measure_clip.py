@@ -10,18 +10,16 @@ from torch import Tensor
 
 from synthaug.clip import Scorer
 from synthaug.data import glyphs
-from synthaug.data.dataset import Dataset
-from synthaug.data.sample import decode_image
+from synthaug.evaluate.filter import ClipBinary
+from synthaug.nano.measure_ddpm import digits
 from synthaug.nano.train_clip import empty, kind
 from synthaug.settings import seed_of
 
 
 def unseen_digits() -> tuple[Tensor, Tensor]:
     """The test split of the package's digits, in [-1, 1]."""
-    listing = Dataset("digits").open()
-    entries = listing.splits["test"]
-    pixels = torch.from_numpy(np.stack([decode_image(listing.read(entry.id)) for entry in entries]))
-    return pixels.permute(0, 3, 1, 2) / 127.5 - 1, torch.tensor([entry.label for entry in entries])
+    pixels, labels = digits("test")
+    return torch.from_numpy(pixels) / 127.5 - 1, torch.from_numpy(labels)
 
 
 def zero_shot(scorer: Scorer, images: Tensor, texts: Sequence[str]) -> Tensor:
@@ -47,18 +45,9 @@ def binary(scorer: Scorer, images: Tensor, labels: Tensor, *, typed: bool) -> tu
 
 def _yes(scorer: Scorer, images: Tensor, labels: Tensor, typed: bool) -> Tensor:
     """The probability that each image shows its class rather than not."""
-    features = scorer.embed(_bytes(images))
-    return torch.stack([
-        scorer.probabilities(feature[None], _question(glyphs.CLASSES[label], typed))[0, 0]
-        for feature, label in zip(features, labels.tolist(), strict=True)
-    ])  # fmt: skip
-
-
-def _question(word: str, typed: bool) -> list[str]:
-    # UniDiffDA, section 4.3: its fine-grained form names the kind, and denies the kind, not the class
-    sort = kind(word)
-    yes = f"A photo of a {word}, a type of {sort}" if typed else f"A photo of a {word}"
-    return [yes, f"A photo with no {sort if typed else word}"]
+    words = [glyphs.CLASSES[label] for label in labels.tolist()]
+    asked = zip(scorer.embed(_bytes(images)), words, strict=True)
+    return torch.tensor([ClipBinary().yes(scorer, f[None], word, kind(word) if typed else "")[0] for f, word in asked])
 
 
 def _bytes(images: Tensor) -> np.ndarray:

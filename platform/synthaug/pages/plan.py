@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,10 @@ from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.run import trials_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
-from synthaug.stages.base import Cost, Mapped, Stage, Unmade
+from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
 
 PAST = 200  # receipts from which the speed of this home is known
 SHOWN = 40  # stages that are listed one by one
-
-
-@dataclass(frozen=True)
-class Todo:
-    """A stage as `show` tells it: what of it is missing, and what making that takes."""
-
-    key: str
-    path: str
-    cached: bool
-    cost: Cost
-    bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        found = {"key": self.key, "path": self.path, "cached": self.cached}
-        return found | {"images": self.cost.images, "calls": self.cost.calls, "bytes": self.bytes}
 
 
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
@@ -38,9 +23,8 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     store = Store(home)
     trials = trials_of(subject)
     past = Past(store)
-    found: dict[str, Todo] = {}
     labels: dict[str, str] = {}  # by key: trials may know a stage by several names
-    most: dict[str, Stage[Any]] = {}
+    wanted: list[Stage[Any]] = []
     notes: list[str] = []
     for experiment in (trial.experiment for trial in trials):
         listing = store.open(experiment.dataset)
@@ -53,41 +37,31 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
             notes.append(f"no key without the model: {error}")
             continue
         notes += experiment.notes()
+        wanted += stages.values()
         for name, stage in stages.items():
-            # trials share stages: of those with one key the one that asks for most is what will be made
-            known = most.get(stage.key)
-            if known is None or stage.wants_more(known):
-                most[stage.key] = stage
-                label = f"{name}/{stage.key[:8]}" if isinstance(subject, Sweep) else name
-                found[labels.setdefault(stage.key, label)] = todo_of(store, stage, past)
-    missing = [todo for todo in found.values() if not todo.cached]
+            labels.setdefault(stage.key, f"{name}/{stage.key[:8]}" if isinstance(subject, Sweep) else name)
+    # trials share stages: of those with one key the one that asks for most is what will be made
+    found = {labels[stage.key]: todo_of(store, stage, past) for stage in once(wanted)}
+    missing = {name: sum(todo[name] for todo in found.values()) for name in ("images", "calls", "bytes")}
     return {
         "trials": len(trials),
-        "stages": {label: todo.to_json() for label, todo in found.items()},
-        "missing": total(missing) | past.seconds(missing),
+        "stages": found,
+        "missing": missing | past.seconds(found.values()),
         "notes": list(dict.fromkeys(notes)),
     }
 
 
-def todo_of(store: Store, stage: Stage[Any], past: Past) -> Todo:
-    """What of a stage is missing. Of a mapped one that is part there only the rest counts."""
-    given, place = store.planned(stage), str(store.at(stage).local())
-    if store.is_ready(stage):
-        return Todo(stage.key, place, True, Cost())
-    try:
-        cost = stage.estimate(given)
-    except Unmade:
-        cost = Cost()  # hangs on what an input will give: not known before that is made
+def todo_of(store: Store, stage: Stage[Any], past: Past) -> dict[str, Any]:
+    """A stage as `show` tells it: what of it is missing, and what making that takes."""
+    given, cached, cost = store.planned(stage), store.is_ready(stage), Cost()
     # which units there are is known only once the inputs are
-    if isinstance(stage, Mapped) and all(map(store.is_made, stage.inputs.values())):
+    if not cached and isinstance(stage, Mapped) and all(map(store.is_made, stage.inputs.values())):
         cost = sum((stage.measure(unit, given) for unit in store.missing(stage)), Cost())
-    return Todo(stage.key, place, False, cost, round(cost.images * past.bytes_each(stage)))
-
-
-def total(missing: Iterable[Todo]) -> dict[str, Any]:
-    """What all of it takes."""
-    costs = sum((todo.cost for todo in missing), Cost())
-    return {"images": costs.images, "calls": costs.calls, "bytes": sum(todo.bytes for todo in missing)}
+    elif not cached:
+        with suppress(Unmade):  # hangs on what an input will give: not known before that is made
+            cost = stage.estimate(given)
+    found = {"key": stage.key, "path": str(store.at(stage).local()), "cached": cached}
+    return found | {"images": cost.images, "calls": cost.calls, "bytes": round(cost.images * past.bytes_each(stage))}
 
 
 class Past:
@@ -106,11 +80,11 @@ class Past:
         rows = sum(receipt.rows for receipt in self.spent)
         return sum(receipt.bytes for receipt in self.spent) / rows if rows else 0.0
 
-    def seconds(self, missing: Iterable[Todo]) -> dict[str, float]:
+    def seconds(self, stages: Iterable[dict[str, Any]]) -> dict[str, float]:
         """Seconds of generation on one device, from the denoiser calls a second of past shards; none, none."""
         past = [receipt for receipt in self.spent if receipt.calls]
         # past receipts tell how long images take, not how long training does
-        calls = sum(todo.cost.calls for todo in missing if todo.cost.images)
+        calls = sum(stage["calls"] for stage in stages if stage["images"])
         if not past:
             return {}
         each = sum(receipt.seconds for receipt in past) / sum(receipt.calls for receipt in past)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from synthaug.runtime.run import NANO_NOTE, is_ready, trials_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 
+PNG = "data:image/png;base64,"
 MANY = 8  # arms that can be told apart in one figure
 OF_IMAGES = ("fidelity/", "leak/", "recognised/")  # how the names of numbers about generated images begin
 STYLE = """
@@ -40,22 +42,13 @@ pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A finished trial as the report tells it."""
+    """A finished trial as the report tells it: `name` is its arm, and its point where the arm has several; `row` is
+    what tables take, and `--json` prints."""
 
+    name: str
     trial: Trial
     finished: Finished
-
-    @property
-    def arm(self) -> str:
-        return self.trial.arm or self.trial.experiment.label
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        return self.finished.metrics
-
-    def row(self) -> dict[str, Any]:
-        """As tables take it, and as `--json` prints it."""
-        return {"arm": self.arm, "seed": self.trial.seed, "fields": self.trial.fields, "metrics": self.metrics}
+    row: dict[str, Any]
 
 
 def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: Path | None = None) -> Path:
@@ -89,7 +82,13 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     trials, sweep = trials_of(subject), subject if isinstance(subject, Sweep) else None
     # unfinished trials have no numbers yet; the others need not wait for them
     ready = [trial for trial in trials if is_ready(store, trial.experiment)]
-    finished = [FinishedTrial(trial, Finished(store, trial.experiment)) for trial in ready]
+    known = [Finished(store, trial.experiment) for trial in ready]
+    rows = [
+        {"arm": t.arm or t.experiment.label, "seed": t.seed, "fields": t.fields, "metrics": f.metrics}
+        for t, f in zip(ready, known, strict=True)
+    ]
+    names = [table.name_of(row, rows) for row in rows]
+    finished = list(map(FinishedTrial, names, ready, known, rows))
     body = f"<h2>{escape(name)}</h2>"
     if len(finished) < len(trials):
         body += f"<p>{len(trials) - len(finished)} of {len(trials)} trials have not been run yet.</p>"
@@ -97,32 +96,25 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
         body += _table(finished, sweep) + _others(finished) + _quality(finished) + _curves(finished)
         body += _gains(finished, sweep) + _found(finished) + _galleries(finished)
     body += _notes(store, [trial.experiment for trial in trials])
-    return body + f"<details><summary>settings</summary><pre>{_pretty(subject)}</pre></details>"
-
-
-def _names(finished: Sequence[FinishedTrial]) -> list[str]:
-    """What each trial is called: its arm, and its point where the arm has several."""
-    rows = [one.row() for one in finished]
-    return [table.name_of(row, rows) for row in rows]
+    settings = escape(json.dumps(to_json(subject), indent=1))
+    return body + f"<details><summary>settings</summary><pre>{settings}</pre></details>"
 
 
 def _table(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
-    head = "".join(f"<th>{escape(name)}" for name in table.HEADER)
-    trials = [one.row() for one in finished]
+    trials = [one.row for one in finished]
     found = table.lines(trials, sweep)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in table.cells(line)) for line in found)
     seeds = len({one.trial.seed for one in finished})
     said = [f"{table.metric_of(trials)}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
-    note = "; ".join(filter(None, [*said, "costs are summed over the seeds"]))
-    return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(note)}.</p>"
+    about = "; ".join(filter(None, [*said, "costs are summed over the seeds."]))
+    return _grid(table.HEADER[1:], {name: row for name, *row in map(table.cells, found)}, about)
 
 
 def _curves(finished: Sequence[FinishedTrial]) -> str:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
-    for name, one in zip(_names(finished), finished, strict=True):
+    for one in finished:
         history = one.finished.history(one.finished.line.classifier)
         if points := [(entry["step"], entry["val/top1"]) for entry in history if "val/top1" in entry]:
-            lines.setdefault(name, []).append(points)
+            lines.setdefault(one.name, []).append(points)
     if not lines:
         return ""
     # more lines than colours could not be told apart
@@ -136,13 +128,13 @@ def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
     """Mean accuracy per class of each arm, less that of its baseline at the same point."""
     found: dict[tuple[str, str], list[list[float]]] = {}
     named: dict[str, tuple[str, str]] = {}
-    for name, one in zip(_names(finished), finished, strict=True):
-        arm, results = one.row()["arm"], [r for r in one.finished.results.values() if "per_class" in r]
-        named[name] = arm, table.point_of(one.row(), sweep)
+    for one in finished:
+        results = [result for result in one.finished.results.values() if "per_class" in result]
+        named[one.name] = one.row["arm"], table.point_of(one.row, sweep)
         for result in results[:1]:  # of several the one that was asked for first
             # None: no image of that class was looked at
             values = [np.nan if v is None else v for v in result["per_class"].values()]
-            found.setdefault(named[name], []).append(values)
+            found.setdefault(named[one.name], []).append(values)
     gains: dict[str, list[float]] = {}
     for name, (arm, point) in named.items():
         base = () if sweep is None else sweep.compared(arm)[:1]
@@ -160,7 +152,7 @@ def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
 
 def _others(finished: Sequence[FinishedTrial]) -> str:
     """What else was measured on the classifiers, a table for each kind."""
-    names = dict.fromkeys(name for one in finished for name in one.metrics if name not in table.PREFERRED)
+    names = dict.fromkeys(name for one in finished for name in one.finished.metrics if name not in table.PREFERRED)
     kinds = {
         "Accuracy, asked in other ways or about other images": [n for n in names if n.endswith("/top1")],
         "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
@@ -177,7 +169,7 @@ def _others(finished: Sequence[FinishedTrial]) -> str:
 
 def _quality(finished: Sequence[FinishedTrial]) -> str:
     """What was measured on the generated images; arms with equal images once."""
-    names = sorted({name for one in finished for name in one.metrics if name.startswith(OF_IMAGES)})
+    names = sorted({name for one in finished for name in one.finished.metrics if name.startswith(OF_IMAGES)})
     rows: dict[str, list[str]] = {}
     for arm, row in _means(finished, names).items():
         if any(row) and row not in rows.values():
@@ -189,8 +181,8 @@ def _quality(finished: Sequence[FinishedTrial]) -> str:
 def _means(finished: Sequence[FinishedTrial], names: Sequence[str]) -> dict[str, list[str]]:
     """Each arm's means over the seeds; nothing where it was not measured."""
     by_arm: dict[str, list[Mapping[str, float]]] = {}
-    for arm, one in zip(_names(finished), finished, strict=True):
-        by_arm.setdefault(arm, []).append(one.metrics)
+    for one in finished:
+        by_arm.setdefault(one.name, []).append(one.finished.metrics)
     rows = {}
     for arm, mine in by_arm.items():
         values = [[m[name] for m in mine if name in m] for name in names]
@@ -203,18 +195,17 @@ def _found(finished: Sequence[FinishedTrial]) -> str:
     curves: dict[str, Curve] = {}
     lines: dict[str, dict[str, list[float]]] = {}
     pictures, seed = "", finished[0].trial.seed
-    for arm, one in zip(_names(finished), finished, strict=True):
+    for one in finished:
         for result in one.finished.results.values() if one.trial.seed == seed else ():
             for name, curve in result.get("curves", {}).items():
                 # one line without a name, or several with theirs
                 own = curve["y"] if isinstance(curve["y"], dict) else {"": curve["y"]}
                 shared = lines.setdefault(name, {})
                 # a line that is of no arm, such as a limit, is drawn once
-                shared |= {f"{arm} {line}".strip(): y for line, y in own.items() if line not in shared}
+                shared |= {f"{one.name} {line}".strip(): y for line, y in own.items() if line not in shared}
                 curves[name] = {"x": curve["x"], "y": shared, "label": curve["label"]}
             for name, picture in result.get("pictures", {}).items():
-                pixels = figures.png_uri(figures.decoded(picture))
-                pictures += _figure(f"<img src='{pixels}' alt='{escape(name)}'>", f"{name}: {arm}")
+                pictures += _figure(f"<img src='{PNG}{picture}' alt='{escape(name)}'>", f"{name}: {one.name}")
     drawn = "".join(_figure(figures.plot(curve), f"{name}, seed {seed}.") for name, curve in curves.items())
     return drawn + pictures
 
@@ -229,7 +220,7 @@ def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str)
 def _galleries(finished: Sequence[FinishedTrial]) -> str:
     """Each set of images of the first seed once, under the name of the first arm that uses it."""
     shown: dict[str, str] = {}
-    for arm, one in zip(_names(finished), finished, strict=True):
+    for one in finished:
         # what was generated, not what a filter has left of it
         images, seed = one.finished.line.generated, one.trial.seed
         if images is None or seed != finished[0].trial.seed or images.key in shown:
@@ -238,8 +229,8 @@ def _galleries(finished: Sequence[FinishedTrial]) -> str:
         if not lines:
             continue
         pixels = figures.gallery(lines)
-        caption = f"{arm}, seed {seed}: a real image of each class, then its variants."
-        shown[images.key] = _figure(f"<img src='{figures.png_uri(pixels)}' alt=gallery>", caption)
+        caption = f"{one.name}, seed {seed}: a real image of each class, then its variants."
+        shown[images.key] = _figure(f"<img src='{PNG}{figures.png(pixels)}' alt=gallery>", caption)
     return "".join(shown.values())
 
 
@@ -258,9 +249,3 @@ def _notes(store: Store, experiments: Sequence[Experiment]) -> str:
     return (
         "<ul>" + "".join(f"<li class=note>{escape(note)}" for note in dict.fromkeys(notes)) + "</ul>" if notes else ""
     )
-
-
-def _pretty(subject: Experiment | Sweep) -> str:
-    import json
-
-    return escape(json.dumps(to_json(subject), indent=1))

@@ -18,6 +18,14 @@ from synthaug.settings import UserError
 # those that this process may use: a container may have been given fewer than the machine has
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 NAMESPACE = "synthaug"
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's older reporter can be silent
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else a warning about Ray Data's own actors, each time
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # there is one line of ours
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else every worker resolves the environment again
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",  # after 60 s it gives up, and tries again
+}
 _starting: _Starting | None = None
 
 
@@ -86,12 +94,8 @@ class _Starting:
 def _init(address: str | None, dashboard: bool) -> None:
     """What Ray is told, and why, before it starts."""
     # before Ray starts, whose processes inherit them; what somebody has set himself stays
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's older reporter can be silent
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a warning about Ray Data's own actors, each time
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # there is one line of ours
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else every worker resolves the environment again
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")  # after 60 s it gives up, and tries again
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address:
@@ -192,12 +196,6 @@ def has_gpu() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0) > 0)
 
 
-def actor_resources() -> dict[str, Any]:
-    """What one generating actor asks for: a device where there is one."""
-    # one or the other: Ray documents both together as experimental
-    return {"num_gpus": 1} if has_gpu() else {"num_cpus": 1}
-
-
 def quiet_data_context() -> None:
     """Ray Data's own bars off, no giving up on slow shards, models that failed to load once are tried again."""
     import ray
@@ -223,8 +221,3 @@ def room(cpus_each: float = 1.0) -> int:
 
     there = ray.cluster_resources()
     return int(there["GPU"]) if has_gpu() else max(0, int(there.get("CPU", 0) / cpus_each) - 1)
-
-
-def trial_resources() -> dict[str, float]:
-    """What one trial asks for."""
-    return {"cpu": 1, "gpu": 1} if has_gpu() else {"cpu": 1}

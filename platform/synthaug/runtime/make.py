@@ -169,7 +169,7 @@ def train(store: Store, stage: Trained[Any], checkpoint_s: float, report: Report
     if world.rank == 0:
         store.close(stage, outcome, time.monotonic() - began)
         # after the manifest: whoever is killed between the two has finished, and only left a file over
-        checkpoint.remove()
+        store.at(stage).remove(checkpoint.NAME)
 
 
 class FileCheckpoint:
@@ -201,9 +201,6 @@ class FileCheckpoint:
         # whole or not at all: who is killed here goes on from the one before
         self.at.write(self.NAME, out.getvalue())
         self.last = time.monotonic()
-
-    def remove(self) -> None:
-        self.at.remove(self.NAME)
 
 
 def note_of(entry: Entry) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from synthaug.runtime import cluster
@@ -25,7 +26,7 @@ class UnitActor:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         try:
             receipt = self.make(str(batch["key"][0]), int(batch["unit"][0]))
-            return {"receipt": [json.dumps(receipt.to_json())], "error": [""]}
+            return {"receipt": [json.dumps(asdict(receipt))], "error": [""]}
         except (UserError, RuntimeError, OSError) as error:
             # text, as the receipt is: what crosses the object store is a line either way
             return {"receipt": [""], "error": [f"{type(error).__name__}: {error}"]}
@@ -49,18 +50,18 @@ def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: i
     # was lost may not find them there.
     orders = {stage.key: order(plan, [stage]) for stage, _ in pending}
     rows = [{"key": stage.key, "unit": unit} for stage, unit in pending]
+    # one or the other: Ray documents both together as experimental
+    device: dict[str, Any] = {"num_gpus": 1} if cluster.has_gpu() else {"num_cpus": 1}
     # One block for each unit: Ray gathers small rows into one block, which would be one task for one actor. Its own
     # checkpoints are not used: they know blocks, which are others in each run; what is pending is said by receipts.
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         UnitActor, fn_constructor_kwargs={"orders": orders}, batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=2),
-        **cluster.actor_resources(),
+        **device,
     )  # fmt: skip
     for row in done.iter_rows():
         if row["error"]:
             # what the user can mend stays so: one line, and code 2
             kind, _, text = row["error"].partition(": ")
             raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
-        receipt = Receipt.from_json(json.loads(row["receipt"]))
-        assert receipt is not None
-        yield receipt
+        yield Receipt(**json.loads(row["receipt"]))

@@ -31,7 +31,7 @@ def make_by_trials(plan: Plan, chains: Sequence[Chain]) -> Made:
     with Progress(title, "steps", total) as progress:
         tuner = tune.Tuner(
             # it never generates: a Ray Data job in a trial would wait for the CPUs that the trials hold
-            tune.with_resources(run_trial, cluster.trial_resources()),
+            tune.with_resources(run_trial, {"cpu": 1, "gpu": int(cluster.has_gpu())}),
             param_space={"order": tune.grid_search(list(orders))},
             # a new process costs seconds of imports, one that is used again nothing
             tune_config=tune.TuneConfig(max_concurrent_trials=cluster.width(), reuse_actors=True),

@@ -7,10 +7,10 @@ import json
 import platform
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from typing import Any
 from synthaug.data.dataset import Dataset
 from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
+from synthaug.diffusion.batches import Recent
 from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
-from synthaug.stages.base import Given, Mapped, Outcome, Part, Receipt, Stage, Unmade
+from synthaug.stages.base import Cost, Given, Mapped, Outcome, Part, Receipt, Stage, Unmade, noted
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
 from synthaug.stages.line import Line, line_of
-from synthaug.stages.shards import issue, receipt_name, receipt_of
+from synthaug.stages.shards import part_name, receipt_name, receipt_of
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
 MANIFEST = "manifest.json"
@@ -66,32 +67,14 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What making something took, whoever made it."""
-
-    seconds: float = 0.0
-    calls: int = 0
-    images: int = 0
-
-
-@dataclass(frozen=True)
 class Record:
     """What was run: the subject as JSON, the artefacts behind it, and its runs in MLflow."""
 
-    subject: Mapping[str, Any]
     artefacts: Sequence[str]
+    subject: Mapping[str, Any] = field(default_factory=dict)  # of what has only begun it is not noted
     run_id: str = ""
     name: str = "synthaug"
     run_ids: Sequence[str] = ()
-
-    @classmethod
-    def from_json(cls, data: Any) -> Record | None:
-        if not isinstance(data, dict) or not isinstance(data.get("artefacts"), list):
-            return None
-        return cls(**{"subject": {}} | {name: data[name] for name in cls.__dataclass_fields__ if name in data})
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 class Store:
@@ -102,7 +85,7 @@ class Store:
         self.disk = Disk(self.home / "store")
         self._identified: dict[Thing, Any] = {}  # opened or hashed by this process already
         self._lines: dict[Experiment, Line] = {}  # worked out once: sweeps ask for them thousands of times
-        self._loaded: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by identity, the longest unused first
+        self._loaded = Recent[Any](LOADED)  # by identity
 
     def prepare(self) -> Store:
         """Make the home, or say why that cannot be."""
@@ -175,17 +158,16 @@ class Store:
         # a sample of them, since a home may hold millions
         named = (place for place in places if re.search(r"/part-\d+\.json$", place))
         for place in itertools.islice(named, most):
-            if (receipt := Receipt.from_json(self.read_json(place))) is not None:
+            if (receipt := noted(Receipt, self.read_json(place))) is not None:
                 yield receipt
 
-    def spent(self, stage: Stage[Any]) -> Spent:
+    def spent(self, stage: Stage[Any]) -> Cost:
         """What making a finished stage took; of a mapped one what is wanted of it, though others may want more."""
         if isinstance(stage, Mapped):
             receipts = self.receipts(stage)
-            seconds, calls = sum(r.seconds for r in receipts), sum(r.calls for r in receipts)
-            return Spent(seconds, calls, sum(r.rows for r in receipts))
+            return sum((Cost(images=r.rows, calls=r.calls, seconds=r.seconds) for r in receipts), Cost())
         manifest = self.manifest(stage)
-        return Spent() if manifest is None else Spent(manifest.seconds, manifest.denoiser_calls)
+        return Cost() if manifest is None else Cost(calls=manifest.denoiser_calls, seconds=manifest.seconds)
 
     def given(self, stage: Stage[Any]) -> Given:
         """The inputs of a stage."""
@@ -201,15 +183,13 @@ class Store:
 
     def load(self, stage: Stage[Any]) -> Any:
         """What a finished stage gives to others; kept by what it is, never by where it lies."""
-        if stage.identity in self._loaded:
-            self._loaded.move_to_end(stage.identity)
-        else:
+
+        def load() -> Any:
             if not self.is_made(stage):
                 raise Unmade(f"{stage} has not been made")
-            self._loaded[stage.identity] = stage.load(self.at(stage), self.given(stage))
-            while len(self._loaded) > LOADED:
-                self._loaded.popitem(last=False)
-        return self._loaded[stage.identity]
+            return stage.load(self.at(stage), self.given(stage))
+
+        return self._loaded.get(stage.identity, load)
 
     # --- making them ---
 
@@ -227,9 +207,13 @@ class Store:
 
     def write_part(self, stage: Mapped[Any], unit: int, part: Part, seconds: float) -> Receipt:
         """A unit of a stage: the part, and last its receipt."""
-        receipt, at = issue(unit, part, stage.suffix, seconds), self.at(stage)
+        at, digest = self.at(stage), sha256(part.data).hexdigest()
+        receipt = Receipt(
+            part_name(unit, digest, stage.suffix), len(part.data), digest, part.rows,
+            seconds if part.seconds is None else part.seconds, part.counters, part.micro_batch,
+        )  # fmt: skip
         at.write(receipt.part, part.data)  # a name of other bytes is another, so no reader's part changes
-        at.write(receipt_name(unit), _json(receipt.to_json()))
+        at.write(receipt_name(unit), _json(asdict(receipt)))
         return receipt
 
     def close(self, stage: Stage[Any], outcome: Outcome, seconds: float) -> None:
@@ -294,20 +278,20 @@ class Store:
         self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]], run_id: str, name: str,
         run_ids: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        done = Record(to_json(subject), names(stages), run_id, name, run_ids)
-        self.disk.write(self._place(subject), _json(done.to_json()))
+        done = Record(names(stages), to_json(subject), run_id, name, run_ids)
+        self.disk.write(self._place(subject), _json(asdict(done)))
         # last: at each moment one of the two names the artefacts
         self.disk.remove(self._place(subject, "begun"))
 
     def recorded(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
         """What was noted when the same subject, with the same content behind it, was run to its end, if all of these
         stages were among what it made or found."""
-        known = Record.from_json(self.read_json(self._place(subject)))
+        known = noted(Record, self.read_json(self._place(subject)))
         return known if known and set(names(stages)) <= set(known.artefacts) else None
 
     def records(self, kind: str = "record") -> list[Record]:
         found = (self.read_json(f"{kind}/{name}") for name in self.disk.list(kind) if name.endswith(".json"))
-        return [record for data in found if (record := Record.from_json(data)) is not None]
+        return [record for data in found if (record := noted(Record, data)) is not None]
 
     def _place(self, subject: Experiment | Sweep, kind: str = "record") -> str:
         return f"{kind}/{record_key(subject)}.json"
@@ -317,14 +301,14 @@ class Store:
         if self.disk.exists("record/keyed"):
             return
         for name in [name for name in self.disk.list("record") if name.endswith(".json")]:
-            known = Record.from_json(self.read_json(f"record/{name}"))
+            known = noted(Record, self.read_json(f"record/{name}"))
             try:
                 place = None if known is None else self._place(read(known.subject))
             except UserError:
                 continue  # of a class that is not here: it stays, and stays readable
             if known is not None and place != f"record/{name}":
                 # written before the old one goes: who is killed between the two has it twice, and does this again
-                self.disk.write(str(place), _json(known.to_json()))
+                self.disk.write(str(place), _json(asdict(known)))
                 self.disk.remove(f"record/{name}")
         self.disk.write("record/keyed", b"")
 

@@ -30,17 +30,11 @@ class Tuned(Trained[tuple[Adapter, ...]]):
         seed: int, backbone_key: Mapping[str, Any], named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.tuning, self.backbone, self.seed = tuple(tuning), backbone, seed
+        self.finetune = self.tuning[-1]
+        self.reports = reports_in(self.finetune.steps)
         # words of a key stay those of its first version, whatever things are called now: another word is another key
         settings = {"finetune": keyed(self.finetune), "version": self.finetune.version, "seed": seed}
         super().__init__(settings | dict(backbone_key) | dict(named), {"data": data, "adapter": before})
-
-    @property
-    def finetune(self) -> Finetune:
-        return self.tuning[-1]
-
-    @property
-    def reports(self) -> int:
-        return reports_in(self.finetune.steps)
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
         from safetensors.torch import save

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -19,10 +19,10 @@ from synthaug.training import ALONE, Checkpoint, Entry, Report, World
 
 if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.diffusion.pixel_models import PlacedDenoiser
     from synthaug.evaluate.base import Result
 
 T = TypeVar("T")
-AnyStage = "Stage[Any]"
 
 
 class Folder(Protocol):
@@ -34,7 +34,6 @@ class Folder(Protocol):
 
     def local(self, name: str = "") -> Path:
         """A file (or all of them) as a path, for libraries that open files themselves."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,12 @@ class Cost:
     units: int = 0
     images: int = 0
     calls: int = 0
+    seconds: float = 0.0  # known of what was made
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.units + other.units, self.images + other.images, self.calls + other.calls)
+        return Cost(
+            self.units + other.units, self.images + other.images, self.calls + other.calls, self.seconds + other.seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,6 @@ class Part:
 
     data: bytes
     rows: int
-    variant: int = 1
     seconds: float | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
     micro_batch: int | None = None
@@ -85,7 +86,6 @@ class Receipt:
     bytes: int
     sha256: str
     rows: int
-    variant: int = 1
     seconds: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
     micro_batch: int | None = None
@@ -101,17 +101,14 @@ class Receipt:
         """What the progress line should say of it."""
         return f"micro-batch halved to {self.micro_batch}" if self.counters.get("halvings", 0) else ""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Any) -> Receipt | None:
-        """A receipt, or nothing where the file is none."""
-        needed = {"part", "bytes", "sha256", "rows"}
-        if not isinstance(data, dict) or not needed <= data.keys():
-            return None
+def noted(cls: type[T], data: Any) -> T | None:
+    """A note (a receipt, a record) as it was read, or nothing where the file is none."""
+    try:
         # of an older version what is missing has its default, of a newer one what is not known is passed by
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})  # type: ignore[arg-type]
+    except TypeError:  # no mapping, or one that lacks what every note has
+        return None
 
 
 @dataclass(frozen=True)
@@ -124,11 +121,10 @@ class Loop:
 
 
 class Given:
-    """The inputs of a stage, loaded when they are asked for, and what the denoisers among them were asked meanwhile."""
+    """The inputs of a stage, loaded when they are asked for."""
 
     def __init__(self, stage: Stage[Any], load: Callable[[Stage[Any]], Any]) -> None:
         self.stage, self.load = stage, load
-        self._denoisers: list[UNetDenoiser] = []
 
     def __getitem__(self, role: str) -> Any:
         return self.load(self.stage.inputs[role])
@@ -143,18 +139,8 @@ class Given:
 
     def denoiser(self) -> UNetDenoiser | None:
         """The denoiser in memory, if the stage has one."""
-        placed = self.get("denoiser")
-        if placed is None:
-            return None
-        model, folder = placed
-        # kept, because it counts its rows itself, wherever it is asked
-        self._denoisers.append(model.load(folder))
-        return self._denoisers[-1]
-
-    @property
-    def calls(self) -> int:
-        """Rows that went through those denoisers so far."""
-        return sum(denoiser.rows for denoiser in self._denoisers)
+        placed: PlacedDenoiser | None = self.get("denoiser")
+        return None if placed is None else placed[0].load(placed[1])
 
 
 class Unmade(RuntimeError):
@@ -175,6 +161,7 @@ class Stage(ABC, Generic[T]):
     name: ClassVar[str] = ""  # for people; the kind, unless it says otherwise
     cost: ClassVar[str] = ""
     there: ClassVar[bool] = False  # it need not be made: its key says what lies on the disk already
+    k: int = 0  # variants of each image that are wanted, where there are variants
     keyless: ClassVar[bool] = False  # its settings are among those of its users, in the place of a key
 
     def __init_subclass__(cls) -> None:
@@ -185,12 +172,13 @@ class Stage(ABC, Generic[T]):
     def __init__(
         self, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None], keyed: Sequence[str] | None = None
     ) -> None:
-        self.settings = dict(settings)
         # None: an input that this one need not have
         self.inputs = {role: stage for role, stage in inputs.items() if stage is not None}
         wanted = self.inputs if keyed is None else [role for role in keyed if role in self.inputs]
-        # the settings of a keyless one are among ours already (`settings_of`)
         self.keyed = [role for role in wanted if not self.inputs[role].keyless]
+        self.settings = dict(settings)
+        for stage in self.inputs.values():
+            self.settings |= stage.settings if stage.keyless else {}
 
     @cached_property
     def key(self) -> str:
@@ -209,14 +197,10 @@ class Stage(ABC, Generic[T]):
     @property
     def identity(self) -> tuple[Any, ...]:
         """Under which a process keeps what it loaded: the key, never a path."""
-        return self.kind, self.key
+        return self.kind, self.key, self.k
 
     def __str__(self) -> str:
         return f"{self.name} {self.key[:8]}"
-
-    def wants_more(self, other: Stage[T]) -> bool:
-        """Whether this one asks for more than another of the same key."""
-        return False
 
     def check(self, given: Given) -> None:
         """Refuse all that can be known to be wrong before anything expensive; inputs may not have been made."""
@@ -241,10 +225,7 @@ class Stage(ABC, Generic[T]):
 class Trained(Stage[T]):
     """A loop of optimiser steps, which reports, keeps its state, and may be shared by several processes."""
 
-    @property
-    @abstractmethod
-    def reports(self) -> int:
-        """How often it will report."""
+    reports: int  # how often it will report
 
     def estimate(self, given: Given) -> Cost:
         return Cost(units=self.reports)
@@ -322,5 +303,5 @@ def once(stages: Iterable[Stage[Any]]) -> list[Stage[Any]]:
     found: dict[str, Stage[Any]] = {}
     for stage in stages:
         known = found.get(stage.key)
-        found[stage.key] = stage if known is None or stage.wants_more(known) else known
+        found[stage.key] = stage if known is None or stage.k > known.k else known
     return list(found.values())

@@ -13,7 +13,7 @@ from synthaug.data.sample import label_matrix
 from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
-from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
+from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all
 from synthaug.training import Entry
 
 if TYPE_CHECKING:
@@ -34,8 +34,11 @@ class Classifier(Trained["nn.Module"]):
         self, data: Stage[Pictures], images: Stage[Any] | None, copies: Mapping[int, Stage[Any]],
         denoiser: Stage[Any] | None, recipe: Recipe, utilize: Utilize, k: int, seed: int, named: Mapping[str, str],
     ) -> None:  # fmt: skip
-        self.recipe, self.utilize, self.k, self.seed, self.places = recipe, utilize, k, seed, tuple(copies)
-        settings: dict[str, Any] = {"recipe": keyed(recipe), "seed": seed} | dict(named) | settings_of(denoiser)
+        self.recipe, self.utilize, self.k, self.seed = recipe, utilize, k, seed
+        self.places = {place: stage.k for place, stage in copies.items()}
+        asked, steps = recipe.evaluations, recipe.steps
+        self.reports = asked if steps is None else max(1, min(asked, steps))
+        settings: dict[str, Any] = {"recipe": keyed(recipe), "seed": seed} | dict(named)
         if images is not None:
             # without images their use decides nothing: plain training is one stage for all methods compared to it
             settings |= {"utilize": keyed(utilize), "k": k}
@@ -44,11 +47,6 @@ class Classifier(Trained["nn.Module"]):
         # equal views draw from equal copies, which enter the key once
         again = {f"copies.{place}" for place in copies if recipe.views.index(recipe.views[place]) < place}
         super().__init__(settings, inputs, keyed=[role for role in inputs if role not in again])
-
-    @property
-    def reports(self) -> int:
-        asked, steps = self.recipe.evaluations, self.recipe.steps
-        return asked if steps is None else max(1, min(asked, steps))
 
     def entry_named(self, name: str, entry: Entry) -> Entry:
         """It is what the run is about, so its numbers have no name before them."""
@@ -124,7 +122,8 @@ class Classifier(Trained["nn.Module"]):
         found = {}
         for place, view in enumerate(self.recipe.views):
             if place in self.places:
-                found[place] = given[f"copies.{place}"].stacked(size, variants=range(1, view.variants + 1))
+                # as many as this view asks for: what is there may hold more
+                found[place] = given[f"copies.{place}"].stacked(size, variants=range(1, self.places[place] + 1))
             elif (files := view.twins(ids)) is not None:
                 found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]  # N x 1 x C x H x W
         return found

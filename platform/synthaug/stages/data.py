@@ -17,6 +17,7 @@ import numpy as np
 from synthaug.data.dataset import Dataset, subset
 from synthaug.data.listing import Entry, Listing
 from synthaug.data.sample import decode_image, resize_image
+from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.one_step import check_time
 from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.evaluate.outliers import image_files
@@ -35,7 +36,6 @@ class Library(Protocol):
 
     def identify(self, thing: Thing) -> str:
         """A digest of what a data set, a model, a file or a folder holds."""
-        ...
 
     def open(self, dataset: Dataset) -> Listing: ...
 
@@ -67,12 +67,8 @@ class Pictures:
     dataset: Dataset
     listing: Listing
     only: frozenset[str] | None = None
-    _decoded: dict[Any, Arrays] = field(default_factory=dict, compare=False)
+    _decoded: Recent[Arrays] = field(default_factory=lambda: Recent(KEPT), compare=False)
     _chosen: dict[int, tuple[Entry, ...]] = field(default_factory=dict, compare=False)
-
-    def keep(self, ids: frozenset[str]) -> Pictures:
-        """The same with some of the training images."""
-        return Pictures(self.dataset, self.listing, ids)
 
     def entries(self, name: str, seed: int) -> tuple[Entry, ...]:
         """The images of a split, or (`subset`) those that a seed chooses to train on."""
@@ -87,13 +83,13 @@ class Pictures:
         """Those images, uint8 N x 3 x size x size, and their class indices; a process decodes them once."""
         # only the subset hangs on the seed: other splits are decoded once for all
         place = name, seed if name == SUBSET else None, size
-        if place not in self._decoded:
+
+        def decoded() -> Arrays:
             entries = self.entries(name, seed)
             images = decode_all([self.listing.read(entry.id) for entry in entries], size)
-            while len(self._decoded) >= KEPT:
-                del self._decoded[next(iter(self._decoded))]
-            self._decoded[place] = images, np.array([entry.label for entry in entries])
-        return self._decoded[place]
+            return images, np.array([entry.label for entry in entries])
+
+        return self._decoded.get(place, decoded)
 
     def size(self, wanted: int | None) -> int:
         """The size that classifiers see: the one that is wanted, or that of the images if all are squares of one."""
@@ -129,7 +125,8 @@ class Mask(Computed[Pictures]):
         return pictures
 
     def load(self, at: Folder, given: Given) -> Pictures:
-        return self.at_most(given).keep(frozenset(json.loads(at.read(self.FILE))))
+        whole = self.at_most(given)
+        return Pictures(whole.dataset, whole.listing, frozenset(json.loads(at.read(self.FILE))))
 
 
 class Model(Stage[Any]):
@@ -145,11 +142,6 @@ class Model(Stage[Any]):
     def load(self, at: Folder, given: Given) -> tuple[Any, None]:
         """The model, and no folder of a stage."""
         return self.model, None
-
-
-def settings_of(stage: Stage[Any] | None) -> dict[str, Any]:
-    """What an input adds to the settings of its user, because it has no key of its own."""
-    return stage.settings if isinstance(stage, Model) else {}
 
 
 def check_noise(denoiser: Stage[Any], latest: float) -> None:

@@ -18,13 +18,10 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
         self, data: Stage[Pictures], model: TrainedUNet, seed: int, subset_seed: int | None, size: int | None
     ) -> None:
         self.model, self.seed, self.size = model, seed, size
+        self.reports = reports_in(model.steps)
         # `subset_seed` and not the experiment's seed: where that chooses no images, all seeds share one denoiser
         settings = {"denoiser": keyed(model), "version": model.version, "seed": subset_seed, "size": size}
         super().__init__(settings, {"data": data})
-
-    @property
-    def reports(self) -> int:
-        return reports_in(self.model.steps)
 
     def check(self, given: Given) -> None:
         pictures: Pictures = given["data"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from synthaug.evaluate.predict import among
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
 from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
-from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all, settings_of
+from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all
 from synthaug.stages.images import Copies, Images
 from synthaug.stages.shards import read_part
 from synthaug.training import Entry
@@ -81,7 +81,7 @@ class OfClassifier(Measured):
         self.evaluation, self.size = evaluation, size
         looks = {f"copies.{number}": stage for number, stage in enumerate(copies)}
         self.looks = {(stage.split, stage.maker): role for role, stage in looks.items()}
-        settings = keyed(evaluation) | dict(named) | settings_of(denoiser)
+        settings = keyed(evaluation) | dict(named)
         inputs = {"classifier": classifier, **looks, "denoiser": denoiser}
         # which data it is about is in the classifier's key, or in `named`; copies that another has had made are those
         # that it would make itself
@@ -103,11 +103,6 @@ class OfClassifier(Measured):
         shown: Pictures = given["shown"]
         return self.evaluation.calls(max(len(shown.listing.split(split)) for split in self.evaluation.needs))
 
-    def subject(self, given: Given) -> tuple[Subject, Callable[[], int]]:
-        """What the evaluation may look at, and how to ask how many denoiser calls it has made so far."""
-        looking = Looking(self, given)
-        return looking.subject(), looking.calls
-
 
 class Whole(OfClassifier, Computed[Result]):
     """All images at once."""
@@ -116,10 +111,10 @@ class Whole(OfClassifier, Computed[Result]):
         return Cost(units=1, calls=self.most_calls(given))
 
     def compute(self, given: Given) -> Outcome:
-        subject, calls = self.subject(given)
+        looking = Looking(self, given)
         # first, because only then is it known what it has asked
-        result = self.evaluation(subject)
-        return Outcome(result=result, calls=calls())
+        result = self.evaluation(looking.subject())
+        return Outcome(result=result, calls=looking.calls())
 
 
 class ImageByImage(OfClassifier, Mapped[Result]):
@@ -145,7 +140,8 @@ class ImageByImage(OfClassifier, Mapped[Result]):
         return Cost(units=images, calls=self.most_calls(given) * images // max(1, len(self.chosen(given))))
 
     def open(self, given: Given) -> Any:
-        return given, *self.subject(given)
+        looking = Looking(self, given)
+        return given, looking.subject(), looking.calls
 
     def make(self, unit: int, opened: Any) -> Part:
         given, subject, calls = opened
@@ -191,11 +187,11 @@ class Looking:
         self.shown: Pictures = given["shown"]
         self.size = self.ours.size(stage.size)
         self.places = places_of(self.shown, self.ours.listing.classes)
-        self.models = Models(None, (), given.get("denoiser"))  # of copies that are made when they are asked for
+        self.models = Models(None, (), given.get("denoiser"))  # asked in the loop, or for copies made on demand
 
     def calls(self) -> int:
-        # in the loop, and for copies that are made when they are asked for
-        return self.given.calls + self.models.counters.get("unet_calls", 0)
+        # in the loop, or for copies that are made when they are asked for
+        return self.models.counters.get("unet_calls", 0)
 
     def subject(self) -> Subject:
         own, listing = self.ours.listing, self.shown.listing
@@ -207,10 +203,10 @@ class Looking:
         # who looks at copies asks no denoiser itself: whoever makes them does
         in_the_loop = self.evaluation.needs_denoiser and not self.evaluation.copies()
         return Subject(
-            model=model, classes=own.classes, sets=Sets(self.evaluation.needs, self.images), copy=self.copy,
+            model=model, classes=own.classes, sets=Sets(self.images), copy=self.copy,
             also={first: (first, *others) for first, *others in self.places if others},
             ids={split: [entry.id for entry in listing.split(split)] for split in self.evaluation.needs},
-            denoiser=self.given.denoiser() if in_the_loop else None,
+            denoiser=self.models.denoiser if in_the_loop else None,
         )  # fmt: skip
 
     def images(self, split: str) -> Arrays:
@@ -241,17 +237,11 @@ def copies_now(
     return np.stack(made_NHWC).transpose(0, 3, 1, 2)
 
 
-class Sets(Mapping[str, Arrays]):
-    """Images and labels by split, read when they are asked for."""
+class Sets(dict[str, Arrays]):
+    """Images and labels by split, read when they are asked for: all at once may be more than fits in memory."""
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Arrays]) -> None:
-        self.names, self.read = tuple(names), read
+    def __init__(self, read: Callable[[str], Arrays]) -> None:
+        self.read = read
 
-    def __getitem__(self, name: str) -> Arrays:
+    def __missing__(self, name: str) -> Arrays:
         return self.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)

@@ -18,9 +18,10 @@ from synthaug.stages.images import Images, Made
 from synthaug.stages.shards import read_part
 
 SCORES = "scores.json"
+ScoresRead = tuple[list[str], np.ndarray, np.ndarray]  # ids of images, the classes they were to show, how well they do
 
 
-class Scores(Mapped["ScoresRead"]):
+class Scores(Mapped[ScoresRead]):
     """How well each generated image shows its class; whatever share is dropped in the end, the scores are the same."""
 
     kind, cost, suffix = "scores", "filter", "json"
@@ -29,20 +30,12 @@ class Scores(Mapped["ScoresRead"]):
         self, filter: Filter, data: Stage[Pictures], images: Made, judge: Stage[Any] | None, size: int | None,
         named: Mapping[str, str],
     ) -> None:  # fmt: skip
-        self.filter, self.images, self.size = filter, images, size
+        self.filter, self.images, self.size, self.k = filter, images, size, images.k
         # with one choice for all: filters that differ in nothing else share their scores
         every = keyed(replace(filter, {"drop": 0.0, "per_class": False}))
         # which data it is about is in the key of the images
         inputs = {"images": images, "judge": judge, "data": data}
         super().__init__({"filter": every, "size": size} | dict(named), inputs, keyed=("images", "judge"))
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        # the key does not know k, and with more variants there is more to read
-        return *super().identity, self.images.k
-
-    def wants_more(self, other: Stage[ScoresRead]) -> bool:
-        return isinstance(other, Scores) and self.images.wants_more(other.images)
 
     def units(self, given: Given) -> Sequence[int]:
         return self.images.units(given.within("images"))
@@ -64,22 +57,13 @@ class Scores(Mapped["ScoresRead"]):
         made = Candidates(decoded, targets, pictures.listing.words, pictures.dataset.kind_word)
         scores = [float(value) for value in score(made)]
         found = {"ids": [sample.id for sample in samples], "targets": targets.tolist(), "scores": scores}
-        return Part(canonical(found), len(samples), samples[0].variant if samples else 1)
+        return Part(canonical(found), len(samples))
 
     def load(self, at: Folder, given: Given) -> ScoresRead:
         parts = [json.loads(read_part(at, unit, self.suffix)) for unit in self.units(given)]
         ids = [id for part in parts for id in part["ids"]]
         targets, scores = (np.array([v for part in parts for v in part[name]]) for name in ("targets", "scores"))
-        return ScoresRead(ids, targets, scores)
-
-
-@dataclass(frozen=True)
-class ScoresRead:
-    """Generated images by id, the classes that they were made to show, and how well they do."""
-
-    ids: list[str]
-    targets: np.ndarray
-    scores: np.ndarray
+        return ids, targets, scores
 
 
 class Filtered(Computed["Kept"]):
@@ -94,13 +78,13 @@ class Filtered(Computed["Kept"]):
         super().__init__({"filter": keyed(filter), "k": k} | dict(named), inputs, keyed=scores.keyed)
 
     def compute(self, given: Given) -> Outcome:
-        read: ScoresRead = given["scores"]
+        ids, targets, scores = given["scores"]
         # makers of several variants at once leave more than k of them
-        mine = np.array([int(id.rpartition("#")[2]) <= self.k for id in read.ids], bool)
-        kept = self.filter.keep(read.scores[mine], read.targets[mine])
-        ids = [id for id, is_mine in zip(read.ids, mine, strict=True) if is_mine]
-        stay = [id for id, stays in zip(ids, kept, strict=True) if stays]
-        known = dict(zip(ids, map(float, read.scores[mine]), strict=True))
+        mine = np.array([int(id.rpartition("#")[2]) <= self.k for id in ids], bool)
+        kept = self.filter.keep(scores[mine], targets[mine])
+        used = [id for id, is_mine in zip(ids, mine, strict=True) if is_mine]
+        stay = [id for id, stays in zip(used, kept, strict=True) if stays]
+        known = dict(zip(used, map(float, scores[mine]), strict=True))
         counts = {"kept": int(kept.sum()), "dropped": int((~kept).sum())}
         return Outcome({SCORES: canonical({"kept": stay, "scores": known})}, counts=counts)
 

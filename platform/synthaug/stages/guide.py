@@ -8,7 +8,7 @@ from synthaug.diffusion.guide import FILE, Guide, PlacedGuide
 from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
-from synthaug.stages.data import SUBSET, Pictures, settings_of
+from synthaug.stages.data import SUBSET, Pictures
 from synthaug.training import Entry, reports_in
 
 
@@ -22,13 +22,10 @@ class TrainedGuide(Trained[PlacedGuide]):
         size: int | None,
     ) -> None:  # fmt: skip
         self.guide, self.seed, self.size = guide, seed, size
+        self.reports = reports_in(guide.steps)
         # `subset_seed` and not the experiment's seed: where that chooses no images, all seeds share one guide
         settings = {"guide": keyed(guide), "version": guide.version, "seed": subset_seed, "size": size}
-        super().__init__(settings | settings_of(denoiser), {"data": data, "denoiser": denoiser})
-
-    @property
-    def reports(self) -> int:
-        return reports_in(self.guide.steps)
+        super().__init__(settings, {"data": data, "denoiser": denoiser})
 
     def estimate(self, given: Given) -> Cost:
         guesses = self.guide.steps * self.guide.batch_size if "denoiser" in self.inputs else 0

@@ -7,8 +7,8 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from synthaug.data.listing import Entry
 from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_after
-from synthaug.methods.base import Context, Maker, Method, Models, Row
-from synthaug.settings import hash_of, keyed, seed_of
+from synthaug.methods.base import Context, Maker, Models, Row
+from synthaug.settings import hash_of, seed_of
 from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
-from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all, settings_of
+from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all
 from synthaug.stages.shards import read_part, receipt_of
 
 SHARD = 256  # sources: a shard is one variant of this many, some seconds of work and little to lose
@@ -30,21 +30,18 @@ class Made(Mapped["Images"]):
     """Variants 1..k of what a maker makes of each source. A shard is one variant of at most SHARD sources (or as many
     variants as the maker makes together), so that asking for more variants only adds shards."""
 
-    maker: Maker
-    k: int
     split: str = SUBSET
-    backbone: Backbone | None = None  # the text-to-image model that it works with, if it does
-    backbone_key: Mapping[str, Any] = {}  # how that one enters keys
 
     def __init__(
-        self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None]
-    ) -> None:
+        self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
+        backbone: Backbone | None = None, backbone_key: Mapping[str, Any] = MappingProxyType({}),
+        tuning: Sequence[Finetune] = (),
+    ) -> None:  # fmt: skip
         self.seed, self.maker, self.k = seed, maker, k
+        # the text-to-image model that it works with, if it does, how that one enters keys, and how it was fitted
+        self.backbone, self.backbone_key, self.tuning = backbone, backbone_key, tuple(tuning)
         self._context: tuple[Pictures, Context] | None = None  # with the pictures that it was made of
-        super().__init__({**settings, **settings_of(inputs.get("denoiser"))}, inputs)
-
-    def wants_more(self, other: Stage[Images]) -> bool:
-        return isinstance(other, Made) and self.k > other.k
+        super().__init__({**backbone_key, **settings}, inputs)
 
     # --- the plan
 
@@ -69,9 +66,8 @@ class Made(Mapped["Images"]):
         first = unit // blocks_of(sources) * self.maker.together + 1
         return range(first, first + self.maker.together)
 
-    def entries(self, unit: int, given: Given) -> Sequence[Entry]:
-        """The sources of a shard."""
-        sources = self.sources(given)
+    def entries(self, unit: int, sources: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Those of the sources that a shard is made of."""
         first = unit % blocks_of(len(sources)) * SHARD
         return sources[first : first + SHARD]
 
@@ -91,16 +87,12 @@ class Made(Mapped["Images"]):
         for entry in self.sources(given):
             peers[entry.label].append(entry.id)
         context = Context(
-            seed=self.seed, words=self.words(pictures), prompt=pictures.dataset.template,
+            seed=self.seed, words=words_after(self.tuning, pictures.listing.words), prompt=pictures.dataset.template,
             super_class=pictures.dataset.kind_word, names=pictures.listing.words,
             peers={label: tuple(ids) for label, ids in sorted(peers.items())},
         )  # fmt: skip
         self._context = pictures, context
         return context
-
-    def words(self, pictures: Pictures) -> tuple[str, ...]:
-        """What the classes are called in prompts."""
-        return pictures.listing.words
 
     def squash(self, given: Given) -> int | None:
         """The size that sources are brought to first."""
@@ -108,7 +100,8 @@ class Made(Mapped["Images"]):
 
     def measure(self, unit: int, given: Given) -> Cost:
         """Where all rows cost the same one is planned: there may be millions."""
-        entries, variants = self.entries(unit, given), self.variants(unit, len(self.sources(given)))
+        sources = self.sources(given)
+        entries, variants = self.entries(unit, sources), self.variants(unit, len(sources))
         planned = entries if self.maker.costs_differ else entries[:1]
         rows = self.plan(planned, variants, self.context(given))
         calls = sum(self.maker.calls(row, self.backbone) for row in rows)
@@ -116,13 +109,23 @@ class Made(Mapped["Images"]):
         return Cost(count, count, calls * len(entries) // max(1, len(planned)))
 
     def check(self, given: Given) -> None:
+        """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
         if "denoiser" in self.inputs:
             check_noise(self.inputs["denoiser"], self.maker.latest)
+        if self.backbone is None:
+            return
+        entries, context = self.sources(given), self.context(given)
+        # of all variants: a method may draw words for each row, and the longest prompt could come last
+        rows = self.plan(entries, range(1, self.k + 1), context)
+        tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
+        self.backbone.check_prompts(
+            {text: tokens[row.target] for row in rows for text in (row.prompt, row.later) if text}
+        )
 
     # --- making
 
-    def open(self, given: Given) -> Opened:
-        return Opened(given, self.context(given), self.models(given))
+    def open(self, given: Given) -> tuple[Given, Models]:
+        return given, self.models(given)
 
     def models(self, given: Given) -> Models:
         """Those of this process, which whoever has the same inputs shares: it keeps one set."""
@@ -139,20 +142,22 @@ class Made(Mapped["Images"]):
             _models[key] = Models(self.backbone, adapters, placed.get("denoiser"), placed["guide"])
         return _models[key]
 
-    def make(self, unit: int, opened: Opened) -> Part:
-        models, before = opened.models, opened.models.counters
-        models.names, models.earlier = opened.context.names, self.earlier(opened.given)
-        pictures: Pictures = opened.given["data"]
-        entries = self.entries(unit, opened.given)
-        variants = self.variants(unit, len(self.sources(opened.given)))
-        rows = list(self.plan(entries, variants, opened.context))
-        size = self.squash(opened.given)
+    def make(self, unit: int, opened: tuple[Given, Models]) -> Part:
+        given, models = opened
+        before, context, sources = models.counters, self.context(given), self.sources(given)
+        pictures: Pictures = given["data"]
+        prepared: Images | None = given.get("prepared")
+        models.names, models.earlier = context.names, None if prepared is None else prepared.array_of
+        entries, size = self.entries(unit, sources), self.squash(given)
+        rows = list(self.plan(entries, self.variants(unit, len(sources)), context))
         # to read and to encode is for threads; models are asked from this one
         with ThreadPoolExecutor() as threads:
             samples = pictures.listing.samples(entries)
             # rows go variant by variant, so of several made together the sources come that often, in their order
-            sources = list(threads.map(lambda s: source_of(s, size), samples)) * self.maker.together
-            images, labels = self.maker.generate(rows, sources, models)
+            arrays = (
+                list(threads.map(lambda s: resize_image(decode_image(s.image), size), samples)) * self.maker.together
+            )
+            images, labels = self.maker.generate(rows, arrays, models)
             encoded = list(threads.map(self.maker.encode, images))
         made = [
             Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt,
@@ -162,12 +167,7 @@ class Made(Mapped["Images"]):
         after = models.counters
         # models outlive a shard, so what one has cost is a difference; the micro-batch is a state
         counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
-        first = rows[0].variant if rows else 1
-        return Part(to_parquet(made), len(made), first, None, counts, after.get("micro_batch"))
-
-    def earlier(self, given: Given) -> Callable[[str], np.ndarray] | None:
-        """How to get what the stage before made of a source."""
-        return None
+        return Part(to_parquet(made), len(made), None, counts, after.get("micro_batch"))
 
     # --- what it left
 
@@ -204,68 +204,22 @@ def blocks_of(sources: int) -> int:
     return -(-sources // SHARD)
 
 
-def source_of(sample: Sample, size: int | None) -> np.ndarray:
-    image = decode_image(sample.image)
-    return image if size is None else resize_image(image, size)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a process keeps while it makes shards."""
-
-    given: Given
-    context: Context
-    models: Models
-
-
 _models: dict[str, Models] = {}  # by what decides them
 
 
 # --- what a method generates ----------------------------------------------------------------------------------------
 
 
-class OfBackbone(Made):
-    """What is made with a backbone and all that it is fitted by."""
-
-    def __init__(
-        self, seed: int, maker: Maker, k: int, backbone: Backbone | None, backbone_key: Mapping[str, Any],
-        tuning: Sequence[Finetune], settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
-    ) -> None:  # fmt: skip
-        self.backbone, self.backbone_key, self.tuning = backbone, backbone_key, tuple(tuning)
-        super().__init__(seed, maker, k, {**backbone_key, **settings}, inputs)
-
-    def words(self, pictures: Pictures) -> tuple[str, ...]:
-        return words_after(self.tuning, pictures.listing.words)
-
-    def check(self, given: Given) -> None:
-        """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
-        super().check(given)
-        if self.backbone is None:
-            return
-        entries, context = self.sources(given), self.context(given)
-        # of all variants: a method may draw words for each row, and the longest prompt could come last
-        rows = self.plan(entries, range(1, self.k + 1), context)
-        tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
-        self.backbone.check_prompts(
-            {text: tokens[row.target] for row in rows for text in (row.prompt, row.later) if text}
-        )
-
-
-class Prepared(OfBackbone):
+class Prepared(Made):
     """What a method must have of each source first."""
 
     kind, cost = "prepare", "generate"
 
 
-class Generated(OfBackbone):
+class Generated(Made):
     """The images of a method."""
 
     kind, cost = "generate", "generate"
-    maker: Method
-
-    def earlier(self, given: Given) -> Callable[[str], np.ndarray] | None:
-        prepared: Images | None = given.get("prepared")
-        return None if prepared is None else prepared.array_of
 
 
 class Copies(Made):
@@ -306,7 +260,7 @@ class Images:
         """Variants 1..k (of some sources)."""
         found: list[Sample] = []
         for number in self.stage.shards(range(1, k + 1), len(self.sources)):
-            if sources is None or any(entry.id in sources for entry in self._entries(number)):
+            if sources is None or any(entry.id in sources for entry in self.stage.entries(number, self.sources)):
                 found += self.shard(number)
         # where several are made together, a shard may hold more than k
         return [s for s in found if s.variant <= k and (sources is None or s.source in sources)]
@@ -339,27 +293,9 @@ class Images:
         place = {entry.id: number for number, entry in enumerate(chosen)}
         made_NKCHW = np.empty((len(chosen), len(wanted), 3, size, size), np.uint8)
         for number in self.stage.shards(wanted, len(self.sources)):
-            if not any(entry.id in place for entry in self._entries(number)):
+            if not any(entry.id in place for entry in self.stage.entries(number, self.sources)):
                 continue
             found = [s for s in self.shard(number) if s.source in place and s.variant in wanted]
             for sample, pixels in zip(found, decode_all([s.image for s in found], size), strict=True):
                 made_NKCHW[place[sample.source], wanted[sample.variant]] = pixels
         return made_NKCHW
-
-    def _entries(self, number: int) -> tuple[Entry, ...]:
-        first = number % blocks_of(len(self.sources)) * SHARD
-        return self.sources[first : first + SHARD]
-
-
-def generation_settings(maker: Maker, seed: int, named: Mapping[str, str]) -> dict[str, Any]:
-    """What enters the key of what a method makes: the words are those of its first version."""
-    found: dict[str, Any] = {"method": keyed(maker), "method version": maker.version, "seed": seed}
-    return found | ({"contents": dict(named)} if named else {})
-
-
-def copy_settings(
-    maker: Maker, split: str, size: int | None, named: Mapping[str, str], seed: int | None
-) -> dict[str, Any]:
-    """What enters the key of copies; a seed only where the images that are copied hang on one."""
-    found: dict[str, Any] = {"maker": keyed(maker), "maker version": maker.version, "split": split, "size": size}
-    return found | dict(named) | ({"seed": seed} if split == SUBSET else {})

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.finetune import Finetune
 from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement
 from synthaug.experiment import Experiment
@@ -28,7 +27,7 @@ from synthaug.stages.denoiser import TrainedDenoiser
 from synthaug.stages.evaluate import ImageByImage, OfImages, Whole
 from synthaug.stages.filter import Filtered, Scores
 from synthaug.stages.guide import TrainedGuide
-from synthaug.stages.images import Copies, Generated, Prepared, copy_settings, generation_settings
+from synthaug.stages.images import Copies, Generated, Prepared
 
 S = TypeVar("S", Prepared, Generated)
 
@@ -75,33 +74,25 @@ class Line:
             return TrainedDenoiser(self.data, model.of(seed), seed, self.subset_seed, self.size)
         return None if model is None else Model("denoiser", model, self.library)
 
-    def asks(self, wanted: bool) -> Stage[Any] | None:
-        """The denoiser, if it is wanted."""
-        return self.denoiser if wanted else None
-
     @cached_property
     def guide(self) -> TrainedGuide | None:
-        guide = self.experiment.guide
-        if guide is None:
+        e = self.experiment
+        if e.method is None or (guide := e.method.guided_by) is None:
             return None
-        denoiser = self.asks(guide.needs_denoiser)
-        return TrainedGuide(self.data, denoiser, guide, self.experiment.seed, self.subset_seed, self.size)
+        denoiser = self.denoiser if guide.needs_denoiser else None
+        return TrainedGuide(self.data, denoiser, guide, e.seed, self.subset_seed, self.size)
 
     @cached_property
     def adapters(self) -> Tuned | None:
         """The last of the fine-tunings, each of which has the one before as an input."""
-        found: Tuned | None = None
-        for number in range(len(self.experiment.tuning)):
-            found = self._tuned(self.experiment.tuning[: number + 1], found)
+        e, found = self.experiment, None
+        for number, last in enumerate(e.tuning, 1):
+            if e.generator is None:
+                raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
+            # how images will be sampled is no matter of what is learned
+            base, before = e.generator.for_tuning(), e.tuning[:number]
+            found = Tuned(self.data, found, before, base, e.seed, self.backbone_key(base), self.named(last))
         return found
-
-    def _tuned(self, tuning: tuple[Finetune, ...], before: Tuned | None) -> Tuned:
-        e = self.experiment
-        if e.generator is None:
-            raise UserError(f"{type(e.method).__name__} has no backbone to fine-tune", ("finetune",))
-        # how images will be sampled is no matter of what is learned
-        base = e.generator.for_tuning()
-        return Tuned(self.data, before, tuning, base, e.seed, self.backbone_key(base), self.named(tuning[-1]))
 
     def backbone_key(self, backbone: Backbone | None) -> dict[str, Any]:
         """A backbone in a key, with what its weights and those added to it hold."""
@@ -115,25 +106,28 @@ class Line:
         if method is None or method.before is None:
             return None
         # one of each source, whatever k is
-        return self._of_backbone(Prepared, method.before, 1, self._inputs(method.before))
+        return self._of_backbone(Prepared, method.before, 1)
 
     @cached_property
     def generated(self) -> Generated | None:
         e = self.experiment
         if e.method is None:
             return None
-        inputs = self._inputs(e.method, prepared=self.prepared) | {"guide": self.guide}
-        return self._of_backbone(Generated, e.method, e.k, inputs)
+        return self._of_backbone(Generated, e.method, e.k, self.prepared, self.guide)
 
-    def _of_backbone(self, shape: type[S], maker: Maker, k: int, inputs: dict[str, Stage[Any] | None]) -> S:
-        e, backbone = self.experiment, self.experiment.generator
-        settings = generation_settings(maker, e.seed, self.named(maker))
-        return shape(e.seed, maker, k, backbone, self.backbone_key(backbone), e.tuning, settings, inputs)
-
-    def _inputs(self, maker: Maker, prepared: Prepared | None = None) -> dict[str, Stage[Any] | None]:
-        denoiser = self.asks(maker.needs_denoiser)
+    def _of_backbone(
+        self, shape: type[S], maker: Maker, k: int, prepared: Prepared | None = None, guide: TrainedGuide | None = None
+    ) -> S:
+        e, backbone, named = self.experiment, self.experiment.generator, self.named(maker)
+        # the words are those of its first version
+        settings: dict[str, Any] = {"method": keyed(maker), "method version": maker.version, "seed": e.seed}
+        settings |= {"contents": named} if named else {}
         # in this order their keys enter the key of the images
-        return {"data": self.sources, "adapter": self.adapters, "prepared": prepared, "denoiser": denoiser}
+        inputs = {
+            "data": self.sources, "adapter": self.adapters, "prepared": prepared,
+            "denoiser": self.denoiser if maker.needs_denoiser else None, "guide": guide,
+        }  # fmt: skip
+        return shape(e.seed, maker, k, settings, inputs, backbone, self.backbone_key(backbone), e.tuning)
 
     @cached_property
     def images(self) -> Generated | Filtered | None:
@@ -160,8 +154,10 @@ class Line:
         wanted = maker, k, split, dataset
         if wanted not in self._copies:
             source = self.data if dataset is None else Data(dataset, self.library)
-            settings = copy_settings(maker, split, self.size, self.named(maker), self.subset_seed)
-            inputs = {"data": source, "denoiser": self.asks(maker.needs_denoiser)}
+            settings = {"maker": keyed(maker), "maker version": maker.version, "split": split, "size": self.size}
+            # a seed only where the images that are copied hang on one
+            settings |= self.named(maker) | ({"seed": self.subset_seed} if split == SUBSET else {})
+            inputs = {"data": source, "denoiser": self.denoiser if maker.needs_denoiser else None}
             self._copies[wanted] = Copies(self.experiment.seed, maker, k, split, self.size, settings, inputs)
         return self._copies[wanted]
 
@@ -178,16 +174,18 @@ class Line:
         # a view whose copies are made first asks no denoiser while the net is trained
         looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
         named = self.named(e.recipe)
-        return shape(self.data, self.images, copies, self.asks(looping), e.recipe, e.utilize, e.k, e.seed, named)
+        denoiser = self.denoiser if looping else None
+        return shape(self.data, self.images, copies, denoiser, e.recipe, e.utilize, e.k, e.seed, named)
 
     @cached_property
     def results(self) -> dict[str, Stage[Any]]:
         """What the experiment asks for, by name; all else is made because these need it. Generated images are measured
         only where there are any."""
-        asked = self.experiment.evaluations
-        named = zip(numbered("evaluate", len(asked)), asked, strict=True)
         found: dict[str, Stage[Any]] = {"train": self.classifier}
-        return found | {n: self.measured(e) for n, e in named if self.generated or not isinstance(e, ImageEvaluation)}
+        for number, evaluation in enumerate(self.experiment.evaluations, 1):
+            if self.generated or not isinstance(evaluation, ImageEvaluation):
+                found[nth("evaluate", number)] = self.measured(evaluation)
+        return found
 
     def measured(self, evaluation: Measurement) -> Stage[Any]:
         """The numbers of one evaluation."""
@@ -201,10 +199,12 @@ class Line:
         made_first = wanted if evaluation.copies_first else [copy for copy in wanted if (other, copy) in self._shared]
         copies = [self.copies(maker, maker.variants, split, other) for split, maker in made_first]
         # copies that were made first have asked the denoiser in its place
-        denoiser = self.asks(evaluation.needs_denoiser and not (evaluation.copies_first and copies))
+        asks = evaluation.needs_denoiser and not (evaluation.copies_first and copies)
         shown = self.data if other is None else Data(other, self.library)
         shape = ImageByImage if isinstance(evaluation, MappedEvaluation) else Whole
-        return shape(evaluation, self.classifier, self.data, shown, copies, denoiser, self.size, named)
+        return shape(
+            evaluation, self.classifier, self.data, shown, copies, self.denoiser if asks else None, self.size, named
+        )  # fmt: skip
 
     @cached_property
     def _shared(self) -> set[tuple[Dataset | None, tuple[str, Maker]]]:
@@ -226,8 +226,7 @@ class Line:
         for stage in once(closure(results.values(), helps)):
             if stage.key not in names:
                 counts[stage.name] += 1
-                number = counts[stage.name]
-                names[stage.key] = stage.name if number == 1 else f"{stage.name}.{number}"
+                names[stage.key] = nth(stage.name, counts[stage.name])
             found[names[stage.key]] = stage
         return found
 
@@ -238,6 +237,6 @@ def line_of(experiment: Experiment, library: Library) -> Line:
     return made
 
 
-def numbered(stage: str, count: int) -> list[str]:
-    """The names of several stages of one kind."""
-    return [stage if number == 1 else f"{stage}.{number}" for number in range(1, count + 1)]
+def nth(stage: str, number: int) -> str:
+    """The name of one of several stages of a kind."""
+    return stage if number == 1 else f"{stage}.{number}"

@@ -6,7 +6,7 @@ import json
 from hashlib import sha256
 
 from synthaug.settings import UserError
-from synthaug.stages.base import Folder, Part, Receipt
+from synthaug.stages.base import Folder, Receipt, noted
 
 
 def receipt_name(number: int) -> str:
@@ -18,20 +18,10 @@ def part_name(number: int, digest: str, suffix: str) -> str:
     return f"part-{number:05d}-{digest[:8]}.{suffix}"
 
 
-def issue(number: int, part: Part, suffix: str, seconds: float) -> Receipt:
-    """The receipt of a part that was made in so many seconds."""
-    digest = sha256(part.data).hexdigest()
-    took = seconds if part.seconds is None else part.seconds
-    return Receipt(
-        part_name(number, digest, suffix), len(part.data), digest, part.rows, part.variant, took, part.counters,
-        part.micro_batch,
-    )  # fmt: skip
-
-
 def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> Receipt | None:
     """The receipt of a unit whose part is as it says: there, and as long; with `read` its bytes are hashed as well."""
     try:
-        found = Receipt.from_json(json.loads(at.read(receipt_name(number))))
+        found = noted(Receipt, json.loads(at.read(receipt_name(number))))
         if found is None or found.part != part_name(number, found.sha256, suffix):
             return None  # a name of somebody's own could lead out of the folder
         # cheap, because it is asked of all units of each run
