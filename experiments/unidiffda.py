@@ -11,6 +11,7 @@ text says so.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from synthaug.classify.augment import CutMix, HorizontalFlip, Mixup, RandomCrop
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Utilize
 from synthaug.classify.optim import SGD
 from synthaug.data.dataset import Dataset
+from synthaug.data.layouts import DOMAINS
 from synthaug.data.published import PUBLISHED
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
 from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
@@ -161,8 +163,10 @@ def semi_inat(level: str, classes: int) -> Task:
 
 
 def domainnet() -> Task:
-    """The paper gives no recipe: as CIFAR-100."""
-    return _shots("domainnet", 345, 20, scratch(0.1, 5e-4))
+    """The paper gives no recipe: as CIFAR-100. Its prompts name a domain, drawn here for each image among all six."""
+    task = _shots("domainnet", 345, 20, scratch(0.1, 5e-4))
+    prompts = tuple(f"a {domain} image of a {{}}" for domain in ("real", *DOMAINS))
+    return dataclasses.replace(task, dataset=dataclasses.replace(task.dataset, prompt=prompts))
 
 
 # --- arms -----------------------------------------------------------------------------------------------------------
@@ -238,8 +242,7 @@ def fine_arms(task: Task) -> dict[str, Arm]:
 
 def medical_arms(task: Task) -> dict[str, Arm]:
     """Low strengths, full concatenation; GIF with the fine-tuned model, a narrow bound and the data set's prompt."""
-    prompt = task.dataset.template.removesuffix(" {}")
-    gif = GIF(strength=0.3, constraint=0.1, domains=(prompt,), adjectives=("",))
+    gif = GIF(strength=0.3, constraint=0.1)
     return {
         "Real Guidance": arm(RealGuidance(strength=0.3)),
         "GIF": arm(gif, finetune=task.tuned()),
@@ -306,5 +309,6 @@ def as_released(experiment: Experiment) -> Experiment:
         fields["method.alone"] = True
     learned = [part for part in experiment.tuning if not isinstance(part, TextualInversion)]
     if experiment.dataset.name not in ("cub", "aircraft") and len(learned) < len(experiment.tuning):
-        fields |= {"finetune": learned, "dataset.prompt": experiment.dataset.template.replace("{}", "<{}>")}
+        prompts = tuple(template.replace("{}", "<{}>") for template in experiment.dataset.templates)
+        fields |= {"finetune": learned, "dataset.prompt": prompts[0] if len(prompts) == 1 else prompts}
     return changed(experiment, fields)

@@ -1,7 +1,7 @@
 """UniDiffDA, Table 7: DomainNet, trained on photographs, tested on six domains. Not run here.
 
-The paper asks for "a <domain-name> image of a <class-name>" and does not say which domain: here it is that of the
-training images, so `--set dataset.prompt="a sketch image of a {}"` asks for another one.
+The paper asks for "a <domain-name> image of a <class-name>" and does not say which domain: here it is drawn among the
+six for each image; `--set dataset.prompt="a sketch image of a {}"` asks for one of them.
 """
 
 from __future__ import annotations

@@ -143,7 +143,11 @@ def test_coarse_and_medical_arms_concatenate(protocol: Any) -> None:
         "Real Guidance": 0.3, "GIF": 0.3, "DA-Fusion": 0.3, "Diff-Aug": 0.3, "Diff-Mix": 0.7,
     }  # fmt: skip
     assert (coarse["GIF"]["method"].constraint, medical["GIF"]["method"].constraint) == (4.0, 0.1)
-    assert medical["GIF"]["method"].domains == ("a microscopic blood cell image of",)
+    # where the data set says what its images are, GIF says that
+    task = protocol.blood(5)
+    context = Context(0, ("monocyte",), task.dataset.templates, "")
+    row = medical["GIF"]["method"].plan(Sample("a", b"", ((0, 1.0),), "a", 0), 1, context)
+    assert row.prompt == "a microscopic blood cell image of monocyte"
 
 
 def test_suffixes_of_diff_ii_are_ten_for_every_class(protocol: Any) -> None:
@@ -164,6 +168,6 @@ def test_as_released_turns_off_what_the_released_code_lost(protocol: Any) -> Non
     released = protocol.as_released(mix)
     assert [type(part) for part in mix.tuning] == [TextualInversion, LoRA]
     assert [type(part) for part in released.tuning] == [LoRA]
-    assert released.dataset.template == "a photo of a <{}>" and mix.dataset.template == "a photo of a {}"
+    assert released.dataset.templates == ("a photo of a <{}>",) and mix.dataset.templates == ("a photo of a {}",)
     plain = protocol.one(caltech, protocol.coarse_arms(caltech)["Real Guidance"])
-    assert protocol.as_released(plain).dataset.template == "a photo of a {}"
+    assert protocol.as_released(plain).dataset.templates == ("a photo of a {}",)

@@ -92,7 +92,8 @@ class Experiment:
         """How the backbone is fitted to the data set: as asked for, or the method's own way."""
         if self.method is None:
             return ()
-        return self.method.finetune if self.finetune is None else self.finetune
+        asked = self.method.finetune if self.finetune is None else self.finetune
+        return tuple(part.of(self.dataset) for part in asked)
 
     @model_validator(mode="after")
     def _has_denoiser(self) -> Experiment:

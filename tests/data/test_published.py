@@ -71,15 +71,15 @@ def test_the_table_knows_the_protocol() -> None:
     }  # fmt: skip
     assert KNOWN.keys() == {"folder", "digits", "glyphs", *PUBLISHED}
     assert Dataset("cub").kind_word == "bird" and Dataset("aircraft").kind_word == "aircraft"
-    assert Dataset("blood").template.format("monocyte") == "a microscopic blood cell image of monocyte"
-    assert Dataset("domainnet").template == "a real image of a {}"
-    assert Dataset("digits").template == Dataset("cub").template == "a photo of a {}"
+    assert Dataset("blood").templates == ("a microscopic blood cell image of {}",)
+    assert Dataset("domainnet").templates == ("a real image of a {}",)
+    assert Dataset("digits").templates == Dataset("cub").templates == ("a photo of a {}",)
     assert (Dataset("digits").kind_word, Dataset("folder", super_class="dog").kind_word) == ("", "dog")
 
 
 def test_what_the_user_sets_goes_before_the_table() -> None:
     dataset = Dataset("cub", prompt="a {}", super_class="")
-    assert (dataset.template, dataset.kind_word) == ("a {}", "")
+    assert (dataset.templates, dataset.kind_word) == (("a {}",), "")
     assert keyed(Dataset("cub")) == {"kind": "synthaug.dataset:Dataset", "name": "cub"}
     assert keyed(dataset) == {"kind": "synthaug.dataset:Dataset", "name": "cub", "prompt": "a {}", "super_class": ""}
 

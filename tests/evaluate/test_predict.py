@@ -77,7 +77,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 def copies(maker: Any, pictures: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     """What a maker makes of some images, as the store would give it."""
-    context = Context(0, (), "", "")
+    context = Context(0, (), ("",), "")
     rows = [
         maker.plan(Sample(f"i{n}", b"", ((0, 1.0),), f"i{n}", 0), v, context)
         for n in numbers

@@ -37,7 +37,7 @@ SD, PIX2PIX = Backbone("nano:sd"), Backbone("nano:pix2pix")
 LCM = Backbone("nano:sd", scheduler="LCMScheduler", lora=AddedLoRA("nano:lcm"))
 NAMES = tuple(str(i) for i in range(10))
 PEERS = {0: ("digits/0", "digits/1", "digits/2", "digits/3")}
-CONTEXT = Context(0, NAMES, "a {}", "digit", PEERS, NAMES)
+CONTEXT = Context(0, NAMES, ("a {}",), "digit", PEERS, NAMES)
 SOURCES = [Sample(id, b"", ((0, 1.0),), id, 0) for id in PEERS[0]]
 
 
@@ -108,7 +108,7 @@ EDGES = [(0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75), (0.9995, 1.0), (0.0, 
 def test_rows_cost_what_was_said(maker: Maker, backbone: Backbone, loaded: dict[Backbone, Any]) -> None:
     models = Models(backbone)
     vars(models)["pipeline"] = pipeline_of(backbone, loaded)
-    models.names = NAMES
+    models.context = CONTEXT
     if isinstance(maker, DiffII):
         latents = np.random.default_rng(0).standard_normal((len(SOURCES), 4, 8, 8)).astype(np.float32)
         models.earlier = dict(zip(PEERS[0], latents, strict=True)).__getitem__

@@ -59,7 +59,7 @@ class Bayes:
 
 def rows(count: int, first: int = 0) -> list[Row]:
     sources = [Sample(f"s/{i}", b"", ((i % 3, 1.0),), f"s/{i}", i % 3) for i in range(first, first + count)]
-    return [ClassifierGuided().plan(s, 1, Context(5, (), "", "")) for s in sources]
+    return [ClassifierGuided().plan(s, 1, Context(5, (), ("",), "")) for s in sources]
 
 
 def made(method: ClassifierGuided, wanted: list[Row], guide: Any = None) -> tuple[np.ndarray, Oracle]:

@@ -28,7 +28,7 @@ from synthaug.settings import UserError
 
 NAMES = tuple(str(i) for i in range(10))
 PEERS = {label: tuple(f"digits/{10 * label + i}" for i in range(3)) for label in range(10)}
-CONTEXT = Context(0, tuple(f"<class-{i}>" for i in range(10)), "a photo of a {}", "digit", PEERS, NAMES)
+CONTEXT = Context(0, tuple(f"<class-{i}>" for i in range(10)), ("a photo of a {}",), "digit", PEERS, NAMES)
 SOURCES = [(id, label) for label, ids in PEERS.items() for id in ids]
 
 
@@ -44,7 +44,7 @@ def rows(method: Method, variants: int = 5, context: Context = CONTEXT) -> list[
     ("method", "prompt"),
     [
         (RealGuidance(), "a photo of a <class-3>"),
-        (DAFusion(), "a photo of a <class-3>"),
+        (DAFusion(), "a photo of a <class-3> digit"),  # that is what its word is learned under
         (DiffAug(), "a photo of a <class-3> digit"),
         (Inversion(), "a photo of a <class-3> digit"),
     ],
@@ -126,7 +126,7 @@ def test_the_circle_goes_through_both_and_keeps_its_radius() -> None:
 
 def test_without_another_image_latents_stay_as_they_are() -> None:
     assert np.array_equal(around(latents(0), latents(0), 0.3), latents(0))
-    lonely = Context(0, NAMES, "a photo of a {}", "", {3: ("digits/30",)}, NAMES)
+    lonely = Context(0, NAMES, ("a photo of a {}",), "", {3: ("digits/30",)}, NAMES)
     assert DiffII().plan(sample(), 1, lonely).partner == "digits/30"
 
 

@@ -162,8 +162,8 @@ def test_times_are_spread_evenly_however_many() -> None:
 
     for id in ("a", "b", "c"):
         sample = Sample(id, b"", ((0, 1.0),), id, 0)
-        times = [maker.plan(sample, v, Context(0, (), "", "")).strength for v in range(1, 14)]
-        assert times == [maker.plan(sample, v, Context(9, (), "", "")).strength for v in range(1, 14)]
+        times = [maker.plan(sample, v, Context(0, (), ("",), "")).strength for v in range(1, 14)]
+        assert times == [maker.plan(sample, v, Context(9, (), ("",), "")).strength for v in range(1, 14)]
         for count in (2, 4, 8):
             strata = np.floor((np.array(times[:count]) - 0.2) / 0.4 * count).astype(int)
             assert sorted(strata) == list(range(count)), "one in each equal part of the interval"
@@ -171,7 +171,7 @@ def test_times_are_spread_evenly_however_many() -> None:
             found = np.sort(times[:count])
             gaps = np.diff([*found, found[0] + 0.4]) / 0.4
             assert gaps.max() <= 2 / count and gaps.min() > 0.4 / count, "no stretch of time is left out"
-    starts = [maker.plan(Sample(str(i), b"", (), str(i), 0), 1, Context(0, (), "", "")).strength for i in range(400)]
+    starts = [maker.plan(Sample(str(i), b"", (), str(i), 0), 1, Context(0, (), ("",), "")).strength for i in range(400)]
     assert 0.38 < np.mean(starts) < 0.42 and min(starts) < 0.21 and max(starts) > 0.59
 
 

@@ -25,24 +25,32 @@ class Dataset:
     set (published.py) at `path`.
 
     Without a validation split, `val_share` of each class of the training images choose the model; with 0 the last
-    weights are kept. `prompt` and `super_class` None are the table's own.
+    weights are kept. `prompt` (of several one is drawn for each image) and `super_class` None are the table's own;
+    `mirrors` says whether a mirror image is still of its class, which is not so of digits and letters.
     """
 
     name: str
     shots: Count | None = None
     path: NotKeyed[str | None] = None
-    prompt: str | None = None
+    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     class_words: tuple[tuple[str, str], ...] = ()
     super_class: str | None = None
     duplicates: Literal["refuse", "drop"] = "refuse"
     subset_seed: int | None = None  # where a protocol fixes its subset; else the experiment's one seed draws it
     val_share: Annotated[float, Field(ge=0, lt=0.8)] = 0.2  # below 0.8: a fifth may have to go to a test set
+    mirrors: bool | None = None
 
     @property
-    def template(self) -> str:
-        """The prompt with {} for the class."""
+    def templates(self) -> tuple[str, ...]:
+        """The prompts with {} for the class."""
         known = PUBLISHED[self.name].prompt if self.name in PUBLISHED else PHOTO
-        return known if self.prompt is None else self.prompt
+        given = known if self.prompt is None else self.prompt
+        return (given,) if isinstance(given, str) else given
+
+    @property
+    def can_mirror(self) -> bool:
+        """Whether a mirror image is of the same class."""
+        return self.name not in ("digits", "glyphs") if self.mirrors is None else self.mirrors
 
     @property
     def kind_word(self) -> str:

@@ -32,6 +32,11 @@ class Codec:
         self._texts = Recent[Tensor](_PROMPTS)
 
     @property
+    def dtype(self) -> torch.dtype:
+        found: torch.dtype = self.pipe.vae.dtype
+        return found
+
+    @property
     def scale(self) -> float:
         """What latents are multiplied by before they are noised."""
         # Rombach et al. 2022, appendix G: so that they have about unit variance, as the noise has.

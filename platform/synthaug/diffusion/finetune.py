@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from synthaug.data.dataset import Dataset
 from synthaug.diffusion.tokens import add_tokens
 from synthaug.settings import ContentOf, Count, settings
 
@@ -47,6 +49,10 @@ class Finetune(ABC):
     precision: Literal["fp32", "bf16"] = "fp32"
     suffixes: ContentOf[str | None] = None
 
+    def of(self, dataset: Dataset) -> Finetune:
+        """The same as far as a data set allows it."""
+        return self
+
     def words(self, words: Sequence[str]) -> tuple[str, ...]:
         """What the classes are called in prompts from now on."""
         return tuple(words)
@@ -64,7 +70,8 @@ class Finetune(ABC):
 class TextualInversion(Finetune):
     """One new word a class, all classes together, everything else frozen (Gal et al. 2022; DA-Fusion).
 
-    `init` is the word that each begins as, or "name" for the class's own words.
+    `init` is the word that each begins as, or "name" for the class's own words; `mirror` shows half of the images
+    mirrored, where the data set says that they are still of their class.
     """
 
     # UniDiffDA: 2,000 steps on natural images, 500 on medical ones. The rate is 5e-4 as it was run: the script declares
@@ -72,6 +79,10 @@ class TextualInversion(Finetune):
     steps: Count = 2000
     vectors: Count = 1
     init: str = "the"
+    mirror: bool = True
+
+    def of(self, dataset: Dataset) -> TextualInversion:
+        return dataclasses.replace(self, mirror=self.mirror and dataset.can_mirror)
 
     def words(self, words: Sequence[str]) -> tuple[str, ...]:
         return tuple(" ".join(self.tokens(label)) for label in range(len(words)))

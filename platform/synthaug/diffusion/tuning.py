@@ -134,10 +134,11 @@ def views(finetune: Finetune, image: np.ndarray, size: int, seed: int, number: i
     from PIL import Image
 
     picture = Image.fromarray(image)
-    if not isinstance(finetune, LoRA):
+    if isinstance(finetune, TextualInversion):
         # Textual inversion's images: squashed to a square by bicubic, flipped half of the time.
         squashed = np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
-        return [squashed, squashed[:, ::-1]]
+        return [squashed, squashed[:, ::-1]] if finetune.mirror else [squashed]
+    assert isinstance(finetune, LoRA), finetune
     # DreamBooth's: the shorter side by Lanczos, a random crop, no flip.
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)

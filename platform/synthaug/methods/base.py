@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from synthaug.data import suffixes
+from synthaug.data.published import PHOTO
 from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import UNetDenoiser
     from synthaug.diffusion.guide_net import GuideNet
 
+T = TypeVar("T")
 STABLE_DIFFUSION = Backbone(model="stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 
@@ -34,10 +36,11 @@ class Context:
 
     seed: int
     words: tuple[str, ...]  # what the classes are called in prompts: learned tokens after textual inversion
-    prompt: str
+    prompts: tuple[str, ...]  # of several one is drawn for each image
     super_class: str
     peers: Mapping[int, tuple[str, ...]] = field(default_factory=dict)  # ids of all sources by class
     names: tuple[str, ...] = ()  # what the classes are called for people
+    can_mirror: bool = True
     _tables: dict[str | None, Suffixes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -52,15 +55,20 @@ class Context:
             self._tables[file] = suffixes.read(file)
         return self._tables[file]
 
-    def text(self, label: int, *, super_class: bool = False) -> str:
+    @property
+    def own_prompts(self) -> bool:
+        """Whether the data set says more than that there is a photo of something."""
+        return self.prompts != (PHOTO,)
+
+    def text(self, label: int, seed: int, *, super_class: bool = False) -> str:
         """The prompt of a class, with the word for its kind ("bird") if wanted and known."""
         kind = self.super_class if super_class else ""
-        return self.prompt.format(f"{self.words[label]} {kind}".strip())
+        return pick(self.prompts, seed, "prompt").format(f"{self.words[label]} {kind}".strip())
 
 
 class Models:
-    """The models of a process, loaded when a method first asks. `names` are the classes' words; `earlier` gives what
-    the method's stage before made of a source."""
+    """The models of a process, loaded when a method first asks. `context` is what the data set is like; `earlier` gives
+    what the method's stage before made of a source."""
 
     def __init__(
         self, backbone: Backbone | None, adapters: Sequence[Adapter] = (), denoiser: PlacedDenoiser | None = None,
@@ -68,7 +76,7 @@ class Models:
     ) -> None:  # fmt: skip
         self.backbone, self.adapters, self.placed, self.placed_guide = backbone, tuple(adapters), denoiser, guide
         # Set for each shard: the models outlive it, and serve the stages of other data sets as well.
-        self.names: tuple[str, ...] = ()
+        self.context = Context(0, (), (PHOTO,), "")
         self.earlier: Callable[[str], np.ndarray] | None = None
         self._scorers: dict[Clip, Scorer] = {}
 
@@ -124,7 +132,13 @@ def own_class(sample: Sample, variant: int, context: Context, *, strength: float
     """The plain plan: the sample's own class, and a seed that depends on nothing but seed, image and variant."""
     # No setting of the method goes in: neighbouring strengths and other methods share their noise, and so are paired.
     seed = seed_of(context.seed, "generate", sample.id, variant)
-    return Row(sample.id, sample.target, sample.target, variant, context.text(sample.target), strength, seed)
+    return Row(sample.id, sample.target, sample.target, variant, context.text(sample.target, seed), strength, seed)
+
+
+def pick(choices: Sequence[T], seed: int, *purpose: str) -> T:
+    """One of the choices, by a seed of a row."""
+    # a seed for each purpose: else the adjective of an image would tell its domain
+    return choices[seed_of(seed, *purpose) % len(choices)]
 
 
 @settings

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from synthaug.data.sample import Sample
 from synthaug.diffusion.finetune import Finetune, TextualInversion
-from synthaug.methods.base import Context, Row
-from synthaug.methods.prompts import pick
+from synthaug.methods.base import Context, Row, own_class, pick
 from synthaug.methods.sdedit import SDEdit
 from synthaug.settings import settings
 
@@ -19,6 +18,7 @@ from synthaug.settings import settings
 class DAFusion(SDEdit):
     """`stack` draws the strength of each image from a list instead (the original: 0.25, 0.5, 0.75, 1)."""
 
+    version: ClassVar[int] = 2
     finetune: ClassVar[tuple[Finetune, ...]] = (TextualInversion(),)
 
     stack: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
@@ -33,7 +33,10 @@ class DAFusion(SDEdit):
         return len(set(self.stack)) > 1
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
-        row = super().plan(sample, variant, context)
+        row = own_class(sample, variant, context, strength=self.strength)
+        # what the word was learned under: one prompt for both, as the authors have it
+        row = dataclasses.replace(row, prompt=context.text(sample.target, row.seed, super_class=True))
+        row = self.prompts(row, context)
         if not self.stack:
             return row
         # For each image, as the authors do it; UniDiffDA's code draws once for all variants of a source.

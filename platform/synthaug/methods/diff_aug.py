@@ -21,5 +21,5 @@ class DiffAug(SDEdit):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context, strength=self.strength)
         # The kind of thing is in the paper's prompts; UniDiffDA's code loses it (its Subset copies class names only).
-        row = dataclasses.replace(row, prompt=context.text(sample.target, super_class=True))
+        row = dataclasses.replace(row, prompt=context.text(sample.target, row.seed, super_class=True))
         return self.prompts(row, context)

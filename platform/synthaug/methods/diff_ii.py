@@ -29,7 +29,7 @@ class Inversion(Maker):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
         # No seed: nothing is drawn.
-        return dataclasses.replace(row, prompt=context.text(sample.target, super_class=True), seed=0)
+        return dataclasses.replace(row, prompt=context.text(sample.target, 0, super_class=True), seed=0)
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -73,7 +73,7 @@ class DiffII(Method):
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context, strength=1.0)  # all the way: it begins with inverted latents
-        plain = context.text(sample.target, super_class=True)
+        plain = context.text(sample.target, row.seed, super_class=True)
         others = [id for id in context.peers[sample.target] if self.alone or id != sample.id] or [sample.id]
         pool = context.table(self.suffixes).of_class(context.names[sample.target])
         # An image's variants go round the pool from a place of its own: drawn without replacement, and yet a variant's

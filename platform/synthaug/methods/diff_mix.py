@@ -30,7 +30,7 @@ class DiffMix(SDEdit):
         row = own_class(sample, variant, context, strength=self.strength)
         # Uniform over all classes. From the row's seed: the same targets whatever the strength.
         target = seed_of(row.seed, "target") % len(context.words)
-        row = dataclasses.replace(row, target=target, prompt=context.text(target, super_class=True))
+        row = dataclasses.replace(row, target=target, prompt=context.text(target, row.seed, super_class=True))
         return self.prompts(row, context)
 
     def label(self, row: Row) -> Label:

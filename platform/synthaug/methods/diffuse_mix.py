@@ -13,8 +13,7 @@ from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.steps import Loop
 from synthaug.methods import fractals
-from synthaug.methods.base import Context, Method, Models, Row, own_class
-from synthaug.methods.prompts import pick
+from synthaug.methods.base import Context, Method, Models, Row, own_class, pick
 from synthaug.settings import Count, Share, seed_of, settings
 
 if TYPE_CHECKING:
@@ -28,15 +27,20 @@ STYLES = (
 @settings
 class DiffuseMix(Method):
     """An instructed model restyles the image at 256 px (or its own size, if smaller); `ramp` is the width of the seam
-    in pixels of 256."""
+    in pixels of 256. `styles` None are the data set's own prompts, if it has any, or else the authors' nine.
 
+    DiffuseMix is patented in the United States (US 12657783 B1, June 2026): look at the patent before you use it there
+    for more than research.
+    """
+
+    version: ClassVar[int] = 2
     backbone: ClassVar[Backbone | None] = Backbone(model="timbrooks/instruct-pix2pix", resolution=256)
 
     steps: Count = 100  # these three as UniDiffDA runs it
     guidance: Annotated[float, Field(ge=0)] = 4.0
     image_guidance: Annotated[float, Field(ge=0)] = 1.5
     template: str = "A transformed version of image into {}"
-    styles: Annotated[tuple[str, ...], Field(min_length=1)] = STYLES
+    styles: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     fractal: Share = 0.2
     ramp: Annotated[int, Field(ge=0)] = 20
 
@@ -48,7 +52,8 @@ class DiffuseMix(Method):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
         # drawn for each variant; the authors make one image of each style, so that their set grows with the styles
-        style = pick(self.styles, row.seed, "style")
+        own = row.prompt if context.own_prompts else pick(STYLES, row.seed, "style")
+        style = own if self.styles is None else pick(self.styles, row.seed, "style")
         # all the way: an instructed model begins with pure noise, and is shown the source beside it
         return dataclasses.replace(row, prompt=self.template.format(style), strength=1.0)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Literal
 
-from synthaug.methods.base import Context, Row
-from synthaug.settings import ContentOf, seed_of, settings
-
-T = TypeVar("T")
+from synthaug.methods.base import Context, Row, pick
+from synthaug.settings import ContentOf, settings
 
 
 @settings
@@ -59,9 +56,3 @@ class SuffixExchange(Prompts):
 
 def with_suffix(row: Row, suffix: str) -> Row:
     return dataclasses.replace(row, prompt=f"{row.prompt}, {suffix}")  # "a photo of a <class>, <suffix>"
-
-
-def pick(choices: Sequence[T], seed: int, *purpose: str) -> T:
-    """One of the choices, by a seed of a row."""
-    # a seed for each purpose: else the adjective of an image would tell its domain
-    return choices[seed_of(seed, *purpose) % len(choices)]

@@ -232,7 +232,7 @@ def copies_now(
     """One copy of each of some images, made here and kept nowhere."""
     samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
     # an empty context: the noise of a copy hangs on image and variant alone, so it is the same as when it is made first
-    rows = [maker.plan(sample, variant, Context(0, (), "", "")) for sample in samples]
+    rows = [maker.plan(sample, variant, Context(0, (), ("",), "")) for sample in samples]
     made_NHWC, _ = maker.generate(rows, list(images_NCHW.transpose(0, 2, 3, 1)), models)  # makers see HWC
     return np.stack(made_NHWC).transpose(0, 3, 1, 2)
 

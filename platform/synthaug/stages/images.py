@@ -87,8 +87,9 @@ class Made(Mapped["Images"]):
         for entry in self.sources(given):
             peers[entry.label].append(entry.id)
         context = Context(
-            seed=self.seed, words=words_after(self.tuning, pictures.listing.words), prompt=pictures.dataset.template,
+            seed=self.seed, words=words_after(self.tuning, pictures.listing.words), prompts=pictures.dataset.templates,
             super_class=pictures.dataset.kind_word, names=pictures.listing.words,
+            can_mirror=pictures.dataset.can_mirror,
             peers={label: tuple(ids) for label, ids in sorted(peers.items())},
         )  # fmt: skip
         self._context = pictures, context
@@ -147,7 +148,7 @@ class Made(Mapped["Images"]):
         before, context, sources = models.counters, self.context(given), self.sources(given)
         pictures: Pictures = given["data"]
         prepared: Images | None = given.get("prepared")
-        models.names, models.earlier = context.names, None if prepared is None else prepared.array_of
+        models.context, models.earlier = context, None if prepared is None else prepared.array_of
         entries, size = self.entries(unit, sources), self.squash(given)
         rows = list(self.plan(entries, self.variants(unit, len(sources)), context))
         # to read and to encode is for threads; models are asked from this one
