@@ -66,7 +66,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Task:
     """A data set, its number of real training images, its classifier, and how diffusion models are fitted to it:
-    steps of textual inversion and of LoRA, and the word that learned ones begin as."""
+    steps of textual inversion and of LoRA, and the word that learned ones begin as. In bf16, as the paper has fp16: it
+    is four times as fast on a GPU, and 24 GB hold it (parts of a batch that do not fit are halved)."""
 
     dataset: Dataset
     images: int
@@ -76,11 +77,11 @@ class Task:
 
     def inverted(self) -> tuple[Finetune, ...]:
         """What DA-Fusion does to the model."""
-        return (TextualInversion(steps=self.tuning[0], init=self.init),)
+        return (TextualInversion(steps=self.tuning[0], init=self.init, precision="bf16"),)
 
     def tuned(self) -> tuple[Finetune, ...]:
         """What Diff-Aug, Diff-Mix and Diff-II do to it, with one result for the three."""
-        return (*self.inverted(), LoRA(steps=self.tuning[1]))
+        return (*self.inverted(), LoRA(steps=self.tuning[1], precision="bf16"))
 
 
 def scratch(lr: float, weight_decay: float, **more: Any) -> Recipe:

@@ -243,7 +243,7 @@ def test_the_loss_is_cross_entropy_at_random_times(kind: str) -> None:
     if net.second is not None:
         torch.nn.init.ones_(net.second[-1].weight)
     with torch.no_grad():
-        whole = float(Lesson(net, TRAIN, smoothing, ALONE, torch.device("cpu")).loss(3))
+        whole = float(Lesson(net, TRAIN, smoothing, ALONE, torch.device("cpu")).loss(3)[0])
         generator = torch.Generator().manual_seed(seed_of(0, "guide", 3))
         rows = torch.randint(10, (6,), generator=generator)
         t = (torch.rand(6, generator=generator) * 1000).long()
@@ -254,7 +254,7 @@ def test_the_loss_is_cross_entropy_at_random_times(kind: str) -> None:
         x, sigma = x_t / abar.sqrt().float()[:, None, None, None], ((1 - abar) / abar).sqrt()
         chosen = net(x, sigma, smoothing(x, sigma)).log_softmax(1)[torch.arange(6), torch.from_numpy(TRAIN[1])[rows]]
         assert whole == pytest.approx(-float(chosen.mean()), rel=1e-4)
-        parts = [float(Lesson(net, TRAIN, smoothing, World(r, 4), torch.device("cpu")).loss(3)) for r in range(4)]
+        parts = [float(Lesson(net, TRAIN, smoothing, World(r, 4), torch.device("cpu")).loss(3)[0]) for r in range(4)]
     assert sum(parts) == pytest.approx(whole, rel=1e-5)
 
 
@@ -318,7 +318,7 @@ def test_validation_is_alike_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_else_is_reported_is_the_callers() -> None:
     weight, told = torch.ones(1, requires_grad=True), []
     fit(
-        {"w": weight}, lambda step: weight.square().sum(), steps=4, lr=0.1, weight_decay=0.0, clip=None,
+        {"w": weight}, lambda step: [weight.square().sum()], steps=4, lr=0.1, weight_decay=0.0, clip=None,
         report=told.append, reports=2, also=lambda: {"w": float(weight.detach())},
     )  # fmt: skip
     assert [sorted(entry) for entry in told] == [["step", "train/loss", "w"]] * 2

@@ -97,9 +97,9 @@ def test_samples_are_those_of_the_guide_that_was_trained(here: Path) -> None:
     line = store.line(subject)
     stage, made, placed = line.generated, store.load(line.generated), store.load(line.guide)
     assert stage is not None and placed == (GUIDE, place_of(store, subject, "guide"))
-    opened = stage.open(store.given(stage))
-    rows = list(stage.plan(made.sources, (1, 2), opened.context))
-    images, _ = METHOD.generate(rows, [], opened.models)
+    given, models = stage.open(store.given(stage))
+    rows = list(stage.plan(made.sources, (1, 2), stage.context(given)))
+    images, _ = METHOD.generate(rows, [], models)
     stored = {sample.id: decode_image(sample.image) for sample in made.samples(2)}
     assert len(rows) == 20
     for row, image in zip(rows, images, strict=True):

@@ -4,9 +4,10 @@ interrupted goes on as if it had not been."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World, all_losses
+
+# PyTorch's CPU allocator raises a plain RuntimeError with one of the last two
+_FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass
@@ -24,29 +28,30 @@ class Fitted:
     history: list[Entry] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # since the last report
     seconds: float = 0.0
+    micro_batch: int = 0  # images in memory at once, where that may be fewer than a batch
 
 
 def fit(
-    parameters: Mapping[str, Tensor], loss: Callable[[int], Tensor], *, steps: int, lr: float, weight_decay: float,
-    clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
+    parameters: Mapping[str, Tensor], loss: Callable[[int], Iterable[Tensor]], *, steps: int, lr: float,
+    weight_decay: float, clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
     reports: int = REPORTS, average: Mapping[str, Tensor] | None = None, also: Callable[[], Entry] | None = None,
+    smaller: Callable[[], None] | None = None,
 ) -> Fitted:  # fmt: skip
-    """Train `parameters` in place. `loss(step)` is this process's part of the batch's mean: the parts add up.
-    `average` holds copies of them, which become their average over about the last tenth of training; the rate then
-    rises over 100 steps and falls like the root of the step's number after 1,000. `also` is what else to report."""
+    """Train `parameters` in place. `loss(step)` are parts of the batch's mean, added up over them and all processes, each
+    gone before the next is made; `smaller` makes them smaller when memory has run out. `average` are copies, which
+    become the parameters' average over about the last tenth of training: the rate then rises over 100 steps and falls
+    like the root of the step's number after 1,000. `also` is what else to report."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
     kept = {"parameters": parameters} | ({} if average is None else {"average": average})
     done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
     every = -(-steps // reports)  # rounded up: no more than `reports`
 
     def advance(step: int) -> Tensor:
-        if average is None:
-            return _step(optimizer, loss(step), clip, world)
-        optimizer.param_groups[0]["lr"] = lr * _falling(step + 1)
-        found = _step(optimizer, loss(step), clip, world)
-        with torch.no_grad():
-            live = [parameters[name].detach() for name in average]
-            torch._foreach_lerp_(list(average.values()), live, newest_share(step + 1))
+        if average is not None:
+            optimizer.param_groups[0]["lr"] = lr * _falling(step + 1)
+        found = _step(optimizer, partial(loss, step), smaller, clip, world)
+        if average is not None:
+            _follow(average, parameters, newest_share(step + 1))
         return found
 
     while done.step < steps:
@@ -75,6 +80,11 @@ def _falling(step: int) -> float:
     return float(min(step / 100, 1, (1000 / step) ** 0.5))
 
 
+def _follow(average: Mapping[str, Tensor], parameters: Mapping[str, Tensor], share: float) -> None:
+    live = [parameters[name].detach() for name in average]
+    torch._foreach_lerp_(list(average.values()), live, share)
+
+
 def newest_share(step: int, gamma: float = 6.94) -> float:
     """What the parameters of step 1, 2, ... count in their power-function average (EDM2, equation 127)."""
     # gamma = 6.94 is a relative width of 0.10. At step 1 all of it: what the average began as does not matter.
@@ -99,10 +109,13 @@ def _restore(
     return Fitted(**state["done"])
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, world: World) -> Tensor:
-    """One optimiser step with the gradients of all processes added up."""
-    optimizer.zero_grad()
-    loss.backward()
+def _step(
+    optimizer: torch.optim.Optimizer, parts: Callable[[], Iterable[Tensor]], smaller: Callable[[], None] | None,
+    clip: float | None, world: World,
+) -> Tensor:  # fmt: skip
+    """One optimiser step with the gradients of all parts and processes added up."""
+    while (loss := _gradients(optimizer, parts, smaller)) is None:
+        continue  # memory ran out: from the start, in smaller parts
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Summed, not averaged: each process's loss is its part of the batch's mean. Clipped afterwards, by the norm of the
     # whole gradient, so that the number of processes does not matter.
@@ -112,7 +125,29 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None, wo
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
-    return loss.detach()
+    return loss
+
+
+def _gradients(
+    optimizer: torch.optim.Optimizer, parts: Callable[[], Iterable[Tensor]], smaller: Callable[[], None] | None
+) -> Tensor | None:
+    """The loss, and its gradients in the parameters; nothing where memory ran out and smaller parts may help."""
+    optimizer.zero_grad()
+    losses = []
+    try:
+        for part in parts():
+            part.backward()
+            losses.append(part.detach())
+    except RuntimeError as error:
+        if smaller is None or not out_of_memory(error):
+            raise
+        smaller()
+        return None
+    return torch.stack(losses).sum()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in _FULL)
 
 
 @contextmanager

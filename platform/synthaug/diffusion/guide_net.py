@@ -148,7 +148,7 @@ class Lesson:
         self.net, self.denoiser, self.world, self.device = net, denoiser, world, device
         self.images, self.labels = torch.from_numpy(train[0]), torch.from_numpy(train[1])
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int) -> tuple[Tensor]:
         """This process's part of the mean over the batch; every process draws the whole of it."""
         guide, mine = self.net.guide, self.world.mine
         generator = torch.Generator().manual_seed(seed_of(guide.seed, "guide", step))
@@ -157,7 +157,7 @@ class Lesson:
         # only now its share: a generator that drew less would draw something else
         x, sigma, labels = (part[mine].to(self.device) for part in (x, sigma, self.labels[rows]))
         logits = self.net(x, sigma, guess_of(self.net, self.denoiser, x, sigma))
-        return nn.functional.cross_entropy(logits, labels, reduction="sum") / guide.batch_size
+        return (nn.functional.cross_entropy(logits, labels, reduction="sum") / guide.batch_size,)
 
 
 def noised(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

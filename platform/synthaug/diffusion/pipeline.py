@@ -17,6 +17,7 @@ from torch import Tensor
 from synthaug.diffusion.batches import Pieces
 from synthaug.diffusion.codec import Codec, load_pipe
 from synthaug.diffusion.finetune import Adapter, fuse
+from synthaug.diffusion.fit import out_of_memory
 from synthaug.diffusion.steps import GRID, Loop, Part, part_of, scheduler_of
 from synthaug.diffusion.tokens import check_tokens
 from synthaug.settings import UserError
@@ -29,8 +30,6 @@ Strength = float | Sequence[float]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SCHEDULERS = "DPMSolverMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler"
 _SMALLER = "use a smaller backbone.resolution, or backbone.precision=bf16"
-# PyTorch's CPU allocator raises a plain RuntimeError with one of the last two
-_FULL = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ class Pipeline:
             try:
                 made |= zip(piece, make([rows[i] for i in piece]), strict=True)
             except RuntimeError as error:  # the rows of this piece alone are made again
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(pieces)
         return [made[i] for i in range(len(rows))]
@@ -326,10 +325,6 @@ def _scheduler(name: str) -> Any:
 def _texts(rows: list[_Row]) -> tuple[list[str], list[str]]:
     """The prompts of the first part of the way and of the rest."""
     return [row.prompt for row in rows], [row.prompt if row.later is None else row.later for row in rows]
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error).lower() for text in _FULL)
 
 
 def _content(image: np.ndarray) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -73,11 +73,14 @@ def tune(
         resolution = backbone.resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor
         seen = [views(finetune, example.image, resolution, seed, n) for n, example in enumerate(examples)]
         latents = Latents.of(pipe, seen)
+        if finetune.checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
         lesson = Lesson(finetune, pipe, student, examples, latents, seed, world)
         done = fit(
             student.parameters, lesson.loss, steps=finetune.steps, lr=finetune.lr, weight_decay=finetune.weight_decay,
-            clip=finetune.clip, report=report, checkpoint=checkpoint, world=world,
+            clip=finetune.clip, report=report, checkpoint=checkpoint, world=world, smaller=lesson.halve,
         )  # fmt: skip
+        done.micro_batch = lesson.micro_batch
         return {name: value.detach().cpu().contiguous() for name, value in student.learned().items()}, done
 
 
@@ -233,9 +236,10 @@ class LowRank:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lesson:
-    """Everything that the loss of a step needs."""
+    """Everything that the loss of a step needs. `micro_batch` images are in memory at once: learned by failing, never
+    from the memory that is free."""
 
     finetune: Finetune
     pipe: Any
@@ -244,13 +248,24 @@ class Lesson:
     latents: Latents
     seed: int
     world: World
+    micro_batch: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        mine = len(range(self.finetune.batch_size)[self.world.mine])
+        self.micro_batch = min(mine, self.finetune.micro_batch or mine)
+
+    def halve(self) -> None:
+        """Smaller parts from now on."""
+        if self.micro_batch == 1:
+            raise UserError("there is not enough memory to learn from one image; set checkpointing=true", ("finetune",))
+        self.micro_batch = (self.micro_batch + 1) // 2
 
     @cached_property
     def scheduler(self) -> Any:
         return DDPMScheduler.from_config(self.pipe.scheduler.config)  # PNDM, which SD 1.5 brings, knows no v
 
-    def loss(self, step: int) -> Tensor:
-        """This process's part of the mean squared error of the predicted noise (or velocity)."""
+    def loss(self, step: int) -> Iterator[Tensor]:
+        """This process's part of the mean squared error of the predicted noise (or velocity), part by part."""
         # Every process draws the whole batch on the CPU and takes its share: equal on any device, with any number.
         generator = torch.Generator().manual_seed(seed_of(self.seed, "finetune", step))
         size = self.finetune.batch_size
@@ -266,8 +281,11 @@ class Lesson:
         # Stable Diffusion 2.1 at 768 pixels predicts v, the others noise.
         is_v = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(z, noise, t) if is_v else noise
-        mine = self.world.mine
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.finetune.precision == "bf16"):
-            out = self.pipe.unet(noisy[mine], t[mine], encoder_hidden_states=self.student.embed(texts[mine])).sample
-        error: Tensor = (out.float() - target[mine]).square().flatten(1).mean(1)  # in float32, also after autocast
-        return error.sum() / size
+        numbers = range(size)[self.world.mine]
+        for first in range(0, len(numbers), self.micro_batch):
+            part = list(numbers[first : first + self.micro_batch])
+            with torch.autocast(z.device.type, torch.bfloat16, enabled=self.finetune.precision == "bf16"):
+                said = self.student.embed([texts[number] for number in part])
+                out = self.pipe.unet(noisy[part], t[part], encoder_hidden_states=said).sample
+            error: Tensor = (out.float() - target[part]).square().flatten(1).mean(1)  # in float32, after autocast too
+            yield error.sum() / size  # of the whole batch: the parts' gradients are summed

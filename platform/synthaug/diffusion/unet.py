@@ -64,7 +64,7 @@ class Lesson:
         self.model, self.net, self.images, self.world = model, net, torch.from_numpy(images), world
         self.scheduler: Any = new_scheduler()
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int) -> tuple[Tensor]:
         """This process's part of the mean over the batch; every process draws the whole of it."""
         # On the CPU, from the step's number: the same on every device, with any number of processes, after any restart.
         generator = torch.Generator().manual_seed(seed_of(self.model.seed, "denoiser", step))
@@ -78,7 +78,8 @@ class Lesson:
         x_t = noisy[mine].to(device, memory_format=torch.channels_last)
         error = self.net(x_t, t[mine].to(device)).sample - target[mine].to(device)
         total: Tensor = error.square().mean((1, 2, 3)).sum()
-        return total / self.model.batch_size  # of the whole batch, not of this share: the shares' gradients are summed
+        # of the whole batch, not of this share: the shares' gradients are summed
+        return (total / self.model.batch_size,)
 
 
 def unet_files(net: UNet2DModel) -> dict[str, bytes]:

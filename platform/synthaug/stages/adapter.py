@@ -58,7 +58,7 @@ class Tuned(Trained[tuple[Adapter, ...]]):
             self.finetune, self.backbone, given.get("adapter") or (), examples, listing.words, seed=self.seed,
             report=loop.report, checkpoint=loop.checkpoint, world=loop.world,
         )  # fmt: skip
-        counts = {"steps": done.step, "images": done.step * self.finetune.batch_size}
+        counts = {"steps": done.step, "images": done.step * self.finetune.batch_size, "micro_batch": done.micro_batch}
         return Outcome({FILE: save(learned)}, done.seconds, history=done.history, counts=counts)
 
     def load(self, at: Folder, given: Given) -> tuple[Adapter, ...]:

@@ -39,7 +39,7 @@ class Made(Mapped["Images"]):
     ) -> None:  # fmt: skip
         self.seed, self.maker, self.k = seed, maker, k
         # the text-to-image model that it works with, if it does, how that one enters keys, and how it was fitted
-        self.backbone, self.backbone_key, self.tuning = backbone, backbone_key, tuple(tuning)
+        self.backbone, self.backbone_key, self.tuning = backbone, dict(backbone_key), tuple(tuning)
         self._context: tuple[Pictures, Context] | None = None  # with the pictures that it was made of
         super().__init__({**backbone_key, **settings}, inputs)
 
