@@ -93,3 +93,10 @@ def test_times_fill_their_interval() -> None:
     assert (Diffusion(low=0.3, high=0.3).times(u) == 0.3).all()
     with pytest.raises(UserError, match="low must be the smaller"):
         Diffusion(low=0.5, high=0.2)
+
+
+def test_bytes_are_refused() -> None:
+    """Taken for shares of white they would all be white, and nobody would be told."""
+    bytes_ = torch.full((1, 3, 4, 4), 200, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"images in \[0, 1\] are expected, not torch.uint8: divide them by 255"):
+        Diffusion(denoise=False)(bytes_, torch.tensor([0.1]), None, torch.randn(1, 3, 4, 4))

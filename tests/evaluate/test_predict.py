@@ -12,7 +12,7 @@ import torch
 from scipy.special import entr
 from torch import Tensor, nn
 
-from synthaug.data.sample import Sample
+from synthaug.data.sample import Sample, decode_image
 from synthaug.diffusion.one_step import Diffusion, sigma_at
 from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
 from synthaug.evaluate import predict
@@ -21,8 +21,9 @@ from synthaug.evaluate.adapt import AtTimes, DDAImages, respaced
 from synthaug.evaluate.base import Subject
 from synthaug.evaluate.entropy import EntropyOverTime
 from synthaug.evaluate.predict import DDA, TIMES, Ensemble, Single, ask, ensemble
-from synthaug.methods.base import Context
-from synthaug.methods.diffuse_denoise import noise_of
+from synthaug.methods.base import Context, Maker
+from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import UserError, seed_of
 
 SIZE, CLASSES = 8, 4
@@ -238,6 +239,14 @@ def test_copies_do_not_know_of_one_another() -> None:
         assert np.abs(copies(maker, pictures, [4]).astype(int) - whole[4]).max() <= 1
         assert np.abs(copies(maker, pictures, [5, 2]).astype(int) - whole[[5, 2]]).max() <= 1
         assert np.array_equal(copies(maker, pictures, range(6)), whole)
+
+
+@pytest.mark.parametrize("maker", [AtTimes(times=(0.1,)), DDAImages(), DiffuseDenoise()])
+def test_what_is_kept_of_a_copy_is_the_copy(maker: Maker) -> None:
+    """Copies that were made first are what is made as one goes, whatever the size: they go through no JPEG."""
+    copy = np.random.default_rng(0).integers(0, 256, (72, 72, 3), dtype=np.uint8)
+    assert np.array_equal(decode_image(maker.encode(copy)), copy)
+    assert not np.array_equal(decode_image(RealGuidance().encode(copy)), copy), "generated images may be smaller files"
 
 
 def slow_dda(how: DDAImages, x: Tensor, denoiser: Any, seed: int) -> Tensor:

@@ -66,12 +66,12 @@ def decode_image(data: bytes) -> np.ndarray:
         return np.array(image.convert("RGB"))
 
 
-def encode_image(pixels: np.ndarray) -> bytes:
-    """uint8 HWC RGB as PNG when small, else JPEG; equal pixels give equal bytes."""
+def encode_image(pixels: np.ndarray, *, lossless: bool = False) -> bytes:
+    """uint8 HWC RGB as PNG when small or to be kept as it is, else JPEG; equal pixels give equal bytes."""
     from PIL import Image
 
     out = io.BytesIO()
-    if max(pixels.shape[:2]) <= PNG_UP_TO:
+    if lossless or max(pixels.shape[:2]) <= PNG_UP_TO:
         Image.fromarray(pixels).save(out, "PNG", compress_level=1)
     else:
         # subsampling 0: colour at full resolution

@@ -37,8 +37,8 @@ def fit(
     reports: int = REPORTS, average: Mapping[str, Tensor] | None = None, also: Callable[[], Entry] | None = None,
     smaller: Callable[[], None] | None = None,
 ) -> Fitted:  # fmt: skip
-    """Train `parameters` in place. `loss(step)` are parts of the batch's mean, added up over them and all processes, each
-    gone before the next is made; `smaller` makes them smaller when memory has run out. `average` are copies, which
+    """Train `parameters` in place. `loss(step)` are parts of the batch's mean, added up over them and all processes,
+    each gone before the next is made; `smaller` makes them smaller when memory has run out. `average` are copies, which
     become the parameters' average over about the last tenth of training: the rate then rises over 100 steps and falls
     like the root of the step's number after 1,000. `also` is what else to report."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)

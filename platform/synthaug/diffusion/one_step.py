@@ -74,6 +74,8 @@ class Diffusion:
         """The images (B C H W in [0, 1]) after each has been at its own time under its own noise."""
         import torch
 
+        if not images.is_floating_point():
+            raise UserError(f"images in [0, 1] are expected, not {images.dtype}: divide them by 255")
         if len(images) == 0:
             return images  # attention cannot take no rows
         from synthaug.diffusion.denoiser import per_row

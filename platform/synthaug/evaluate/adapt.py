@@ -30,6 +30,7 @@ Corruption = tuple[str, Annotated[int, Field(ge=1, le=5)]]  # its name and its s
 class Adaptation(Maker):
     """Some changed copies of a test image; the image is corrupted first, if `corruption` says so."""
 
+    lossless: ClassVar[bool] = True
     corruption: Corruption | None = None
 
     @property
@@ -62,7 +63,7 @@ class Adaptation(Maker):
 class AtTimes(Adaptation):
     """DiffAug's guesses at an image from several times, each under noise of its own, whatever the other times are."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     times: Annotated[tuple[Share, ...], Field(min_length=1)]
     how: Diffusion = Diffusion()
 

@@ -146,6 +146,8 @@ class Maker(ABC):
     """Makes something of each source image, row by row; its hyper-parameters are its fields."""
 
     version: ClassVar[int] = 1
+    # of what a definition is about: JPEG would be a second change, after that of the definition
+    lossless: ClassVar[bool] = False
 
     @property
     def needs_denoiser(self) -> bool:
@@ -183,7 +185,7 @@ class Maker(ABC):
 
     def encode(self, made: np.ndarray) -> bytes:
         """What is stored of one result."""
-        return encode_image(made)  # Diff-II's inversions are no images
+        return encode_image(made, lossless=self.lossless)  # Diff-II's inversions are no images
 
 
 @settings

@@ -25,7 +25,8 @@ class DiffuseDenoise(Method):
     Corput's sequence), shifted by the image's own amount, so that 2, 4, 8 ... variants have an equal part of the
     interval each. A seed of the experiment has no part in it, so that runs of many seeds can share the images."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    lossless: ClassVar[bool] = True
     backbone: ClassVar[Backbone | None] = None
 
     how: Diffusion = Diffusion()
