@@ -13,7 +13,9 @@ from PIL import Image
 
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.pipeline import Pipeline
-from synthaug.diffusion.steps import part_of
+from synthaug.diffusion.steps import Loop, part_of
+from synthaug.methods.base import Row
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import UserError
 
 
@@ -85,6 +87,33 @@ def test_few_steps_start_at_the_level_that_strength_asks(
     pipeline = Backbone(str(tiny_sd), scheduler="LCMScheduler").load("cpu")
     part = part_of("LCMScheduler", steps, strength)
     assert pipeline._timesteps(pipeline.scheduler("DDIMScheduler"), part).tolist() == levels
+
+
+def test_steps_may_be_cut_as_diffusers_does(tiny_sd: Path) -> None:
+    from diffusers import LCMScheduler
+
+    backbone = Backbone(str(tiny_sd), scheduler="LCMScheduler", sliced=True)
+    pipeline = backbone.load("cpu")
+    theirs = LCMScheduler.from_config(pipeline.pipe.scheduler.config)
+    for steps, strength in ((5, 0.9), (4, 0.5), (3, 0.9)):
+        theirs.set_timesteps(steps, original_inference_steps=50)
+        expected = theirs.timesteps[steps - int(steps * strength) :].tolist()  # as StableDiffusionImg2ImgPipeline cuts
+        part = part_of("LCMScheduler", steps, strength, sliced=True)
+        assert pipeline._timesteps(pipeline.scheduler("DDIMScheduler"), part).tolist() == expected
+        assert backbone.start(Loop(steps, 1.0), strength) == expected[0] / 1000
+        assert backbone.calls(Loop(steps, 1.0), strength) == len(expected)
+
+
+def test_where_an_edit_begins_is_told(tiny_sd: Path) -> None:
+    """With few steps no edit begins where its strength asks."""
+    backbone = Backbone(str(tiny_sd), scheduler="DDIMScheduler")
+    pipeline = backbone.load("cpu")
+    for steps in (25, 10, 3):
+        part = part_of("DDIMScheduler", steps, 0.9)
+        first = float(pipeline._timesteps(pipeline.scheduler("DDIMScheduler"), part)[0])
+        assert backbone.start(Loop(steps, 7.5), 0.9) == first / 1000
+    row = Row("a", 0, 0, 1, "x", 0.9, 0)
+    assert RealGuidance(steps=3).begins(row, backbone) == first / 1000 < 0.7
 
 
 def test_few_steps_of_mixed_strengths_do_not_depend_on_their_neighbours(

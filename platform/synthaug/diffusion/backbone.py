@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from synthaug.diffusion.steps import Loop, part_of, rows, scheduler_of
+from synthaug.diffusion.steps import Loop, levels, part_of, rows, scheduler_of
 from synthaug.diffusion.tokens import add_tokens, check_tokens
 from synthaug.settings import Count, UserError, settings
 from synthaug.weights import Weights, files_of
@@ -53,6 +53,7 @@ class Backbone(Weights):
     channels_last: bool = False
     compile: bool = False
     scheduler: str | None = None  # a class of diffusers; None: what the method was published with
+    sliced: bool = False  # a consistency model's few steps cut to fit a strength, as diffusers does it
     resolution: Annotated[int, Field(ge=8)] | None = None  # None: the model's own
     threads: Count = 1  # on CPU, where sums differ in bits between thread counts
     lora: AddedLoRA | None = None
@@ -71,7 +72,12 @@ class Backbone(Weights):
         name = scheduler_of(loop.scheduler, self.scheduler)
         # Where all steps cost the same it does not matter where they lie, and a million rows read no file.
         config = self._schedule() if loop.uneven else {}
-        return rows(loop, name, part_of(name, loop.steps, strength), config)
+        return rows(loop, name, part_of(name, loop.steps, strength, self.sliced), config)
+
+    def start(self, loop: Loop, strength: float) -> float:
+        """The noise level, a share of the schedule, at which `strength` of a loop begins: few steps hit no strength."""
+        name = scheduler_of(loop.scheduler, self.scheduler)
+        return levels(name, part_of(name, loop.steps, strength, self.sliced), self._schedule())[0]
 
     def _schedule(self) -> dict[str, Any]:
         """How the model's own scheduler is configured, of which any other takes what it knows."""

@@ -168,7 +168,7 @@ class Pipeline:
     ) -> list[_Row]:  # fmt: skip
         strengths = [strength] * len(images) if isinstance(strength, int | float) else strength
         names = [_content(image) for image in images] if keys is None else keys
-        parts = [part_of(self.backbone.scheduler, steps, s) for s in strengths]
+        parts = [part_of(self.backbone.scheduler, steps, s, self.backbone.sliced) for s in strengths]
         given = zip(prompts, seeds, parts, images, names, strict=True)
         return [_Row(prompt, seed, part, source=image, key=name) for prompt, seed, part, image, name in given]
 
@@ -278,7 +278,8 @@ class Pipeline:
         if part.level is None:
             scheduler.set_timesteps(part.run + part.skipped, device=self.device)
         else:
-            scheduler.set_timesteps(part.run, self.device, original_inference_steps=GRID, strength=part.level)
+            steps = part.run + part.skipped
+            scheduler.set_timesteps(steps, self.device, original_inference_steps=GRID, strength=part.level)
         first = part.skipped * scheduler.order  # one of second order has two times a step
         if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
             scheduler.set_begin_index(first)

@@ -37,12 +37,14 @@ class Part(NamedTuple):
     level: float | None = None
 
 
-def part_of(scheduler: str | None, steps: int, strength: float = 1.0) -> Part:
+def part_of(scheduler: str | None, steps: int, strength: float = 1.0, sliced: bool = False) -> Part:
     """The part of `steps` steps that an image noised `strength` of the way goes through. None is the scheduler of any
-    method: none was published with a consistency model."""
+    method: none was published with a consistency model. `sliced` cuts the steps of those, too."""
     run = max(1, min(int(steps * strength), steps))  # diffusers runs none below 1 / steps: huggingface/diffusers#1867
     if scheduler not in _CONSISTENCY:
         return Part(run, steps - run)
+    if sliced:
+        return Part(run, steps - run, 1.0)
     # Few steps cannot be cut to fit a strength: diffusers would start four of five at level 0.8 where 0.9 was asked.
     level = max(strength, 1 / GRID)
     return Part(min(run, int(GRID * level)), 0, level)
@@ -99,7 +101,8 @@ def levels(scheduler: str, part: Part, config: Mapping[str, Any]) -> list[float]
     steps lie, not how many they are: for those the levels are a guess."""
     total = int(config.get("num_train_timesteps", 1000))
     if part.level is not None:
-        return [float(t) / total for t in _on_grid(scheduler, part.run, part.level, total)]
+        grid = _on_grid(scheduler, part.run + part.skipped, part.level, total)
+        return [float(t) / total for t in grid[part.skipped :]]
     times = _spaced(scheduler, part.run + part.skipped, total, config)
     if scheduler == "PNDMScheduler":  # as Stable Diffusion has it (skip_prk_steps): the second step is taken twice
         times[1:1] = times[1:2]

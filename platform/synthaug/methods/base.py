@@ -178,6 +178,10 @@ class Maker(ABC):
         """The denoiser rows that making a row costs; the same for all rows of one strength."""
         return 0
 
+    def begins(self, row: Row, backbone: Backbone | None) -> float | None:
+        """The noise level at which the edit of a row begins, if it is one: with few steps not that of its strength."""
+        return None
+
     @property
     def costs_differ(self) -> bool:
         """Whether rows of one variant may cost differently, so that each must be planned to know what all cost."""

@@ -55,9 +55,17 @@ class SDEdit(Method):
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         return self.edit(rows, images, models), [((row.target, 1.0),) for row in rows]
 
+    @property
+    def loop(self) -> Loop:
+        return Loop(self.steps, self.guidance, guided=self.guided)
+
     def calls(self, row: Row, backbone: Backbone | None) -> int:
         assert backbone is not None, "this method needs a backbone"
-        return backbone.calls(Loop(self.steps, self.guidance, guided=self.guided), row.strength)
+        return backbone.calls(self.loop, row.strength)
+
+    def begins(self, row: Row, backbone: Backbone | None) -> float | None:
+        assert backbone is not None, "this method needs a backbone"
+        return backbone.start(self.loop, row.strength)
 
     def notes(self) -> list[str]:
         if self.steps * self.strength >= 1:

@@ -210,7 +210,7 @@ class Store:
         at, digest = self.at(stage), sha256(part.data).hexdigest()
         receipt = Receipt(
             part_name(unit, digest, stage.suffix), len(part.data), digest, part.rows,
-            seconds if part.seconds is None else part.seconds, part.counters, part.micro_batch,
+            seconds if part.seconds is None else part.seconds, part.counters, part.micro_batch, part.starts,
         )  # fmt: skip
         at.write(receipt.part, part.data)  # a name of other bytes is another, so no reader's part changes
         at.write(receipt_name(unit), _json(asdict(receipt)))

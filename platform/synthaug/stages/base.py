@@ -69,13 +69,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """What comes of one unit of a mapped stage: a file, and what its receipt notes."""
+    """What comes of one unit of a mapped stage: a file, and what its receipt notes. `starts` are the noise levels at
+    which its edits began, if they are edits."""
 
     data: bytes
     rows: int
     seconds: float | None = None
     counters: Mapping[str, int] = field(default_factory=dict)
     micro_batch: int | None = None
+    starts: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Receipt:
     seconds: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
     micro_batch: int | None = None
+    starts: Sequence[float] = ()
 
     @property
     def calls(self) -> int:

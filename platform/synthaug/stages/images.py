@@ -168,7 +168,9 @@ class Made(Mapped["Images"]):
         after = models.counters
         # models outlive a shard, so what one has cost is a difference; the micro-batch is a state
         counts = {name: value - before.get(name, 0) for name, value in after.items() if name != "micro_batch"}
-        return Part(to_parquet(made), len(made), None, counts, after.get("micro_batch"))
+        starts = {row.strength: self.maker.begins(row, self.backbone) for row in rows}  # of each strength one
+        levels = sorted({level for level in starts.values() if level is not None})
+        return Part(to_parquet(made), len(made), None, counts, after.get("micro_batch"), levels)
 
     # --- what it left
 
