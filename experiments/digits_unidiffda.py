@@ -27,6 +27,7 @@ from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.prompts import SuffixDream, SuffixExchange
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.methods.retrieval import Retrieval
 
 STEPS = 300  # optimiser steps of every arm, whatever its epochs hold
 SD, PIX2PIX, CLIP = Backbone("nano:sd"), Backbone("nano:pix2pix"), Clip("nano:clip")
@@ -44,6 +45,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "Diff-Mix": {"method": DiffMix(steps=10), "backbone": SD, "finetune": (WORDS, LORA)},
     "Diff-II": {"method": DiffII(steps=10, inversion_steps=50), "backbone": SD, "finetune": (WORDS, LORA)},
 }
+# the embedded models' own upstream data: glyphs that they have not seen, of the fonts that they have
+RETRIEVAL: dict[str, dict[str, Any]] = {"retrieval": {"method": Retrieval(Dataset("glyphs"), clip=CLIP)}}
+AUGMENTED = " + TrivialAugment"
 BASELINES: dict[str, dict[str, Any]] = {
     "plain": {},
     "TrivialAugment": {"recipe.transforms": (TrivialAugment(),)},
@@ -61,12 +65,23 @@ def plain(shots: int = 5) -> Experiment:
 
 
 def _every_use(shots: int) -> Sweep:
-    used = {f"{name}, {use}": arm | {"utilize": how} for name, arm in METHODS.items() for use, how in USES.items()}
-    return Sweep(base=plain(shots), arms=BASELINES | METHODS | used, baseline="plain")
+    """A gain must be one over plain and over what costs as much or less: TrivialAugment, and as many printed glyphs,
+    used in the same way; with TrivialAugment over TrivialAugment alone, and over glyphs with it."""
+    arms, against = dict(BASELINES), dict[str, tuple[str, ...]]()
+    for name, made in (RETRIEVAL | METHODS).items():
+        for use, how in {"": {}, **{f", {use}": {"utilize": how} for use, how in USES.items()}}.items():
+            arms[f"{name}{use}"] = made | how
+            against[f"{name}{use}"] = ("plain", "TrivialAugment", f"retrieval{use}")
+        arms[f"{name}, local{AUGMENTED}"] = made | {"utilize": USES["local"]} | BASELINES["TrivialAugment"]
+        against[f"{name}, local{AUGMENTED}"] = ("TrivialAugment", f"retrieval, local{AUGMENTED}")
+    # a control is compared with the others
+    against = {arm: tuple(other for other in others if other != arm) for arm, others in against.items()}
+    return Sweep(base=plain(shots), arms=arms, baseline="plain", against=against)
 
 
 def one_shot() -> Sweep:
-    """Seven methods x four uses and the baselines with one digit a class; five paired seeds, 300 steps each."""
+    """Seven methods and retrieval x four uses, each also with TrivialAugment, and the baselines; one digit a class,
+    five paired seeds, 300 steps each."""
     return _every_use(1)
 
 

@@ -268,8 +268,10 @@ def plain(task: Task) -> Experiment:
 
 
 def compare(task: Task, arms: Mapping[str, Arm], *, epochs: bool = False, **more: Any) -> Sweep:
-    """Arms with three paired seeds, after the baseline: equal optimiser steps, or equal `epochs`."""
-    base = plain(task) if epochs else changed(plain(task), equal_steps(task))
+    """Arms with three paired seeds, after the baseline: equal optimiser steps, or equal `epochs`, whose steps are
+    counted as the paper's loader does: 100 images in batches of 256 are a step an epoch, and not a third of one."""
+    length = {"recipe.keeps_last": True} if epochs else equal_steps(task)
+    base = changed(plain(task), length)
     everything = {"Baseline": {}, **arms}
     return Sweep(base=base, arms=everything, baseline="Baseline", seeds=(0, 1, 2), **more)
 
@@ -288,7 +290,7 @@ def equal_steps(task: Task, k: int = K) -> Arm:
 
 def one(task: Task, chosen: Arm, **more: Any) -> Experiment:
     """A single arm with the paper's epochs."""
-    return changed(plain(task), chosen | more)
+    return changed(plain(task), {"recipe.keeps_last": True} | chosen | more)
 
 
 def changed(value: T, fields: Mapping[str, Any]) -> T:

@@ -39,7 +39,11 @@ def protocol() -> Any:
 
 
 def test_every_table_of_numbers_is_there() -> None:
-    assert [f.stem for f in FILES] == ["unidiffda_figures", *(f"unidiffda_table_{n:02d}" for n in range(2, 20))]
+    assert [f.stem for f in FILES] == [
+        "unidiffda_controls",
+        "unidiffda_figures",
+        *(f"unidiffda_table_{n:02d}" for n in range(2, 20)),
+    ]
     assert all(subjects_in(module(f.stem)) for f in FILES)
 
 
@@ -48,7 +52,11 @@ def test_a_table_travels_as_json_and_says_what_to_expect(name: str, made: Callab
     subject = made()
     assert isinstance(subject, Experiment | Sweep) and load(json.dumps(to_json(subject))) == subject
     about = made.__doc__ or ""
-    told = re.search(r"\d", about) if "figures" in name else re.search(r"\d\.\d\d|the paper's are in \w+_epochs", about)
+    told = (
+        re.search(r"\d", about)
+        if "figures" in name or "controls" in name
+        else re.search(r"\d\.\d\d|the paper's are in \w+_epochs", about)
+    )
     assert told, "the numbers of the paper, or where they are"
 
 
@@ -127,7 +135,8 @@ def test_three_methods_share_one_fine_tuned_model(protocol: Any) -> None:
         (protocol.planes(5), "aircraft", (2000, 1000)),
         (protocol.skin(10), "the", (500, 500)),
     ):
-        assert task.tuned() == (TextualInversion(steps=steps[0], init=init), LoRA(steps=steps[1]))
+        words = TextualInversion(steps=steps[0], init=init, precision="bf16")
+        assert task.tuned() == (words, LoRA(steps=steps[1], precision="bf16"))
         assert task.inverted() == task.tuned()[:1]
     arms = protocol.fine_arms(protocol.birds(5))
     assert arms["Diff-Aug"]["finetune"] == arms["Diff-Mix"]["finetune"] == arms["Diff-II"]["finetune"]

@@ -44,6 +44,9 @@ def test_steps_of_epochs_are_rounded_and_at_least_one():
     assert Recipe(epochs=3, batch_size=32).total_steps(50) == round(3 * 50 / 32)
     assert Recipe(epochs=1, batch_size=64).total_steps(3) == 1
     assert Recipe(steps=7).total_steps(1000) == 7
+    # a loader that keeps its last batch makes one of 100 images in each epoch, and three of 600 in batches of 256
+    assert [Recipe(epochs=128, batch_size=256, keeps_last=k).total_steps(100) for k in (False, True)] == [50, 128]
+    assert Recipe(epochs=128, batch_size=256, keeps_last=True).total_steps(600) == 384
 
 
 def test_optimizers_are_what_they_say():

@@ -31,6 +31,7 @@ from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.methods.retrieval import Retrieval
 from synthaug.settings import subclasses
 
 SD, PIX2PIX = Backbone("nano:sd"), Backbone("nano:pix2pix")
@@ -177,7 +178,8 @@ ANY_GUIDE = _Guide()
 def test_no_method_is_left_out() -> None:
     known = {type(maker) for maker, _ in CASES} | {DiffuseDenoise, ClassifierGuided}
     ours = {kind for kind in subclasses(Method) if kind.__module__.startswith("synthaug.")}
-    assert {kind.__name__ for kind in ours - known} <= {"SDEdit"}, "RealGuidance by another name"
+    assert Retrieval().calls(planned(Retrieval())[0], None) == 0, "nothing is generated"
+    assert {kind.__name__ for kind in ours - known} <= {"SDEdit", "Retrieval"}, "RealGuidance by another name"
 
 
 SPACINGS: list[dict[str, Any]] = [

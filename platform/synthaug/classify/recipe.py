@@ -19,6 +19,8 @@ class Recipe:
     Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. Each of `views` adds
     its rows to the batch and its term to the loss, in which the batch itself counts `clean_weight`. `weights` is a
     file with a state dict. Exactly one of `epochs` and `steps` is given; with 0 steps they are taken as they are.
+    Batches run on across the ends of epochs; `keeps_last` counts as many steps as a loader makes that ends each epoch
+    with a smaller batch.
     """
 
     model: str = "small"
@@ -26,6 +28,7 @@ class Recipe:
     optimizer: OneOf[Optimizer] = AdamW()
     epochs: Count | None = None
     steps: Annotated[int, Field(ge=0)] | None = None  # the fair one, where arms have epochs of different lengths
+    keeps_last: bool = False
     batch_size: Count = 64
     warmup: Share = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -50,5 +53,7 @@ class Recipe:
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        # batches run on across the ends of epochs, so their number is rounded once, not in every epoch
+        if self.keeps_last:
+            return self.epochs * -(-epoch_length // self.batch_size)
+        # rounded once, not in every epoch
         return max(1, round(self.epochs * epoch_length / self.batch_size))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from synthaug.data import suffixes
 from synthaug.data.published import PHOTO
@@ -78,7 +78,7 @@ class Models:
         # Set for each shard: the models outlive it, and serve the stages of other data sets as well.
         self.context = Context(0, (), (PHOTO,), "")
         self.earlier: Callable[[str], np.ndarray] | None = None
-        self._scorers: dict[Clip, Scorer] = {}
+        self._kept: dict[Hashable, Any] = {}
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -100,10 +100,15 @@ class Models:
         return guide.load(folder, str(self.denoiser.net.device))
 
     def scorer(self, clip: Clip) -> Scorer:
-        """A CLIP model on the pipeline's device."""
-        if clip not in self._scorers:
-            self._scorers[clip] = clip.load(str(self.pipeline.device))
-        return self._scorers[clip]
+        """A CLIP model on the pipeline's device, if there is a pipeline."""
+        return self.kept(clip, lambda: clip.load(None if self.backbone is None else str(self.pipeline.device)))
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What a method keeps as long as these models are."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
 
     @property
     def counters(self) -> dict[str, int]:
