@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from diffusers import (
+    EulerAncestralDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 
 from synthaug.diffusion.backbone import Backbone
@@ -128,6 +135,61 @@ def test_few_steps_of_mixed_strengths_do_not_depend_on_their_neighbours(
     ]
     assert np.abs(np.stack(together).astype(int) - np.stack(alone)).max() <= 1
     assert pipeline.counters["unet_calls"] == 2 * (4 + 2 + 4)
+
+
+@pytest.fixture(scope="module")
+def lcm(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a full LCM checkpoint: its network reads the guidance beside the timestep."""
+    torch.manual_seed(2)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None, feature_extractor=None)
+    config = UNet2DConditionModel.load_config(tiny_sd / "unet")
+    unet: Any = UNet2DConditionModel.from_config(config, time_cond_proj_dim=24)
+    scheduler: Any = LCMScheduler.from_config(pipe.scheduler.config)
+    full: Any = LatentConsistencyModelPipeline(
+        pipe.vae, pipe.text_encoder, pipe.tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-lcm"
+    full.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scheduler", [None, "LCMScheduler"])
+def test_a_full_lcm_is_told_its_guidance(lcm: Path, scheduler: str | None) -> None:
+    """As diffusers' own pipelines tell it: one row a step, and no row without the prompt."""
+    pipe: Any = LatentConsistencyModelPipeline.from_pretrained(lcm, safety_checker=None, feature_extractor=None)
+    backbone = Backbone(str(lcm), scheduler=scheduler, micro_batch=2)
+    ours, prompts, seeds = backbone.load("cpu"), ["a", "b", "c"], [5, 6, 7]
+    if scheduler is None:  # the scheduler that methods were published with, and a pipeline that takes it
+        pipe = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+        pipe.scheduler = ours.scheduler("DPMSolverMultistepScheduler")
+    made = {}
+    for guidance in (1.0, 4.0, 8.5):
+        theirs = [
+            pipe(prompt, num_inference_steps=4, guidance_scale=guidance, output_type="np",
+                 generator=torch.Generator().manual_seed(seed)).images[0]
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]  # fmt: skip
+        before = ours.counters["unet_calls"]
+        made[guidance] = np.stack(ours.txt2img(prompts, seeds, steps=4, guidance=guidance)).astype(int)
+        assert np.abs(made[guidance] - np.stack(theirs) * 255).max() < 0.6
+        assert ours.counters["unet_calls"] - before == 3 * 4 == 3 * backbone.calls(Loop(4, guidance))
+    assert np.abs(made[8.5] - made[4.0]).max() > 1
+
+
+def test_a_full_lcm_guides_itself_for_a_part_of_the_way(lcm: Path, images: list[np.ndarray]) -> None:
+    backbone = Backbone(str(lcm))
+    pipeline = backbone.load("cpu")
+
+    def made(**more: Any) -> np.ndarray:
+        call: dict[str, Any] = {"strength": 0.5, "steps": 6} | more
+        return np.stack(pipeline.img2img(images, ["a", "b", "c"], [1, 2, 3], **call)).astype(int)
+
+    never, whole = made(guidance=1.0), made(guidance=7.5)
+    assert np.array_equal(never, made(guidance=7.5, guided=(0.9995, 1.0)))
+    part = made(guidance=7.5, guided=(0.25, 0.4))
+    assert np.abs(part - never).max() > 0 and np.abs(part - whole).max() > 0
+    assert pipeline.counters["unet_calls"] == 4 * 3 * 3
+    assert backbone.calls(Loop(6, 7.5, guided=(0.25, 0.4)), 0.5) == 3
 
 
 def test_guidance_for_a_part_of_the_way(pipeline: Pipeline, images: list[np.ndarray]) -> None:
