@@ -38,8 +38,11 @@ def birds_5() -> Sweep:
     arms = protocol.fine_arms(task)
     chosen: dict[str, protocol.Arm] = {"Baseline": {}}
     chosen |= {name: arms[name] for name in ("DiffuseMix", "DA-Fusion", "Diff-Mix")}
-    compared = dict(chosen)
+    compared, against = dict(chosen), dict[str, tuple[str, ...]]()
     for model in ("mobilenet_v3_large", "vit_b_16"):
         classifier = {"recipe.model": model, "recipe.weights": protocol.PRETRAINED[model]}
         compared |= {f"{name}, {model}": fields | classifier for name, fields in chosen.items()}
-    return protocol.compare(task, compared, epochs=True)
+        # each classifier has a baseline of its own
+        against |= {f"{name}, {model}": (f"Baseline, {model}",) for name in chosen if name != "Baseline"}
+        against[f"Baseline, {model}"] = ()
+    return protocol.compare(task, compared, epochs=True, against=against)
