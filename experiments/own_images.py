@@ -5,7 +5,10 @@ from __future__ import annotations
 from synthaug.classify.augment import HorizontalFlip, RandomCrop
 from synthaug.classify.optim import SGD
 from synthaug.data.dataset import Dataset
+from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.experiment import Experiment, Recipe, Sweep
+from synthaug.methods.diff_aug import DiffAug
 from synthaug.methods.real_guidance import RealGuidance
 
 
@@ -25,6 +28,17 @@ def plain() -> Experiment:
 def real_guidance() -> Experiment:
     """Five variants of each image by Stable Diffusion 1.5, added to the real ones."""
     return Experiment(dataset=Dataset("folder"), recipe=plain().recipe, method=RealGuidance(strength=0.9), k=5)
+
+
+def diff_aug() -> Experiment:
+    """The same after Stable Diffusion 1.5 was fitted to your images (textual inversion, then LoRA): for a GPU, on which
+    bf16 is four times as fast; what does not fit is learned in smaller parts."""
+    fitted = (TextualInversion(precision="bf16"), LoRA(precision="bf16"))
+    made = DiffAug(strength=0.7)
+    model = Backbone("stable-diffusion-v1-5/stable-diffusion-v1-5", precision="bf16")
+    return Experiment(
+        dataset=Dataset("folder"), recipe=plain().recipe, backbone=model, method=made, finetune=fitted, k=5
+    )  # fmt: skip
 
 
 def compare() -> Sweep:
