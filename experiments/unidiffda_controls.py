@@ -24,7 +24,7 @@ def _controlled(task: protocol.Task, arms: Mapping[str, protocol.Arm]) -> Sweep:
     retrieved = protocol.Arm(method=Retrieval(Dataset("folder", val_share=0.0)))
     everything = {"TrivialAugment": stronger, "retrieval": retrieved, **arms}
     both = {f"{name}{WITH}": arm | stronger for name, arm in {"retrieval": retrieved, **arms}.items()}
-    against = {name: ("TrivialAugment", f"retrieval{WITH}") for name in both}
+    against: dict[str, tuple[str, ...]] = {name: ("TrivialAugment", f"retrieval{WITH}") for name in both}
     against[f"retrieval{WITH}"] = ("TrivialAugment",)
     return protocol.compare(task, everything | both, controls=("TrivialAugment", "retrieval"), against=against)
 

@@ -202,7 +202,7 @@ def keyed(value: Any, *, places: bool = False) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         left_out = set() if places else {_NOT_KEYED, _BY_CONTENT}
-        given = {f: getattr(value, f.name) for f, marks in _fields(value) if not left_out & marks}
+        given = {f: getattr(value, f.name) for f, marks in _fields(type(value)) if not left_out & marks}
         # a new field at its default leaves every older key as it was
         found = {f.name: keyed(v, places=places) for f, v in given.items() if v != _default(f)}
         return {"kind": key_name(type(value))} | found
@@ -212,19 +212,22 @@ def keyed(value: Any, *, places: bool = False) -> Any:
     return [keyed(item, places=places) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _fields(value: Any) -> Iterator[tuple[dataclasses.Field[Any], set[str]]]:
-    """The fields of a settings value with their marks."""
-    hints = get_type_hints(type(value), include_extras=True)
-    for field in dataclasses.fields(value):
-        marks = getattr(hints[field.name], "__metadata__", ())
-        yield field, {mark for mark in marks if isinstance(mark, str)}
+@functools.cache  # keys of a large sweep ask some hundred thousand times
+def _fields(cls: type) -> tuple[tuple[dataclasses.Field[Any], frozenset[str]], ...]:
+    """The fields of a settings class with their marks."""
+    hints = get_type_hints(cls, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return tuple(
+        (field, frozenset(mark for mark in marks[field.name] if isinstance(mark, str)))
+        for field in dataclasses.fields(cls)
+    )
 
 
 def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every settings value inside a value, and every file that one names (as a Path), by their dotted paths."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield path, value
-        for field, marks in _fields(value):
+        for field, marks in _fields(type(value)):
             inner, place = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
             # the name of a file: who asks wants to know what it holds
             if _BY_CONTENT in marks and inner is not None:

@@ -74,10 +74,12 @@ class Pictures:
         """The images of a split, or (`subset`) those that a seed chooses to train on."""
         if name != SUBSET:
             return self.listing.split(name)
-        if seed not in self._chosen:
-            chosen = subset(self.listing, self.dataset, seed)
-            self._chosen[seed] = tuple(e for e in chosen if self.only is None or e.id in self.only)
-        return self._chosen[seed]
+        # where the data set fixes its subset, all seeds have one
+        drawn = seed if self.dataset.subset_seed is None else self.dataset.subset_seed
+        if drawn not in self._chosen:
+            chosen = subset(self.listing, self.dataset, drawn)
+            self._chosen[drawn] = tuple(e for e in chosen if self.only is None or e.id in self.only)
+        return self._chosen[drawn]
 
     def arrays(self, name: str, seed: int, size: int) -> Arrays:
         """Those images, uint8 N x 3 x size x size, and their class indices; a process decodes them once."""
