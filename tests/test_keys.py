@@ -10,6 +10,7 @@ import pytest
 
 from making import key_of, stages_of
 from synthaug.classify.views import AugMixView, DiffAugView, SecondView
+from synthaug.clip import Clip
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
 from synthaug.diffusion.finetune import LoRA, TextualInversion
@@ -17,8 +18,11 @@ from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.accuracy import Accuracy
+from synthaug.evaluate.features import ClipFeatures
+from synthaug.evaluate.fidelity import Fidelity
 from synthaug.evaluate.filter import BaseProb
 from synthaug.evaluate.gradients import Gradients
+from synthaug.evaluate.leak import Leak
 from synthaug.evaluate.predict import Ensemble
 from synthaug.evaluate.recognised import Recognised
 from synthaug.evaluate.robustness import Robustness
@@ -233,3 +237,15 @@ def test_each_step_of_making_images_rests_on_those_before(monkeypatch: pytest.Mo
     before = keys(base)
     monkeypatch.setattr(type(base.method.before), "version", base.method.before.version + 1)
     assert [name for name, key in keys(base).items() if key != before[name]] == chain[2:]
+
+
+def test_images_are_measured_at_the_size_that_they_are_measured_at() -> None:
+    """What is found of generated images at 16 pixels is not what is found of them at 32."""
+    base = guided(
+        evaluations=(
+            Fidelity(extractor=ClipFeatures(Clip("nano:clip"))),
+            Leak(extractor=ClipFeatures(Clip("nano:clip"))),
+        )
+    )
+    other = replace(base, {"recipe.image_size": 16})
+    assert {"evaluate", "evaluate.2"} <= changed(base, other)

@@ -50,7 +50,9 @@ class OfImages(Measured, Computed[Result]):
         k: int, seed: int, size: int | None, named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.evaluation, self.k, self.seed, self.size = evaluation, k, seed, size
-        settings = keyed(evaluation) | dict(named) | {"k": k}
+        # features of squashed images are others; where images are kept as they are, keys stay what they were
+        squashed = {} if size is None else {"size": size}
+        settings = keyed(evaluation) | dict(named) | {"k": k} | squashed
         super().__init__(settings, {"data": data, "images": images, "judge": judge})
 
     def check(self, given: Given) -> None:
