@@ -1,7 +1,7 @@
 """DiffAug on photographs, with power: Fashion-MNIST with 2,000 training images, twenty paired seeds, three denoisers.
 
 `apt-get install dataset-fashion-mnist` brings the data. `python experiments/fashion_diffaug.py` runs `training` seed by
-seed, appends what is finished to results/fashion_diffaug.jsonl, keeps the denoisers there as well, goes on from there on
+seed, appends what is finished to results/fashion_diffaug.jsonl, keeps the denoisers there too, goes on from there on
 any machine, and prints the verdict on three end points that were fixed before anything ran.
 """
 
@@ -104,9 +104,14 @@ def verdict() -> str:
     return "\n".join([f"{len(seeds)} seeds", *lines])
 
 
+def folder_of(number: int) -> Path:
+    """Where a denoiser is kept as long as seeds wait for it."""
+    return RESULTS.parent / f"fashion_ddpm_{number}"
+
+
 def kept(number: int) -> PretrainedUNet:
-    """One of the denoisers, trained if it is not there yet: 40 minutes of a core, for 0.8 MB."""
-    folder = RESULTS.parent / f"fashion_ddpm_{number}"
+    """One of the denoisers, trained if it is not there yet: 40 minutes of a core."""
+    folder = folder_of(number)
     if not folder.is_dir():
         net = dataclasses.replace(DENOISER, seed=number, replicas=1)
         one = (Accuracy(split="test:1", predictor=Ensemble(times=(0.5,))),)  # the least that asks for it
@@ -125,6 +130,8 @@ def main() -> None:
         rows = [{"arm": t["arm"], "seed": t["seed"], "metrics": t["metrics"]} for t in answer["trials"]]
         with RESULTS.open("a") as file:  # a whole seed at once: pairs are never torn
             file.writelines(json.dumps(row) + "\n" for row in rows)
+        if all(other % DENOISERS != seed % DENOISERS for other in waiting()):
+            shutil.rmtree(folder_of(seed % DENOISERS))  # no seed needs it any more
     print(verdict())
 
 

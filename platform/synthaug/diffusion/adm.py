@@ -6,13 +6,18 @@ The two describe one network with other words; what is not said by the names and
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor
 
 from synthaug.diffusion.denoiser import UNetDenoiser
@@ -26,6 +31,7 @@ INNER = {
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut", "norm": "group_norm", "qkv": "qkv",
     "proj_out": "to_out.0", "op": "conv", "conv": "conv",
 }  # fmt: skip
+TIME: dict[str, Any] = {"flip_sin_to_cos": True, "downscale_freq_shift": 0}  # cosines first, 10000^(-i / half)
 # What a block is called that every network has in the same place; `_modules` adds the others.
 OUTER = {
     "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
@@ -35,24 +41,40 @@ OUTER = {
 
 
 def load(
-    path: str | Path, *, head_channels: int = 64, new_attention_order: bool = False, schedule: Schedule = "linear",
-    timesteps: int = 1000, dtype: torch.dtype = torch.float32, device: str = "cpu",
+    path: str | Path, *, head_channels: int = 64, heads: int | None = None, new_attention_order: bool = False,
+    schedule: Schedule = "linear", timesteps: int = 1000, dtype: torch.dtype = torch.float32, device: str = "cpu",
 ) -> UNetDenoiser:  # fmt: skip
     """The denoiser in a checkpoint. Its `schedule` has `timesteps` steps; what the net is told of time always runs to
-    1,000, as in all that was published."""
+    1,000, as in all published ones that can be asked without labels."""
     state = {name: value.to(dtype) for name, value in _read(Path(path)).items()}
-    try:
-        net: Any = convert(state, head_channels, new_attention_order)
-    except UserError as error:
-        raise UserError(f"{path}: {error.message}") from None
+    with _naming(path):
+        net: Any = convert(state, head_channels, new_attention_order, heads)
     net.time_proj.scale = 1000 / timesteps  # rescale_timesteps, in the original's words
     return UNetDenoiser(net.to(device), alphas_cumprod(schedule, timesteps))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that torch.save wrote; nothing in it is run."""
+def classes_of(path: str | Path) -> int | None:
+    """How many classes a checkpoint can be asked for, None if it knows none; refuses most of what `load` would, and
+    reads no weight."""
+    state = _read(Path(path), mapped=True)
+    with _naming(path):
+        return _shape(state).classes
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Say of which file a complaint is."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}") from None
+
+
+def _read(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file that torch.save wrote, or a view of them on the disk; nothing in it is run."""
+    try:
+        # files from before torch 1.6 are no archives and can only be read whole
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {str(path)!r}: {error.strerror}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError):
@@ -80,6 +102,7 @@ def alphas_cumprod(schedule: Schedule, timesteps: int) -> Tensor:
 class Shape:
     """What the names and shapes of the weights say; levels are counted from the largest images."""
 
+    time: int  # channels of the time embedding, before its layers
     channels: tuple[int, ...]
     attention: tuple[bool, ...]
     layers: int
@@ -89,17 +112,24 @@ class Shape:
     classes: int | None
 
 
-def convert(state: State, head_channels: int = 64, new_attention_order: bool = False) -> UNet2DModel:
-    """The network with the weights of `state`, in their type. `head_channels` must be that of the training: another
-    number that divides the channels would make another network."""
+def convert(
+    state: State, head_channels: int = 64, new_attention_order: bool = False, heads: int | None = None
+) -> UNet2DModel:
+    """The network with the weights of `state`, in their type. `head_channels`, or else the number of `heads` at every
+    level, must be that of the training: another number that divides the channels would make another network.
+
+    For this process, not for `save_pretrained`: a config of diffusers can say neither `heads` nor a first level that
+    is narrower than the time embedding.
+    """
     shape = _shape(state)
     attended = [c for c, on in zip(shape.channels, shape.attention, strict=True) if on]
     attended.append(shape.channels[-1])  # the middle block always has attention
-    if uneven := [c for c in attended if c % head_channels]:
-        raise UserError(f"head_channels={head_channels} does not divide the {uneven[0]} channels that have attention")
-    with torch.device("meta"):  # initialising would take long, and random numbers
-        net = UNet2DModel(**_config(shape, head_channels))
-    renamed = _renamed(state, shape, head_channels, new_attention_order)
+    if uneven := [c for c in attended if c % (heads or head_channels)]:
+        given = f"head_channels={head_channels}" if heads is None else f"heads={heads}"
+        raise UserError(f"{given} does not divide the {uneven[0]} channels that have attention")
+    net = _empty(shape, head_channels, heads)
+    split = partial(_split, head_channels=head_channels, heads=heads, new_order=new_attention_order)
+    renamed = _renamed(state, shape, split)
     for name in sorted(net.state_dict().keys() ^ renamed.keys()):
         _refuse(f"{name!r} (in diffusers' words) is {'one too many' if name in renamed else 'missing'}")
     for name, value in net.state_dict().items():
@@ -107,6 +137,20 @@ def convert(state: State, head_channels: int = 64, new_attention_order: bool = F
             _refuse(f"{name!r} (in diffusers' words) is {tuple(renamed[name].shape)}, not {tuple(value.shape)}")
     net.load_state_dict(renamed, assign=True)  # in place of the meta tensors, which hold nothing to copy into
     return net.eval()
+
+
+def _empty(shape: Shape, head_channels: int, heads: int | None) -> UNet2DModel:
+    """The network without weights."""
+    with torch.device("meta"):  # initialising would take long, and random numbers
+        net: Any = UNet2DModel(**_config(shape, head_channels if heads is None else 1))
+        if shape.time != shape.channels[0]:  # at 512 px the first level is half as wide; diffusers knows one width
+            net.time_proj = Timesteps(shape.time, **TIME)
+            net.time_embedding = TimestepEmbedding(shape.time, 4 * shape.time)
+    for module in net.modules() if heads is not None else ():
+        if isinstance(module, Attention):  # diffusers knows one width of heads, not one number at all levels
+            module.heads, module.scale = heads, (module.inner_dim // heads) ** -0.5
+    found: UNet2DModel = net
+    return found
 
 
 def _refuse(why: str) -> NoReturn:
@@ -120,6 +164,8 @@ def _shape(state: State) -> Shape:
     ends = [block for block in range(blocks) if _upsampler(state, block)]
     layers = ends[0] if ends else blocks - 1
     firsts = [f"input_blocks.{1 + block}" for block in range(0, blocks, layers + 1)] if layers > 0 else []
+    if "input_blocks.0.0.weight" in state and not firsts and _classifies(state):
+        raise UserError("this is a classifier of noisy images and no denoiser; take the weights of the diffusion model")
     needed = ["input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"]
     for first in firsts:
         needed += [f"{first}.0.in_layers.2.weight", f"{first}.0.emb_layers.1.weight"]
@@ -130,6 +176,7 @@ def _shape(state: State) -> Shape:
         _refuse(f"{missing[0]!r} is missing")
     channels = tuple(len(state[f"{first}.0.in_layers.2.weight"]) for first in firsts)
     return _checked(state, Shape(
+        time=state["time_embed.0.weight"].shape[-1],
         channels=channels,
         attention=tuple(f"{first}.1.qkv.weight" in state for first in firsts),
         layers=layers,
@@ -140,6 +187,12 @@ def _shape(state: State) -> Shape:
     ))  # fmt: skip
 
 
+def _classifies(state: State) -> bool:
+    """Whether the half network ends in something other than a convolution: it pools what it knows of an image."""
+    last = state.get("out.2.weight")
+    return (last is None or last.ndim != 4) and any(name.startswith("out.") for name in state)
+
+
 def _upsampler(state: State, block: int) -> str | None:
     """A weight of what ends an output block by enlarging images: its second part, or its third behind attention."""
     names = [f"output_blocks.{block}.{i}.{inner}.weight" for i in (1, 2) for inner in ("conv", "in_layers.0")]
@@ -147,11 +200,13 @@ def _upsampler(state: State, block: int) -> str | None:
 
 
 def _checked(state: State, shape: Shape) -> Shape:
-    first, width = state["input_blocks.0.0.weight"], state["time_embed.0.weight"].shape[-1]
+    first, time = state["input_blocks.0.0.weight"], state["time_embed.0.weight"]
     if first.shape[1] != 3 or shape.out_channels not in (3, 6):
         _refuse(f"{first.shape[1]} channels go in and {shape.out_channels} come out; 3 go in and 3 or 6 come out")
-    if len(first) != width or shape.channels[0] != width:
-        _refuse(f"its first {shape.channels[0]} channels are not those of its time embedding, {width}")
+    if len(first) != shape.channels[0]:
+        _refuse(f"{len(first)} channels go into its first level, which has {shape.channels[0]}")
+    if len(time) != 4 * shape.time:
+        _refuse(f"its time embedding makes {len(time)} channels of {shape.time}, not {4 * shape.time}")
     return shape
 
 
@@ -167,7 +222,8 @@ def _config(shape: Shape, head_channels: int) -> dict[str, Any]:
         "down_block_types": tuple(types("Down")), "up_block_types": tuple(reversed(types("Up"))),
         "downsample_type": kind, "upsample_type": kind, "attention_head_dim": head_channels, "norm_num_groups": 32,
         "attn_norm_num_groups": 32, "norm_eps": 1e-5,
-        "flip_sin_to_cos": True, "freq_shift": 0,  # the original's time embedding: cosines first, 10000^(-i / half)
+        "time_embedding_dim": 4 * shape.time,
+        "flip_sin_to_cos": TIME["flip_sin_to_cos"], "freq_shift": TIME["downscale_freq_shift"],
         "resnet_time_scale_shift": "scale_shift" if shape.scale_shift else "default", "num_class_embeds": shape.classes,
     }  # fmt: skip
 
@@ -194,7 +250,7 @@ def _modules(shape: Shape) -> dict[str, str]:
     return found
 
 
-def _renamed(state: State, shape: Shape, head_channels: int, new_order: bool) -> dict[str, Tensor]:
+def _renamed(state: State, shape: Shape, split: Callable[[Tensor], tuple[Tensor, ...]]) -> dict[str, Tensor]:
     """The weights under diffusers' names; the original's linear layers of attention are convolutions of width 1."""
     modules, renamed = _modules(shape), dict[str, Tensor]()
     for name, value in state.items():
@@ -209,16 +265,17 @@ def _renamed(state: State, shape: Shape, head_channels: int, new_order: bool) ->
         if inner in ("qkv", "proj_out") and leaf == "weight":
             value = value.flatten(1)  # C_out x C_in x 1 as C_out x C_in
         if inner == "qkv":
-            for new, part in zip(("to_q", "to_k", "to_v"), _split(value, head_channels, new_order), strict=True):
+            for new, part in zip(("to_q", "to_k", "to_v"), split(value), strict=True):
                 renamed[place.replace(".qkv.", f".{new}.")] = part
         else:
             renamed[place] = value
     return renamed
 
 
-def _split(value: Tensor, head_channels: int, new_order: bool) -> tuple[Tensor, ...]:
+def _split(value: Tensor, head_channels: int, heads: int | None, new_order: bool) -> tuple[Tensor, ...]:
     """Queries, keys and values of all heads; in the old order each head has its three beside one another."""
     if new_order:
         return value.chunk(3)
-    heads = value.reshape(-1, 3, head_channels, *value.shape[1:])  # heads x (q, k, v) x channels [x C_in]
-    return tuple(heads[:, i].flatten(0, 1) for i in range(3))
+    number = heads or len(value) // 3 // head_channels
+    apart = value.reshape(number, 3, -1, *value.shape[1:])  # heads x (q, k, v) x channels [x C_in]
+    return tuple(apart[:, i].flatten(0, 1) for i in range(3))

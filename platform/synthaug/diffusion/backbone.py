@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -70,6 +72,8 @@ class Backbone(Weights):
     def calls(self, loop: Loop, strength: float = 1.0) -> int:
         """The denoiser rows that an image costs which goes through `strength` of a loop."""
         name = scheduler_of(loop.scheduler, self.scheduler)
+        if loop.guidance > 1 and _told_guidance(self):  # told so in the one row that a step takes without guidance
+            loop = replace(loop, guidance=1.0)
         # Where all steps cost the same it does not matter where they lie, and a million rows read no file.
         config = self._schedule() if loop.uneven else {}
         return rows(loop, name, part_of(name, loop.steps, strength, self.sliced), config)
@@ -106,3 +110,10 @@ class Backbone(Weights):
         from synthaug.diffusion.pipeline import Pipeline
 
         return Pipeline(self, folder, device, adapters)
+
+
+@cache  # a million rows ask
+def _told_guidance(backbone: Backbone) -> bool:
+    """Whether the network was distilled with its guidance as an input, as a full LCM (Luo et al. 2023) was."""
+    config = backbone.folder() / "unet" / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("time_cond_proj_dim") is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import diffusers
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from synthaug.diffusion.batches import Pieces
@@ -243,6 +244,8 @@ class Pipeline:
         width = loop.width(level)
         if width == 1:
             return self._unet(z, t, positive)
+        if shown is None and self.pipe.unet.config.get("time_cond_proj_dim") is not None:
+            return self._unet(z, t, positive, loop.guidance)  # it was distilled to guide itself (Luo et al. 2023)
         if shown is not None:  # Brooks et al., equation 3; what is not given is the empty prompt and an empty image
             z3 = torch.cat([torch.cat([z] * 3), torch.cat([shown, shown, torch.zeros_like(shown)])], dim=1)
             full, image, nothing = self._unet(z3, t, positive + negative + negative).chunk(3)
@@ -253,11 +256,22 @@ class Pipeline:
         uncond, cond = self._unet(torch.cat([z, z]), t, negative + positive).chunk(2)
         return uncond + loop.guidance * (cond - uncond)
 
-    def _unet(self, z: Tensor, t: Tensor, texts: list[Tensor]) -> Tensor:
-        out: Tensor = self.pipe.unet(z, t, encoder_hidden_states=torch.cat(texts), return_dict=False)[0]
+    def _unet(self, z: Tensor, t: Tensor, texts: list[Tensor], guidance: float = 1.0) -> Tensor:
+        more = self._told(guidance, len(z))
+        out: Tensor = self.pipe.unet(z, t, encoder_hidden_states=torch.cat(texts), **more, return_dict=False)[0]
         self._counters["unet_calls"] += len(z)
         self._counters["unet_batches"] += 1
         return out
+
+    def _told(self, guidance: float, rows: int) -> dict[str, Tensor]:
+        """What a network that guides itself reads beside the timestep; 1, diffusers' weight for none, is its 0."""
+        dim = self.pipe.unet.config.get("time_cond_proj_dim")
+        if dim is None:
+            return {}
+        w = torch.full((rows,), guidance - 1)
+        # of diffusers' class and not of `self.pipe`, whose class may be without it
+        embedding: Tensor = StableDiffusionPipeline.get_guidance_scale_embedding(self.pipe, w, dim)
+        return {"timestep_cond": embedding.to(self.device, self.dtype)}
 
     def _ascend(self, rows: list[_Row], loop: Loop) -> Tensor:
         """From the mean latents of the sources to noise, a step at a time."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthaug.settings import ContentOf, Count, UserError, settings
 from synthaug.weights import Weights, files_of
@@ -20,6 +21,38 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # named: no torch here
 FOLDER = "denoiser"  # of a trained one, in its stage's folder
+_TRAINED = "or train one on your own images (--set denoiser=TrainedUNet)"
+_UNLABELLED = f"it is asked without labels: take 256x256_diffusion_uncond.pt, {_TRAINED}"
+
+
+class _Published(NamedTuple):
+    """What the weights of a checkpoint do not say: the settings other than GuidedDiffusion's defaults, and why it is of
+    no use here, if it is not."""
+
+    settings: dict[str, Any]
+    why_not: str | None = None
+
+
+_CONDITIONAL = f"is class-conditional, and {_UNLABELLED}"
+_CLASSIFIER = "is a classifier of noisy images and no denoiser; take 256x256_diffusion_uncond.pt"
+_UPSAMPLER = "enlarges small images and is no denoiser; take 256x256_diffusion_uncond.pt"
+_COSINE: dict[str, Any] = {"heads": 4, "schedule": "cosine", "timesteps": 4000}
+# From the flags in the READMEs of guided-diffusion and improved-diffusion (whose code has the old order of attention).
+_PUBLISHED = {
+    "64x64_diffusion.pt": _Published({"new_attention_order": True, "schedule": "cosine"}, _CONDITIONAL),
+    "128x128_diffusion.pt": _Published({"heads": 4}, _CONDITIONAL),
+    "256x256_diffusion.pt": _Published({}, _CONDITIONAL),
+    "512x512_diffusion.pt": _Published({}, _CONDITIONAL),
+    "256x256_diffusion_uncond.pt": _Published({}),
+    **{f"lsun_{name}.pt": _Published({}) for name in ("bedroom", "cat", "horse", "horse_nodropout")},
+    **{f"{size}x{size}_classifier.pt": _Published({}, _CLASSIFIER) for size in (64, 128, 256, 512)},
+    **{name: _Published({}, _UPSAMPLER) for name in ("64_256_upsampler.pt", "128_512_upsampler.pt")},
+    "imagenet64_cond_270M_250K.pt": _Published(_COSINE, _CONDITIONAL),
+    **{f"imagenet64_uncond_{name}100M_1500K.pt": _Published(_COSINE) for name in ("", "vlb_")},
+    **{f"cifar10_uncond_{name}50M_500K.pt": _Published(_COSINE) for name in ("", "vlb_")},
+    **{f"lsun_uncond_100M_{name}.pt": _Published({"heads": 1}) for name in ("1200K_bs128", "2400K_bs64")},
+    "upsample_cond_500K.pt": _Published({}, _UPSAMPLER),
+}
 
 
 @settings
@@ -60,13 +93,25 @@ class PretrainedUNet(DenoiserModel, Weights):
         return [file for part in parts for file in files_of(part)]  # model_index.json says nothing that is used
 
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
+        self._parts()
         return _load(self.folder(), device, self.precision)
 
     def alphas_cumprod(self) -> Tensor:
-        from synthaug.diffusion.denoiser import parts_of, schedule_of
+        from synthaug.diffusion.denoiser import schedule_of
 
-        found: Tensor = schedule_of(parts_of(self.folder())[1]).alphas_cumprod
+        found: Tensor = schedule_of(self._parts()[1]).alphas_cumprod
         return found
+
+    def _parts(self) -> tuple[Path, Path]:
+        """Where its unet and its schedule are; a unet that wants to be told a class is refused."""
+        from synthaug.diffusion.denoiser import parts_of
+
+        unet, scheduler = parts_of(self.folder())
+        config = json.loads((unet / "config.json").read_text())
+        if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+            ways = f"it is asked without labels: take an unconditional one, {_TRAINED}"
+            raise UserError(f"{self.model!r} is class-conditional, and {ways}")
+        return unet, scheduler
 
     def notes(self, shots: int | None) -> list[str]:
         if shots is None:
@@ -79,7 +124,9 @@ class PretrainedUNet(DenoiserModel, Weights):
 class GuidedDiffusion(DenoiserModel):
     """A checkpoint of OpenAI's guided-diffusion or improved-diffusion (a .pt file), as DiffAug was published with.
 
-    What its weights do not tell is said here; `schedule` is that of its training, of `timesteps` steps.
+    What its weights do not tell is said here; `schedule` is that of its training, of `timesteps` steps. Where attention
+    was trained with one number of `heads` at all levels (--num_heads), `head_channels` says nothing. A published file
+    is known by its name, and other settings than those of its training are refused.
     """
 
     checkpoint: ContentOf[str]
@@ -89,16 +136,37 @@ class GuidedDiffusion(DenoiserModel):
     new_attention_order: bool = False
     schedule: Literal["linear", "cosine"] = "linear"
     timesteps: Count = 1000
+    heads: Count | None = None  # None: as many as head_channels go into the channels of a level
+
+    @model_validator(mode="after")
+    def _as_published(self) -> GuidedDiffusion:
+        # With settings of another training the weights would run, too, as another network.
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        if self.heads is not None and self.head_channels != usual["head_channels"]:
+            raise UserError("heads and head_channels exclude each other; give the one of the training", ("heads",))
+        name = Path(self.checkpoint).name
+        if (known := _PUBLISHED.get(name)) is None:
+            return self
+        if known.why_not is not None:
+            raise UserError(f"{name} {known.why_not}", ("checkpoint",))
+        asked = ("head_channels", "new_attention_order", "schedule", "timesteps", "heads")
+        trained = {field: known.settings.get(field, usual[field]) for field in asked}
+        if wrong := {field: value for field, value in trained.items() if getattr(self, field) != value}:
+            said = {field: value if isinstance(value, str) else json.dumps(value) for field, value in wrong.items()}
+            ways = " ".join(f"--set denoiser.{field}={value}" for field, value in said.items())
+            raise UserError(f"{name} was trained with other settings: {ways}")
+        return self
 
     def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
         import torch
 
         from synthaug.diffusion import adm
 
-        place = Path(self.checkpoint).expanduser()
+        self._check()
         found = adm.load(
-            place, head_channels=self.head_channels, new_attention_order=self.new_attention_order,
-            schedule=self.schedule, timesteps=self.timesteps, dtype=getattr(torch, _DTYPES[self.precision]),
+            Path(self.checkpoint).expanduser(), head_channels=self.head_channels, heads=self.heads,
+            new_attention_order=self.new_attention_order, schedule=self.schedule, timesteps=self.timesteps,
+            dtype=getattr(torch, _DTYPES[self.precision]),
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )  # fmt: skip
         found.net.requires_grad_(False)  # gradients are asked of images only
@@ -107,7 +175,15 @@ class GuidedDiffusion(DenoiserModel):
     def alphas_cumprod(self) -> Tensor:
         from synthaug.diffusion import adm
 
+        self._check()  # it is asked for the schedule before anything is made
         return adm.alphas_cumprod(self.schedule, self.timesteps)
+
+    def _check(self) -> None:
+        """Refuse what could not be asked, before its weights are read."""
+        from synthaug.diffusion import adm
+
+        if adm.classes_of(Path(self.checkpoint).expanduser()) is not None:
+            raise UserError(f"{self.checkpoint} {_CONDITIONAL}")
 
 
 @settings(key="synthaug.diffusion.denoisers:TrainedUNet")
