@@ -198,6 +198,16 @@ def test_memory_that_runs_out_halves_the_parts(tiny_sd: Path, monkeypatch: pytes
         tuning.tune(*given, seed=0, report=lambda entry: None)
 
 
+def test_a_latent_consistency_model_is_not_fine_tuned(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from synthaug.diffusion import tuning
+
+    pipe = load_pipe(tiny_sd, torch.float32)
+    pipe.unet.register_to_config(time_cond_proj_dim=8)
+    monkeypatch.setattr(tuning, "load_pipe", lambda *given: pipe)
+    with pytest.raises(UserError, match="finetune: .* is a latent consistency model: fine-tune the model that it was"):
+        run(tiny_sd, WORDS_STEP)
+
+
 def test_more_processes_than_images_in_a_batch_are_refused(tiny_sd: Path) -> None:
     with pytest.raises(UserError, match="batch_size 4 is smaller than the number of workers, 5"):
         run(tiny_sd, WORDS_STEP, world=World(0, 5))

@@ -62,6 +62,9 @@ def tune(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with contained(backbone.threads, device):
         pipe = load_pipe(backbone.folder(), torch.float32)
+        if pipe.unet.config.time_cond_proj_dim is not None:  # its loss is another, and it is told the guidance
+            way = "fine-tune the model that it was distilled from, and add LCM's LoRA (backbone.lora)"
+            raise UserError(f"{backbone.model!r} is a latent consistency model: {way}", ("finetune",))
         for before, file in adapters:
             before.attach(pipe, load(file.read_bytes()))  # in order: LoRA's captions hold the words before it
         pipe.to(device)
