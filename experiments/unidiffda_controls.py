@@ -1,8 +1,8 @@
 """UniDiffDA's methods beside the controls that its tables lack: each also with TrivialAugment, and real images of the
 generator's own training data, retrieved by CLIP, in place of generated ones (Geng et al. 2024). Not run here.
 
-`--set arms.retrieval.method.upstream.path=DIR` names a folder with a folder of such images for each class, best a part
-of LAION that was filtered by the names of the classes; without it, leave retrieval out.
+Set `UPSTREAM` to a folder with a folder of such images for each class, best a part of LAION that was filtered by the
+names of the classes.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from synthaug.data.dataset import Dataset
 from synthaug.experiment import Sweep
 from synthaug.methods.retrieval import Retrieval
 
+UPSTREAM = "upstream"
 WITH = " + TrivialAugment"
 
 
 def _controlled(task: protocol.Task, arms: Mapping[str, protocol.Arm]) -> Sweep:
-    """Every gain over plain, TrivialAugment and retrieval at equal steps."""
+    """Every gain over plain, TrivialAugment and retrieved images that are used in the same way, at equal steps."""
     stronger = {"recipe.transforms": (*protocol.FLIP_AND_CROP, TrivialAugment())}
-    retrieved = protocol.Arm(method=Retrieval(Dataset("folder", val_share=0.0)))
-    everything = {"TrivialAugment": stronger, "retrieval": retrieved, **arms}
-    both = {f"{name}{WITH}": arm | stronger for name, arm in {"retrieval": retrieved, **arms}.items()}
-    against: dict[str, tuple[str, ...]] = {name: ("TrivialAugment", f"retrieval{WITH}") for name in both}
-    against[f"retrieval{WITH}"] = ("TrivialAugment",)
-    return protocol.compare(task, everything | both, controls=("TrivialAugment", "retrieval"), against=against)
+    # all images of a folder: without train/ and test/ a fifth of them would be taken for a test set
+    retrieval = Retrieval(Dataset("folder", path=UPSTREAM, val_share=0.0), split=None)
+    found: dict[str, protocol.Arm] = {"TrivialAugment": stronger}
+    against: dict[str, tuple[str, ...]] = {}
+    for name, arm in arms.items():
+        control = f"retrieval, {type(arm['utilize']).__name__} {getattr(arm['utilize'], 'p', '')}".strip()
+        found[control] = {"method": retrieval, "utilize": arm["utilize"]}
+        found |= {name: arm, f"{control}{WITH}": found[control] | stronger, f"{name}{WITH}": arm | stronger}
+        against[control] = ("Baseline", "TrivialAugment")
+        against |= {name: (*against[control], control), f"{control}{WITH}": ("TrivialAugment",)}
+        against[f"{name}{WITH}"] = ("TrivialAugment", f"{control}{WITH}")
+    return protocol.compare(task, found, against=against)
 
 
 def caltech101() -> Sweep:

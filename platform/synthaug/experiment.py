@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from synthaug.classify.augment import HorizontalFlip
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
@@ -133,6 +134,8 @@ class Experiment:
     def notes(self) -> list[str]:
         """What people should know of these settings before anything runs."""
         of_method = [] if self.method is None else self.method.notes()
+        if not self.dataset.can_mirror and any(isinstance(t, HorizontalFlip) for t in self.recipe.transforms):
+            of_method.append("the recipe mirrors images (HorizontalFlip), which changes their class in this data set")
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
 
 

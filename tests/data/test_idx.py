@@ -64,6 +64,6 @@ def test_some_images_of_a_split_are_among_more_of_them() -> None:
     assert [e for e in listing.splits["test"] if e in set(some)] == list(some)  # in the split's own order
     assert listing.split("test") == listing.splits["test"]
     assert np.bincount([e.label for e in more]).min() >= 10  # of every class some
-    for name in ("test:0", "test:798", "test:x", "tset:5"):
+    for name in ("test:0", "test:798", "test:x", "test:", "tset:5"):
         with pytest.raises(UserError, match="too few for|has no split"):
             listing.split(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -53,11 +51,17 @@ def test_variants_are_the_nearest_images_of_the_class(models: Models) -> None:
     assert np.array_equal(some[0], made[4])
 
 
-def test_what_upstream_lacks_is_said(models: Models) -> None:
-    rows, images = planned(1, 1)
-    with pytest.raises(UserError, match="method.upstream: glyphs has 50 test images of '.', fewer than k=51"):
-        METHOD.generate([dataclasses.replace(rows[0], variant=51)], images, models)
-    models = Models(None)
-    models.context = dataclasses.replace(CONTEXT, names=("black dog",) * 10)
-    with pytest.raises(UserError, match="method.upstream: glyphs has no test images of 'black dog'"):
-        METHOD.generate(rows, images, models)
+def test_what_upstream_lacks_is_said() -> None:
+    own = Dataset("digits").open()
+    METHOD.check(own, NAMES, 50)
+    with pytest.raises(UserError, match="method.upstream: glyphs has 50 images of '0', fewer than k=51"):
+        METHOD.check(own, NAMES, 51)
+    with pytest.raises(UserError, match="method.upstream: glyphs has 0 images of 'black dog', fewer than k=1"):
+        METHOD.check(own, ("black dog",), 1)
+    Retrieval(split=None).check(own, NAMES, 300)  # of all splits together
+
+
+def test_images_that_are_tested_on_are_refused() -> None:
+    own = Dataset("digits").open()
+    with pytest.raises(UserError, match="images of '0' are in the test or validation set; name another data set"):
+        Retrieval(Dataset("digits"), split="test").check(own, NAMES, 1)

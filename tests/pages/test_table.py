@@ -11,6 +11,7 @@ from scipy import stats
 
 from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep
+from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages import table
 from synthaug.settings import UserError, seed_of
 
@@ -86,7 +87,8 @@ def test_a_gain_is_one_over_every_control() -> None:
     assert found["worse"].p == 1.0 and found["worse"].hardest == "twin"
     assert found["worse"].difference is not None and found["worse"].difference[0] > 0
     assert "1.000 (twin)" in table.text(list(found.values()))
-    assert "gain over twin as well" in table.note(list(found.values()), sweep)
+    note = table.note(list(found.values()), sweep)
+    assert "p is for one from all alike" in note and note.endswith("plain (1 arm); plain, twin (2 arms)")
 
 
 def test_an_arm_may_have_a_baseline_of_its_own() -> None:
@@ -107,6 +109,35 @@ def test_what_has_no_pair_is_not_compared() -> None:
     assert found["better"].difference is not None and found["better"].p is None  # one pair has no p
     assert "one seed" in table.text(list(found.values()))
     assert all(line.difference is None for line in table.lines(rows, None))
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_nothing_is_claimed_before_every_comparison_is_there(there: int) -> None:
+    """In the midst of a run a control, or the baseline, may have no pair yet, or one."""
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", controls=("twin",), seeds=4)
+    rows = trials(sweep, lambda arm, seed, _: 0.1 * (arm == "better") + noise(arm, seed))
+    for late, difference in (("twin", True), ("plain", there > 0)):
+        partial = [row for row in rows if row["arm"] != late or row["seed"] < there]
+        line = next(line for line in table.lines(partial, sweep) if line.name == "better")
+        assert line.p is None and (line.difference is not None) == difference
+        assert "<0.001" not in table.text([line])
+
+
+def test_points_are_told_apart_by_what_differs() -> None:
+    """Two settings of one class are two points, and a point that was drawn twice is one."""
+    methods = (RealGuidance(strength=0.3), RealGuidance(strength=0.9))
+    sweep = Sweep(
+        base=BASE, arms={"a": {}, "b": {}}, baseline="a", seeds=3,
+        space={"method": methods, "backbone": ["nano:sd"]},  # type: ignore[dict-item]
+    )  # fmt: skip
+    gain = {0.3: 0.05, 0.9: -0.2}
+    rows = trials(
+        sweep, lambda a, s, f: 0.5 + 0.01 * s * (a == "b") + (gain[f["method"]["strength"]] if a == "b" else 0)
+    )
+    found = {line.name: line for line in table.lines([*rows, *rows], sweep)}
+    assert list(found) == [f"{arm} method.strength={s}" for arm in "ab" for s in (0.3, 0.9)]
+    assert [round(found[f"b method.strength={s}"].difference[0], 3) for s in gain] == [0.06, -0.19]  # type: ignore[index]
+    assert all(len(line.values) == 3 for line in found.values())
 
 
 def test_unknown_arms_are_refused() -> None:

@@ -104,6 +104,14 @@ def test_older_records_are_filed_by_what_they_hold(home: Path) -> None:
     assert len(client.search_runs([client.get_run(first["run_id"]).info.experiment_id])) == 1
 
 
+@pytest.mark.parametrize("artefacts", [None, 5, "train/0"])
+def test_a_record_that_names_no_artefacts_is_none(home: Path, artefacts: Any) -> None:
+    """A damaged one must not end `run` or `clean`."""
+    store = Store(home).prepare()
+    store.disk.write("record/abc.json", json.dumps({"subject": {}, "artefacts": artefacts}).encode())
+    assert store.records() == [] and store.unneeded() == []
+
+
 def test_records_of_classes_that_are_gone_stay(home: Path) -> None:
     store = Store(home).prepare()
     strange = {"subject": {"kind": "nobody:Knows", "dataset": {"name": "digits"}}, "artefacts": ["train/" + "0" * 32]}

@@ -41,11 +41,11 @@ class Listing:
         return self._parts[name]
 
     def _part(self, name: str) -> tuple[Entry, ...]:
-        whole, _, count = name.partition(":")
-        if whole not in self.splits or (count and not count.isdecimal()):
+        whole, part, count = name.partition(":")
+        if whole not in self.splits or bool(part) != count.isdecimal():
             raise UserError(f"has no split {name!r}{did_you_mean(whole, sorted(self.splits))}")
         entries = self.splits[whole]
-        if not count:
+        if not part:
             return entries
         if not 0 < int(count) <= len(entries):
             raise UserError(f"has {len(entries)} {whole} images, too few for {name!r}")

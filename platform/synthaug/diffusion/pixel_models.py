@@ -191,8 +191,7 @@ class TrainedUNet(DenoiserModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
 
     `channels` and `layers` are the UNet's; its lowest resolution has attention. The default is for images of 32 pixels.
-    Of several `replicas`, seeds of their own, the experiment's seeds take turns: what is said of a mean over seeds is
-    then not said of one denoiser.
+    Of several `replicas`, seeds of their own, the experiment's seeds take turns.
     """
 
     version: ClassVar[int] = 1

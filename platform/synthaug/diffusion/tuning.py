@@ -260,7 +260,8 @@ class Lesson:
     def halve(self) -> None:
         """Smaller parts from now on."""
         if self.micro_batch == 1:
-            raise UserError("there is not enough memory to learn from one image; set checkpointing=true", ("finetune",))
+            way = "take a smaller backbone.resolution" if self.finetune.checkpointing else "set checkpointing=true"
+            raise UserError(f"there is not enough memory to learn from one image; {way}", ("finetune",))
         self.micro_batch = (self.micro_batch + 1) // 2
 
     @cached_property

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from synthaug.data import suffixes
+from synthaug.data.listing import Listing
 from synthaug.data.published import PHOTO
 from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
@@ -60,10 +61,11 @@ class Context:
         """Whether the data set says more than that there is a photo of something."""
         return self.prompts != (PHOTO,)
 
-    def text(self, label: int, seed: int, *, super_class: bool = False) -> str:
-        """The prompt of a class, with the word for its kind ("bird") if wanted and known."""
+    def text(self, label: int, seed: int | None, *, super_class: bool = False) -> str:
+        """The prompt of a class, with the word for its kind ("bird") if wanted and known; without a seed the first."""
         kind = self.super_class if super_class else ""
-        return pick(self.prompts, seed, "prompt").format(f"{self.words[label]} {kind}".strip())
+        prompt = self.prompts[0] if seed is None else pick(self.prompts, seed, "prompt")
+        return prompt.format(f"{self.words[label]} {kind}".strip())
 
 
 class Models:
@@ -172,6 +174,9 @@ class Maker(ABC):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         """What will be made of a sample as variant number `variant` (from 1), decided without a model."""
         return own_class(sample, variant, context)
+
+    def check(self, own: Listing, names: Sequence[str], k: int) -> None:  # noqa: B027
+        """Refuse what cannot be made of a data set, before anything runs; `names` are its classes' words."""
 
     @abstractmethod
     def generate(

@@ -29,7 +29,7 @@ class Inversion(Maker):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         row = own_class(sample, variant, context)
         # No seed: nothing is drawn.
-        return dataclasses.replace(row, prompt=context.text(sample.target, 0, super_class=True), seed=0)
+        return dataclasses.replace(row, prompt=context.text(sample.target, None, super_class=True), seed=0)
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models

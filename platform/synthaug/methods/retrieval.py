@@ -29,45 +29,57 @@ class Retrieval(Method):
     Images of a generator carry nothing that was not in what it was trained on: so what they gain must be more than what
     is gained by taking as many of those images themselves ("The Unmet Promise of Synthetic Training Images"). Name a
     data set that the generator has seen, as glyphs are for the embedded models; classes are found by their names or
-    their words. Its images must not be those that are tested on.
+    their words, among the images of `split` (None: of all). An image that is tested on is refused.
     """
 
     backbone: ClassVar[Backbone | None] = None
 
     upstream: Dataset = Dataset("glyphs")
-    split: str = "train"
+    split: str | None = "train"
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         return own_class(sample, variant, context)
 
+    def check(self, own: Listing, names: Sequence[str], k: int) -> None:
+        upstream = self.upstream.open()
+        held = {entry.pixels for split, entries in own.splits.items() if split != "train" for entry in entries}
+        for name in names:
+            entries = self.entries(upstream, name)
+            if len(entries) < k:
+                why = f"{self.upstream.name} has {len(entries)} images of {name!r}, fewer than k={k}"
+                raise UserError(why, ("method", "upstream"))
+            if twins := sum(entry.pixels in held for entry in entries):
+                why = f"{twins} images of {name!r} are in the test or validation set; name another data set or split"
+                raise UserError(why, ("method", "upstream"))
+
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         scorer = models.scorer(self.clip)
-        listing = models.kept(self.upstream, self.upstream.open)
+        upstream = models.kept(self.upstream, self.upstream.open)
         sources = {row.source: image for row, image in zip(rows, images, strict=True)}
         near = {source: number for number, source in enumerate(sources)}
         features = _features(scorer, list(sources.values()))
         made = []
         for row in rows:
             name = models.context.names[row.target]
-            entries, theirs = models.kept((self, name), partial(self.shelf, scorer, listing, name))
-            if row.variant > len(entries):
-                have = f"{self.upstream.name} has {len(entries)} {self.split} images of {name!r}"
-                raise UserError(f"{have}, fewer than k={row.variant}", ("method", "upstream"))
+            entries, theirs = models.kept((self, name), partial(self.shelf, scorer, upstream, name))
             cosines = theirs @ features[near[row.source]]
             order = cosines.argsort(descending=True, stable=True)  # of equal ones the first
-            made.append(decode_image(listing.read(entries[int(order[row.variant - 1])].id)))
+            made.append(decode_image(upstream.read(entries[int(order[row.variant - 1])].id)))
         return made, [((row.target, 1.0),) for row in rows]
 
-    def shelf(self, scorer: Scorer, listing: Listing, name: str) -> tuple[list[Entry], Tensor]:
+    def entries(self, upstream: Listing, name: str) -> list[Entry]:
+        """The images of a class."""
+        labels = [n for n, both in enumerate(zip(upstream.classes, upstream.words, strict=True)) if name in both]
+        splits = upstream.splits if self.split is None else (self.split,)
+        return [entry for split in splits for entry in upstream.split(split) if entry.label in labels]
+
+    def shelf(self, scorer: Scorer, upstream: Listing, name: str) -> tuple[list[Entry], Tensor]:
         """The images of a class, and their features (N x D)."""
-        labels = [n for n, both in enumerate(zip(listing.classes, listing.words, strict=True)) if name in both]
-        entries = [entry for entry in listing.split(self.split) if entry.label in labels]
-        if not entries:
-            raise UserError(f"{self.upstream.name} has no {self.split} images of {name!r}", ("method", "upstream"))
-        return entries, _features(scorer, [decode_image(listing.read(entry.id)) for entry in entries])
+        entries = self.entries(upstream, name)
+        return entries, _features(scorer, [decode_image(upstream.read(entry.id)) for entry in entries])
 
 
 def _features(scorer: Scorer, images: Sequence[np.ndarray]) -> Tensor:

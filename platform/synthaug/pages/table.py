@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ class Line:
     low: float
     high: float
     difference: tuple[float, float, float] | None
+    baseline: str
     p: float | None
     hardest: str
     images: float
@@ -40,7 +42,6 @@ class Test:
     """One arm against those that it is compared with, at the same point and paired by seed."""
 
     baseline: str
-    difference: float
     p: float
     hardest: str
     ours: tuple[float, ...]
@@ -59,23 +60,27 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
     """A line for each arm and point, in the order of the sweep. P-values are corrected by Holm over all arms together,
     the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
     metric = metric_of(trials)
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    found: dict[tuple[str, str], dict[int, float]] = {}
+    groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    names: dict[tuple[str, str], str] = {}
     for trial in trials:
-        groups.setdefault(name_of(trial, trials), []).append(trial)
+        place = trial["arm"], point_of(trial, sweep)
+        # a point that a searcher drew twice is one point: its trials are the very same
+        groups.setdefault(place, {})[trial["seed"]] = trial
+        names[place] = name_of(trial, trials)
+    found = {place: {seed: t["metrics"][metric] for seed, t in group.items()} for place, group in groups.items()}
+    tests: dict[tuple[str, str], Test] = {}
+    for arm, point in groups:
         # an arm is compared where it stands: with the same value of all that the space varies
-        found.setdefault((trial["arm"], point_of(trial, sweep)), {})[trial["seed"]] = trial["metrics"][metric]
-    tests: dict[str, Test] = {}
-    for name, (first, *_) in groups.items():
-        point = point_of(first, sweep)
-        compared = () if sweep is None else sweep.compared(first["arm"])
-        others = {arm: found.get((arm, point), {}) for arm in compared}
-        if test := _test(found[first["arm"], point], others):
-            tests[name] = test
-    known = {name: test.p for name, test in tests.items() if not math.isnan(test.p)}  # one pair has none
+        others = {other: found.get((other, point), {}) for other in (() if sweep is None else sweep.compared(arm))}
+        if test := _test(found[arm, point], others):
+            tests[arm, point] = test
+    known = {place: test.p for place, test in tests.items() if not math.isnan(test.p)}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     level = 1 - 0.05 / max(1, len(tests))
-    return [_line(name, group, tests.get(name), adjusted.get(name), level, metric) for name, group in groups.items()]
+    return [
+        _line(names[place], list(group.values()), tests.get(place), adjusted.get(place), level, metric)
+        for place, group in groups.items()
+    ]
 
 
 def point_of(trial: Mapping[str, Any], sweep: Sweep | None) -> str:
@@ -85,28 +90,28 @@ def point_of(trial: Mapping[str, Any], sweep: Sweep | None) -> str:
 
 
 def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> Test | None:
+    """The comparison with the first of the others, if there are pairs, and how clear it is for all of them."""
+    if not others:
+        return None
     found: dict[str, tuple[float, float]] = {}
-    pairs: tuple[tuple[float, ...], tuple[float, ...]] = (), ()
+    pairs: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
     for arm, theirs in others.items():
         # a seed that one of the two lacks is in no pair
         seeds = sorted(ours.keys() & theirs.keys())
-        if not seeds:
-            continue
-        sides = tuple(ours[seed] for seed in seeds), tuple(theirs[seed] for seed in seeds)
-        difference, _, _, p = paired_test(*sides)
+        pairs.append((tuple(ours[seed] for seed in seeds), tuple(theirs[seed] for seed in seeds)))
+        difference, _, _, p = paired_test(*pairs[-1]) if seeds else (math.nan,) * 4
         found[arm] = difference, p
-        pairs = pairs if pairs[0] else sides
-    if not found:
+    first, *_ = others
+    if not pairs[0][0]:
         return None
-    first, *_ = found
+    if any(math.isnan(p) for _, p in found.values()):  # nothing is claimed as long as one comparison is missing
+        return Test(first, math.nan, first, *pairs[0])
     # Choosing the best control by what it reached on test images would favour it; the claim is instead about all of
     # them, so it is no clearer than the least clear one (an intersection-union test, which needs no correction) ...
     hardest = max(found, key=lambda arm: found[arm][1])
-    sign = math.copysign(1, found[first][0])
-    # ... and where one control is beaten and another is not there is no claim at all
-    against = [arm for arm, (difference, _) in found.items() if math.copysign(1, difference) != sign]
-    p = 1.0 if against else found[hardest][1]
-    return Test(first, found[first][0], p, against[0] if against else hardest, *pairs)
+    # ... and where one is beaten and another is not there is no claim at all
+    ahead = [arm for arm, (difference, _) in found.items() if (difference > 0) != (found[first][0] > 0)]
+    return Test(first, 1.0 if ahead else found[hardest][1], ahead[0] if ahead else hardest, *pairs[0])
 
 
 def _line(
@@ -118,20 +123,30 @@ def _line(
         n: sum(t["metrics"].get(n, 0.0) for t in group) for n in ("gen/images", "cost/device_s", "cost/denoiser_calls")
     }
     difference = None if test is None else paired_test(test.ours, test.theirs, level)[:3]
-    hardest = "" if test is None or test.hardest == test.baseline else test.hardest
-    return Line(name, values, *mean_interval(values), difference, p, hardest, *cost.values())
+    base, hardest = ("", "") if test is None else (test.baseline, test.hardest)
+    return Line(name, values, *mean_interval(values), difference, base, p, hardest, *cost.values())
 
 
 def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
     """The arm, and where the arm has several points what tells them apart."""
     # an arm that stands at one point needs no more than its name
-    siblings = [t["fields"] for t in trials if t["arm"] == trial["arm"]]
-    vary = [path for path in trial["fields"] if any(fields.get(path) != trial["fields"][path] for fields in siblings)]
-    return str(trial["arm"]) + "".join(f" {path}={_short(trial['fields'][path])}" for path in vary)
+    siblings = [_leaves(t["fields"]) for t in trials if t["arm"] == trial["arm"]]
+    own = _leaves(trial["fields"])
+    # what only some of them have goes with the class that brings it
+    shared = [path for path in own if all(path in other for other in siblings)]
+    vary = [path for path in shared if any(other[path] != own[path] for other in siblings)]
+    return str(trial["arm"]) + "".join(f" {path.removesuffix('.kind')}={_short(own[path])}" for path in vary)
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """What JSON holds, by dotted paths."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {p: v for name, item in value.items() for p, v in _leaves(item, f"{path}.{name}".lstrip(".")).items()}
 
 
 def _short(value: Any) -> str:
-    return str(value["kind"]).rpartition(":")[2] if isinstance(value, dict) and "kind" in value else str(value)
+    return str(value).rpartition(":")[2]  # of a class its name alone
 
 
 HEADER = (
@@ -152,7 +167,7 @@ def cells(line: Line) -> tuple[str, ...]:
     difference = ("", "", "")
     if line.difference is not None:
         d, low, high = (100 * x for x in line.difference)
-        against = f" ({line.hardest})" if line.hardest else ""
+        against = f" ({line.hardest})" if line.hardest != line.baseline else ""
         difference = (f"{d:+.1f}", interval(low, high, "+"), "" if line.p is None else p_text(line.p) + against)
     cost = (f"{line.images:.0f}", f"{line.seconds:.0f}", f"{line.calls:.0f}")
     return line.name, f"{100 * line.mean:.1f}", interval(100 * line.low, 100 * line.high), *difference, *cost
@@ -171,12 +186,13 @@ def note(found: Sequence[Line], sweep: Sweep | None) -> str:
     count = sum(line.difference is not None for line in found)
     if sweep is None or not count:
         return ""
-    to = "its own baseline" if sweep.against else sweep.baseline
-    said = f"differences are paired by seed, to {to}; of {count}, p corrected by Holm, intervals by Bonferroni"
-    if sweep.controls:
-        controls = ", ".join(sweep.controls)
-        said += f"; p is for a gain over {controls} as well (in brackets the one that it is least clear for)"
-    return said
+    corrected = f"of {count}, p corrected by Holm, intervals by Bonferroni"
+    compared = Counter(others for arm in sweep.arms if (others := sweep.compared(arm)))
+    if len(compared) == 1 and len(next(iter(compared))) == 1:
+        return f"differences are paired by seed, to {next(iter(compared))[0]}; {corrected}"
+    said = "differences are paired by seed, to the first that an arm is compared with; p is for one from all alike"
+    them = "; ".join(f"{', '.join(others)} ({number} arm{'s' * (number > 1)})" for others, number in compared.items())
+    return f"{said} (in brackets the least clear); {corrected}. Compared with {them}"
 
 
 def text(found: Sequence[Line]) -> str:

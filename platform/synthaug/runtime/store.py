@@ -76,6 +76,10 @@ class Record:
     name: str = "synthaug"
     run_ids: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.artefacts, list):  # `clean` asks it what must stay
+            raise TypeError("a record names its artefacts")
+
 
 class Store:
     """Artefacts below `home`/store, written so that being killed at any moment loses nothing finished."""

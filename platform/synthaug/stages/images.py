@@ -113,9 +113,11 @@ class Made(Mapped["Images"]):
         """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
         if "denoiser" in self.inputs:
             check_noise(self.inputs["denoiser"], self.maker.latest)
+        entries, context = self.sources(given), self.context(given)
+        pictures: Pictures = given["data"]
+        self.maker.check(pictures.listing, context.names, self.k)
         if self.backbone is None:
             return
-        entries, context = self.sources(given), self.context(given)
         # of all variants: a method may draw words for each row, and the longest prompt could come last
         rows = self.plan(entries, range(1, self.k + 1), context)
         tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
