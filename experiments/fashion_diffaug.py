@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import synthaug
@@ -25,6 +25,7 @@ from synthaug.evaluate.predict import DDA, Ensemble
 from synthaug.evaluate.robustness import Robustness
 from synthaug.evaluate.stats import holm, paired_test
 from synthaug.experiment import Experiment, Recipe, Sweep, replace
+from synthaug.settings import hash_of, keyed
 
 SEEDS, DENOISERS = 20, 3
 MANY, FEW = "test:2000", "test:500"  # what is corrupted; adapting an image costs 50 calls with gradients
@@ -77,31 +78,42 @@ def training() -> Sweep:
 
 
 def finished() -> list[dict[str, Any]]:
-    """What is in the file of results."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    """What is in the file of results and was asked as it is asked now."""
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+    return [row for row in rows if row["asked"] == asked()]
 
 
-def waiting() -> Iterator[int]:
+def asked() -> str:
+    """What the rows are results of: the settings of all arms but their seeds."""
+    return hash_of(keyed(replace(training(), {"seeds": (0,)})))[:12]
+
+
+def waiting() -> list[int]:
     """Seeds without results; those of one denoiser follow one another, so that a new machine trains it once."""
     done = {row["seed"] for row in finished()}
-    yield from (seed for seed in sorted(range(SEEDS), key=lambda s: (s % DENOISERS, s)) if seed not in done)
+    return [seed for seed in sorted(range(SEEDS), key=lambda s: (s % DENOISERS, s)) if seed not in done]
 
 
 def verdict() -> str:
-    """The three end points, p-values corrected by Holm over the three."""
+    """The three end points, p-values corrected by Holm over the three. Seeds vary training alone: what is said is of
+    these three denoisers, this training subset and these test images, so each denoiser's own mean stands beside it."""
     found = {(row["arm"], row["seed"]): row["metrics"] for row in finished()}
     seeds = sorted({seed for _, seed in found})
 
     def values(arm: str, metric: str) -> list[float]:
         return [found[arm, seed][metric] for seed in seeds]
 
-    tests = {name: paired_test(values(*ours), values(*theirs)) for name, (ours, theirs) in END_POINTS.items()}
-    adjusted = holm([test[3] for test in tests.values()])
-    lines = [
-        f"{name}: {100 * d:+.2f} ({100 * low:+.2f}, {100 * high:+.2f}), p = {p:.4f}"
-        for (name, (d, low, high, _)), p in zip(tests.items(), adjusted, strict=True)
-    ]
-    return "\n".join([f"{len(seeds)} seeds", *lines])
+    sides = {name: (values(*ours), values(*theirs)) for name, (ours, theirs) in END_POINTS.items()}
+    tests = {name: paired_test(*both) for name, both in sides.items()}
+    lines = [f"{len(seeds)} seeds"]
+    for (name, (d, low, high, _)), p in zip(tests.items(), holm([test[3] for test in tests.values()]), strict=True):
+        each: dict[int, list[float]] = {}
+        for seed, ours, theirs in zip(seeds, *sides[name], strict=True):
+            each.setdefault(seed % DENOISERS, []).append(100 * (ours - theirs))
+        by_denoiser = ", ".join(f"{fmean(values):+.2f}" for _, values in sorted(each.items()))
+        interval = f"({100 * low:+.2f}, {100 * high:+.2f})"
+        lines.append(f"{name}: {100 * d:+.2f} {interval}, p = {p:.4f}; by denoiser {by_denoiser}")
+    return "\n".join(lines)
 
 
 def folder_of(number: int) -> Path:
@@ -115,9 +127,10 @@ def kept(number: int) -> PretrainedUNet:
     if not folder.is_dir():
         net = dataclasses.replace(DENOISER, seed=number, replicas=1)
         one = (Accuracy(split="test:1", predictor=Ensemble(times=(0.5,))),)  # the least that asks for it
-        asked = replace(base(), {"denoiser": net, "recipe.steps": 0, "evaluations": one})
-        made = synthaug.run(asked, name="fashion")["stages"]["denoiser"]["path"]
-        shutil.copytree(Path(made) / "denoiser", folder)
+        least = replace(base(), {"denoiser": net, "recipe.steps": 0, "evaluations": one})
+        made = synthaug.run(least, name="fashion")["stages"]["denoiser"]["path"]
+        shutil.copytree(Path(made) / "denoiser", half := folder.with_suffix(".half"), dirs_exist_ok=True)
+        half.rename(folder)  # what is there is whole
     return PretrainedUNet(str(folder))
 
 
@@ -127,9 +140,11 @@ def main() -> None:
     for seed in waiting():
         sweep = replace(training(), {"seeds": (seed,), "base.denoiser": kept(seed % DENOISERS)})
         answer = synthaug.run(sweep, name="fashion")
-        rows = [{"arm": t["arm"], "seed": t["seed"], "metrics": t["metrics"]} for t in answer["trials"]]
-        with RESULTS.open("a") as file:  # a whole seed at once: pairs are never torn
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        told = [{"asked": asked()} | {name: t[name] for name in ("arm", "seed", "metrics")} for t in answer["trials"]]
+        before = RESULTS.read_text() if RESULTS.is_file() else ""
+        half = RESULTS.with_suffix(".half")
+        half.write_text(before + "".join(json.dumps(row) + "\n" for row in told))
+        half.rename(RESULTS)  # a whole seed at once: pairs are never torn
         if all(other % DENOISERS != seed % DENOISERS for other in waiting()):
             shutil.rmtree(folder_of(seed % DENOISERS))  # no seed needs it any more
     print(verdict())
