@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,25 @@ def trials(subject: Experiment | Sweep) -> list[Experiment]:
     return [trial.experiment for trial in subject.trials() if trial.seed == subject.seeds[-1]]
 
 
-def test_all_experiments_have_the_keys_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4,469 keys: for each function and stage their number, the first of them, and the hash of all."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(Path, "exists", lambda self, **more: True)  # files that recipes and outliers name
+def test_all_experiments_have_the_keys_of_the_table() -> None:
+    """4,469 keys: for each function and stage their number, the first of them, and the hash of all (golden/keys.py)."""
     golden = json.loads((GOLDEN / "keys.json").read_bytes())
-    found: dict[str, Any] = {}
-    for path in sorted(Path("experiments").glob("*.py")):
-        for name, function in subjects_in(import_file(str(path))).items():
-            if f"{path}:{name}" in golden:
-                found[f"{path}:{name}"] = told(trials(function()))
+    found = of_experiments(golden)
     assert found.keys() == golden.keys() and sum(row[0] for rows in golden.values() for row in rows.values()) == 4469
     assert {ref for ref in golden if found[ref] != golden[ref]} == set()
+
+
+def of_experiments(refs: Collection[str]) -> dict[str, dict[str, list[Any]]]:
+    """What functions of experiments/ have for keys."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(Path, "exists", lambda self, **more: True)  # files that recipes and outliers name
+        for path in sorted(Path("experiments").glob("*.py")):
+            for name, function in subjects_in(import_file(str(path))).items():
+                if f"{path}:{name}" in refs:
+                    found[f"{path}:{name}"] = told(trials(function()))
+    return found
 
 
 def told(experiments: list[Experiment]) -> dict[str, list[Any]]:
