@@ -87,8 +87,12 @@ def test_a_gain_is_one_over_every_control() -> None:
     assert found["worse"].p == 1.0 and found["worse"].hardest == "twin"
     assert found["worse"].difference is not None and found["worse"].difference[0] > 0
     assert "1.000 (twin)" in table.text(list(found.values()))
+    # a loss to plain is one, whatever the controls did
+    behind = {key: value - 0.1 * (key[0] == "worse") - 0.2 * (key[0] == "twin") for key, value in values.items()}
+    (line,) = (li for li in table.lines(trials(sweep, lambda a, s, _: behind[a, s]), sweep) if li.name == "worse")
+    assert line.p is not None and line.p < 0.001 and line.hardest == "plain"
     note = table.note(list(found.values()), sweep)
-    assert "p is for one from all alike" in note and note.endswith("plain (1 arm); plain, twin (2 arms)")
+    assert "p of a gain is of one over all" in note and note.endswith("plain (1 arm); plain, twin (2 arms)")
 
 
 def test_an_arm_may_have_a_baseline_of_its_own() -> None:

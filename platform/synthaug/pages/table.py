@@ -19,8 +19,8 @@ PREFERRED = ("test/top1", "val/top1")
 class Line:
     """One arm (at one point of the space) over its seeds.
 
-    `difference` is to its baseline; `p` is that of the claim that it differs, in one direction, from the baseline and
-    from each control; `hardest` is the one that this was least clear for.
+    `difference` is to its baseline; `p` is that of the claim that it falls behind it, or else that it is ahead of it
+    and of each control; `hardest` is the one that this is least clear for.
     """
 
     name: str
@@ -106,11 +106,13 @@ def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) 
         return None
     if any(math.isnan(p) for _, p in found.values()):  # nothing is claimed as long as one comparison is missing
         return Test(first, math.nan, first, *pairs[0])
+    if found[first][0] <= 0:  # whoever falls behind the baseline claims no gain
+        return Test(first, found[first][1], first, *pairs[0])
     # Choosing the best control by what it reached on test images would favour it; the claim is instead about all of
     # them, so it is no clearer than the least clear one (an intersection-union test, which needs no correction) ...
     hardest = max(found, key=lambda arm: found[arm][1])
-    # ... and where one is beaten and another is not there is no claim at all
-    ahead = [arm for arm, (difference, _) in found.items() if (difference > 0) != (found[first][0] > 0)]
+    # ... and where one is not beaten there is no claim at all
+    ahead = [arm for arm, (difference, _) in found.items() if difference <= 0]
     return Test(first, 1.0 if ahead else found[hardest][1], ahead[0] if ahead else hardest, *pairs[0])
 
 
@@ -190,7 +192,7 @@ def note(found: Sequence[Line], sweep: Sweep | None) -> str:
     compared = Counter(others for arm in sweep.arms if (others := sweep.compared(arm)))
     if len(compared) == 1 and len(next(iter(compared))) == 1:
         return f"differences are paired by seed, to {next(iter(compared))[0]}; {corrected}"
-    said = "differences are paired by seed, to the first that an arm is compared with; p is for one from all alike"
+    said = "differences are paired by seed, to the first that an arm is compared with; p of a gain is of one over all"
     them = "; ".join(f"{', '.join(others)} ({number} arm{'s' * (number > 1)})" for others, number in compared.items())
     return f"{said} (in brackets the least clear); {corrected}. Compared with {them}"
 
