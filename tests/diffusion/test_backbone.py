@@ -289,6 +289,7 @@ _OTHER: dict[str, dict[str, Any]] = {
     "channels_last": {"channels_last": True},
     "compile": {"compile": True},
     "scheduler": {"scheduler": "DDIMScheduler"},
+    "sliced": {"sliced": True},
     "resolution": {"resolution": 64},
     "threads": {"threads": 2},
     "lora": {"lora": "somewhere"},
