@@ -20,6 +20,7 @@ from synthaug.settings import UserError
 FASHION = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+AGAIN = "download them again"
 PARTS = {"train": "train", "test": "t10k"}  # what the files of a split begin with
 
 
@@ -41,9 +42,6 @@ def fashion(root: Path, facts: Facts) -> Found:
         # of the pixels, not of the files: gzipped or not they are the same data
         content.append(hashlib.sha256(grey.tobytes()).hexdigest())
     return Found(FASHION, splits, content, functools.partial(read_pixels, pixels))
-
-
-AGAIN = "download them again"
 
 
 def _read(path: Path, axes: int) -> np.ndarray:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from synthaug.data.sample import decode_image, resize_image
 from synthaug.evaluate.base import Curve
-
-if TYPE_CHECKING:
-    pass
 
 
 def gallery(lines: Sequence[Sequence[bytes]], tile: int = 64) -> np.ndarray:

@@ -29,7 +29,8 @@ class Retrieval(Method):
     Images of a generator carry nothing that was not in what it was trained on: so what they gain must be more than what
     is gained by taking as many of those images themselves ("The Unmet Promise of Synthetic Training Images"). Name a
     data set that the generator has seen, as glyphs are for the embedded models; classes are found by their names or
-    their words, among the images of `split` (None: of all). An image that is tested on is refused.
+    their words, among the images of `split` (None: of all). Images of the data set itself are
+    refused: some are tested on, and the others are more shots than anybody else has.
     """
 
     backbone: ClassVar[Backbone | None] = None
@@ -43,14 +44,14 @@ class Retrieval(Method):
 
     def check(self, own: Listing, names: Sequence[str], k: int) -> None:
         upstream = self.upstream.open()
-        held = {entry.pixels for split, entries in own.splits.items() if split != "train" for entry in entries}
+        held = {entry.pixels for entries in own.splits.values() for entry in entries}
         for name in names:
             entries = self.entries(upstream, name)
             if len(entries) < k:
                 why = f"{self.upstream.name} has {len(entries)} images of {name!r}, fewer than k={k}"
                 raise UserError(why, ("method", "upstream"))
             if twins := sum(entry.pixels in held for entry in entries):
-                why = f"{twins} images of {name!r} are in the test or validation set; name another data set or split"
+                why = f"{twins} images of {name!r} are those of the data set itself; name another one"
                 raise UserError(why, ("method", "upstream"))
 
     def generate(
