@@ -9,7 +9,7 @@ import pytest
 
 from making import key_of, stages_of
 from shapes import NANO, Noise, OtherNoise, class_folders, tiny
-from synthaug.classify.augment import Transform
+from synthaug.classify.augment import HorizontalFlip, Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
 from synthaug.classify.optim import SGD, Optimizer
 from synthaug.classify.views import View
@@ -279,3 +279,9 @@ def test_numbers_of_two_evaluations_have_names_of_their_own() -> None:
     ):
         with pytest.raises(UserError, match=rf"two evaluations would have one name \(.*{name}\); ask for one of them"):
             tiny(evaluations=(*asked, twice), denoiser="nano:ddpm")
+
+
+def test_a_recipe_that_mirrors_what_must_not_be_mirrored_is_told() -> None:
+    recipe = Recipe(steps=1, transforms=(HorizontalFlip(),))
+    told = [Experiment(dataset=Dataset(name), recipe=recipe).notes() for name in ("digits", "cub")]
+    assert "the recipe mirrors images" in told[0][0] and told[1] == []

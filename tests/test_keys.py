@@ -249,3 +249,10 @@ def test_images_are_measured_at_the_size_that_they_are_measured_at() -> None:
     )
     other = replace(base, {"recipe.image_size": 16})
     assert {"evaluate", "evaluate.2"} <= changed(base, other)
+
+
+def test_seeds_take_turns_with_replicas_of_a_denoiser() -> None:
+    found = [key_of(asking(denoiser=TrainedUNet(steps=10, replicas=3), dataset=Dataset("digits"), seed=seed), "denoiser")
+             for seed in range(5)]  # fmt: skip
+    assert len(set(found[:3])) == 3 and found[3:] == found[:2]
+    assert found[0] == key_of(asking(denoiser=TRAINED, dataset=Dataset("digits")), "denoiser"), "the first is the one"

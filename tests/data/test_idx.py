@@ -10,6 +10,7 @@ import pytest
 
 from replicas import fashion
 from synthaug.data.dataset import Dataset
+from synthaug.data.listing import Entry, Listing
 from synthaug.data.published import PUBLISHED
 from synthaug.data.sample import decode_image
 from synthaug.settings import UserError
@@ -67,3 +68,10 @@ def test_some_images_of_a_split_are_among_more_of_them() -> None:
     for name in ("test:0", "test:798", "test:x", "test:", "tset:5"):
         with pytest.raises(UserError, match="too few for|has no split"):
             listing.split(name)
+
+
+def test_some_images_are_drawn_and_not_the_first() -> None:
+    """Folders come class by class: the first of a split would be of one class."""
+    entries = tuple(Entry(f"{label}/{i}", label, "") for label in range(5) for i in range(40))
+    listing = Listing(("a",) * 5, ("a",) * 5, {"test": entries}, "", lambda id: b"")
+    assert np.bincount([entry.label for entry in listing.split("test:50")], minlength=5).min() >= 4

@@ -10,10 +10,11 @@ import pytest
 from scipy import stats
 
 from synthaug.data.dataset import Dataset
-from synthaug.experiment import Experiment, Recipe, Sweep
+from synthaug.experiment import Experiment, Recipe, Sweep, read
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages import table
-from synthaug.settings import UserError, seed_of
+from synthaug.runtime.store import record_key
+from synthaug.settings import UserError, seed_of, to_json
 
 BASE = Experiment(dataset=Dataset("digits"), recipe=Recipe(steps=1))
 ARMS: dict[str, dict[str, Any]] = {name: {} for name in ("plain", "twin", "better", "worse")}
@@ -151,3 +152,11 @@ def test_unknown_arms_are_refused() -> None:
         Sweep(base=BASE, arms=ARMS, baseline="plain", against={"better": ("planes",)})
     with pytest.raises(UserError, match="controls: they stand beside a baseline"):
         Sweep(base=BASE, arms=ARMS, controls=("twin",))
+
+
+def test_what_is_compared_is_part_of_what_was_run() -> None:
+    """A record says what its report compares: another comparison is another record."""
+    kinds: list[dict[str, Any]] = [{}, {"controls": ("twin",)}, {"against": {"better": ("twin",)}}]
+    sweeps = [Sweep(base=BASE, arms=ARMS, baseline="plain", **more) for more in kinds]
+    assert len({record_key(sweep) for sweep in sweeps}) == 3
+    assert [read(to_json(sweep)) for sweep in sweeps] == sweeps

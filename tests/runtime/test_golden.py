@@ -15,6 +15,7 @@ from synthaug.data.sample import decode_image
 from synthaug.experiment import Recipe
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import seed_of
+from synthaug.stages.base import Mapped
 from synthaug.stages.classifier import Classifier
 from synthaug.stages.evaluate import Measured
 from synthaug.stages.images import Generated
@@ -35,7 +36,10 @@ def test_a_shard_to_the_byte(home: Path) -> None:
 def test_real_guidance_up_to_rounding(home: Path) -> None:
     experiment = tiny(shots=1, method=RealGuidance(steps=10), backbone=NANO, k=1)
     store, _ = made_in(home, experiment, "generate")
-    samples = store.load(store.stages(experiment)["generate"]).samples(1)
+    stage = store.stages(experiment)["generate"]
+    assert isinstance(stage, Mapped)
+    assert [receipt.starts for receipt in store.receipts(stage)] == [[0.811]], "not at 0.9, which ten steps do not hit"
+    samples = store.load(stage).samples(1)
     means = [float(decode_image(sample.image).mean()) for sample in samples[:4]]
     assert (RealGuidance.version, means) == (1, pytest.approx([106.8, 54.2, 85.2, 57.3], abs=0.5))
 
