@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from synthaug.diffusion.denoiser import Denoiser, EDMDenoiser, UNetDenoiser, precondition, sigmas_of
+from synthaug.diffusion.denoiser import Denoiser, Preconditioned, UNetDenoiser, precondition, sigmas_of
 
 SCHEDULE: Any = DDPMScheduler()
 
@@ -76,7 +77,7 @@ def test_unet_equals_diffusers_own_step() -> None:
 
 
 @pytest.mark.parametrize("denoiser", [
-    UNetDenoiser(tiny_unet(), SCHEDULE.alphas_cumprod), EDMDenoiser(lambda x, t, cond: x * t[:, None, None, None]),
+    UNetDenoiser(tiny_unet(), SCHEDULE.alphas_cumprod), Preconditioned(lambda x, t, cond: x * t[:, None, None, None]),
 ])  # fmt: skip
 def test_protocol(denoiser: Any) -> None:
     x = torch.randn((2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -114,7 +115,7 @@ def test_edm_identities(sigma_data: float) -> None:
     variance = ((1 - c.c_skip) ** 2 * sigma_data**2 + c.c_skip**2 * sigma**2) / c.c_out**2
     torch.testing.assert_close(variance, one, atol=1e-12, rtol=0)
     # ... and its mean given x is 0, because the exact denoiser sd^2 / (sd^2 + sigma^2) x is c_skip x.
-    zero = EDMDenoiser(lambda x, t, cond: torch.zeros_like(x), sigma_data)
+    zero = Preconditioned(lambda x, t, cond: torch.zeros_like(x), partial(precondition, sigma_data=sigma_data))
     x = torch.ones(20, 1, 1, 1, dtype=torch.float64)
     expected = sigma_data**2 / (sigma_data**2 + sigma**2)
     torch.testing.assert_close(zero(x, sigma).flatten(), expected, atol=1e-12, rtol=0)
@@ -127,7 +128,7 @@ def test_edm_network_sees_scaled_input_and_log_sigma() -> None:
         seen.update(x=x, c_noise=c_noise, cond=cond)
         return x
 
-    EDMDenoiser(net)(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 2.0]), "label")
+    Preconditioned(net)(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 2.0]), "label")
     np.testing.assert_allclose(seen["c_noise"], np.log([1.0, 2.0]) / 4, rtol=1e-6)
     np.testing.assert_allclose(seen["x"].flatten(), 1 / np.sqrt([1.25, 4.25]), rtol=1e-6)
     assert seen["cond"] == "label"

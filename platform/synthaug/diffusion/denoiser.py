@@ -7,6 +7,7 @@ with sigma = sqrt((1 - abar) / abar).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -131,14 +132,26 @@ def precondition(sigma: Tensor, sigma_data: float = 0.5) -> Preconditioning:
     )
 
 
-class EDMDenoiser:
-    """c_skip x + c_out net(c_in x, c_noise, cond)."""
+def levels(count: int = 1000, low: float = 0.002, high: float = 80.0) -> Tensor:
+    """The noise levels between which EDM samples, as the alphas_cumprod of a schedule that has them."""
+    sigma = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
+    return (1 + sigma.square()).reciprocal()
 
-    def __init__(self, net: Callable[[Tensor, Tensor, Any], Tensor], sigma_data: float = 0.5) -> None:
-        self.net, self.sigma_data = net, sigma_data
+
+class Preconditioned:
+    """c_skip x + c_out net(c_in x, c_noise, cond): EDM's denoiser, or that of other coefficients. `rows` counts what
+    has gone through it."""
+
+    def __init__(
+        self, net: Callable[[Tensor, Tensor, Any], Tensor],
+        coefficients: Callable[[Tensor], Preconditioning] = precondition,
+    ) -> None:  # fmt: skip
+        self.net: Any = net
+        self.coefficients, self.alphas_cumprod, self.rows = coefficients, levels(), 0
 
     def __call__(self, x: Tensor, sigma: Sigma, cond: Any = None) -> Tensor:
         s = per_row(sigma, x)
-        c = precondition(torch.where(s == 0, 1.0, s), self.sigma_data)  # c_noise = log 0 is no input
+        c = self.coefficients(torch.where(s == 0, 1.0, s))  # c_noise = log 0 is no input
+        self.rows += len(x)
         out = self.net((c.c_in * x).to(x.dtype), c.c_noise.flatten(), cond)
         return torch.where(s == 0, x, c.c_skip * x + c.c_out * out).to(x.dtype)

@@ -35,23 +35,26 @@ def fit(
     parameters: Mapping[str, Tensor], loss: Callable[[int], Iterable[Tensor]], *, steps: int, lr: float,
     weight_decay: float, clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
     reports: int = REPORTS, average: Mapping[str, Tensor] | None = None, also: Callable[[], Entry] | None = None,
-    smaller: Callable[[], None] | None = None,
+    smaller: Callable[[], None] | None = None, rate: Callable[[int], float] | None = None,
+    newest: Callable[[int], float] | None = None,
 ) -> Fitted:  # fmt: skip
     """Train `parameters` in place. `loss(step)` are parts of the batch's mean, added up over them and all processes,
     each gone before the next is made; `smaller` makes them smaller when memory has run out. `average` are copies, which
-    become the parameters' average over about the last tenth of training: the rate then rises over 100 steps and falls
-    like the root of the step's number after 1,000. `also` is what else to report."""
+    become the parameters' average: `newest` is what those of step 1, 2, ... count in it (by default over about the last
+    tenth of training), `rate` the factor of the learning rate then (by default it rises over 100 steps and falls like
+    the root of the step's number after 1,000). `also` is what else to report."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
     kept = {"parameters": parameters} | ({} if average is None else {"average": average})
     done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
     every = -(-steps // reports)  # rounded up: no more than `reports`
+    rate, newest = rate or _falling, newest or newest_share
 
     def advance(step: int) -> Tensor:
         if average is not None:
-            optimizer.param_groups[0]["lr"] = lr * _falling(step + 1)
+            optimizer.param_groups[0]["lr"] = lr * rate(step + 1)
         found = _step(optimizer, partial(loss, step), smaller, clip, world)
         if average is not None:
-            _follow(average, parameters, newest_share(step + 1))
+            _follow(average, parameters, newest(step + 1))
         return found
 
     while done.step < steps:

@@ -1,0 +1,137 @@
+"""Diffusion nets that are trained here as EDM trains them, with what is done to their images: settings, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from synthaug.diffusion.pixel_models import FOLDER, DenoiserModel
+from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
+from synthaug.settings import Count, OneOf, Share, UserError, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from synthaug.diffusion.denoiser import Preconditioned
+
+Target = Literal["edm", "velocity", "epsilon", "x0"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@settings
+class OnClean:
+    """Augmentation before noise is added; a net that is told of it (EDM's non-leaky one) can be asked for images that
+    nothing was done to."""
+
+    how: OneOf[Augmentation] = EDMPipe()
+    told: bool = True
+
+
+@settings
+class ScoreAug:
+    """Augmentation of the noisy image and of what the net is to answer.
+
+    `told` is what it hears of it: the truth, nothing, or, as controls, what was done to another image of the batch, or
+    with the truth about the next transform's parameters in the list (none is the last): a lie that can be learned.
+    `by` is where it hears that: added to the embedding of the noise level by a linear layer, as published, as channels
+    of the input, or as scale and shift of the first layer's features. `reading` is for transforms that are not linear
+    (`scoreaug.loss`); `renorm` divides the loss by the square of a brightness.
+    """
+
+    how: OneOf[Augmentation] = OneOrNone()
+    told: Literal["truth", "nothing", "another's", "the next one"] = "truth"
+    by: Literal["embedding", "channels", "scale and shift"] = "embedding"
+    reading: Literal["I", "II", "III"] = "I"
+    renorm: bool = False
+
+    @model_validator(mode="after")
+    def _can_lie(self) -> ScoreAug:
+        if self.told == "the next one" and not isinstance(self.how, OneOrNone):
+            raise UserError("only of OneOrNone there is a next one", ("told",))
+        return self
+
+
+@settings
+class TrainedScore(DenoiserModel):
+    """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
+
+    `labels` makes it class-conditional; it also learns to do without for a share of `unlabelled` images, so that it can
+    be asked with and without, and guided by the difference. With both kinds of augmentation an image has one after the
+    other, or one of the two by the toss of a coin (`mixture`). What is kept is the average of the weights: over the
+    last tenth of training, or with a half-life of `ema` images as in EDM; the rate rises over `warmup` images.
+    Of several `replicas`, seeds of their own, the experiment's seeds take turns.
+    """
+
+    version: ClassVar[int] = 1
+
+    target: Target = "edm"
+    labels: bool = False
+    unlabelled: Share = 0.1
+    clean: OneOf[OnClean] | None = None
+    scoreaug: OneOf[ScoreAug] | None = None
+    mixture: bool = False
+    steps: Count = 4000
+    batch_size: Count = 64
+    lr: Positive = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 0  # 0: 100 steps up, and after 1,000 down like the root
+    ema: Annotated[int, Field(ge=0)] = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Count = 1
+    replicas: Count = 1
+
+    @model_validator(mode="after")
+    def _both(self) -> TrainedScore:
+        if self.mixture and (self.clean is None or self.scoreaug is None):
+            raise UserError("a mixture needs both kinds, `clean` and `scoreaug`", ("mixture",))
+        return self
+
+    def of(self, seed: int) -> Any:
+        """The replica that an experiment's seed works with."""
+        return dataclasses.replace(self, seed=self.seed + seed % self.replicas, replicas=1)
+
+    @property
+    def augmentations(self) -> list[Augmentation]:
+        return [part.how for part in (self.clean, self.scoreaug) if part is not None]
+
+    @abstractmethod
+    def check(self, size: int) -> None:
+        """Refuse images of a size that the net cannot take."""
+
+    def load(self, folder: Path | None, device: str | None = None) -> Preconditioned:
+        from synthaug.diffusion.score_net import read
+
+        assert folder is not None
+        return read(folder / FOLDER, device)
+
+    def alphas_cumprod(self) -> Tensor:
+        from synthaug.diffusion.denoiser import levels
+
+        return levels()
+
+
+@settings
+class TrainedEDM(TrainedScore):
+    """A UNet of diffusers on pixels. `channels` and `layers` are its own, at the sizes in `attention` (in pixels) it
+    looks at the whole image; None: at the lowest. The default is for images of 32 pixels. `grey` trains it on the mean
+    of the colours, for images that have none."""
+
+    channels: Annotated[tuple[Annotated[int, Field(ge=8, multiple_of=8)], ...], Field(min_length=1)] = (32, 64, 64)
+    layers: Count = 1
+    attention: tuple[Count, ...] | None = None
+    grey: bool = False
+
+    def check(self, size: int) -> None:
+        depth = 2 ** (len(self.channels) - 1)  # every level but the lowest ends in halving
+        if size % depth:
+            raise UserError(f"{len(self.channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
+        sizes = [size // 2**level for level in range(len(self.channels))]
+        if unknown := set(self.attention or ()) - set(sizes):
+            raise UserError(
+                f"no level of the net has {unknown.pop()} px; they have {', '.join(map(str, sizes))}", ("attention",)
+            )

@@ -1,0 +1,457 @@
+"""ScoreAug: the transforms, what a net is told of them, the loss, and denoisers of transformed data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from synthaug.diffusion.denoiser import precondition
+from synthaug.diffusion.jpeg import quantised
+from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
+from synthaug.diffusion.scoreaug import NOTHING, WIDTH, Omega, apply, encode, inverse, loss, transformed
+from synthaug.diffusion.transforms import (
+    Brightness,
+    Clip,
+    Contrast,
+    Cutout,
+    EDMPipe,
+    Flip,
+    Flips,
+    Gamma,
+    Jpeg,
+    OneOrNone,
+    Rotation,
+    Transform,
+    Translation,
+)  # fmt: skip
+from synthaug.diffusion.warp import SYM6, geometry, warp
+from synthaug.settings import UserError
+
+SIZE = 8
+LINEAR = (Brightness(), Translation(most=0.25), Cutout(), Rotation(), Flip())
+BENT = (Gamma(), Contrast(), Clip(), Jpeg())
+ALL = tuple(OneOrNone(transforms=(t,)) for t in (*LINEAR, *BENT)) + (OneOrNone(), Flips(), EDMPipe(p=0.5))
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count: int = 64, seed: int = 0, size: int = SIZE) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=dice(seed), dtype=torch.float64)
+
+
+def always(transform: Transform, count: int, size: int = SIZE) -> Omega:
+    """Every image under the transform."""
+    return Omega(**{transform.field: transform.values(count, size, dice(1))})
+
+
+def matrix(omega: Omega, size: int) -> np.ndarray:
+    """The linear map of one image of one channel, column by column."""
+    basis = torch.eye(size * size, dtype=torch.float64).view(-1, 1, size, size)
+    many = Omega(*(None if part is None else part[:1].expand(len(basis), *part.shape[1:]) for part in omega))
+    return apply(basis, many).flatten(1).T.numpy()
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_turns_are_those_of_torch(turns: int) -> None:
+    x = images()
+    turned = apply(x, Omega(turns=torch.full((len(x),), float(turns))))
+    assert torch.equal(turned, torch.rot90(x, turns, (2, 3)))
+
+
+def test_flips_are_those_of_torch() -> None:
+    x, flip = images(4), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    found = apply(x, Omega(flip=flip))
+    assert all(map(torch.equal, found, [x[0], x[1].flip(2), x[2].flip(1), x[3].flip((1, 2))]))
+
+
+def test_each_image_is_shifted_and_cut_as_a_loop_would() -> None:
+    x = images(seed=1, size=10)[:, :, :, :8]  # no square
+    shift = torch.randint(-3, 4, (64, 2), generator=dice())
+    corner = torch.randint(0, 5, (64, 2), generator=dice(1))
+    sides = torch.randint(1, 4, (64, 2), generator=dice(2))
+    scale = torch.tensor([10.0, 8.0])
+    cut = torch.cat([corner / scale, sides / scale], 1)
+    found = apply(x, Omega(shift=shift / scale, cutout=cut))
+    for image, (down, right), (top, left), (tall, wide), out in zip(x, shift, corner, sides, found, strict=True):
+        slow = torch.zeros_like(image)
+        for i in range(10):
+            for j in range(8):
+                inside = 0 <= i - down < 10 and 0 <= j - right < 8
+                hole = top <= i < top + tall and left <= j < left + wide
+                if inside and not hole:
+                    slow[:, i, j] = image[:, i - down, j - right]
+        assert torch.equal(out, slow)
+
+
+def test_mirrored_then_turned_then_shifted() -> None:
+    x = images(3)
+    omega = Omega(
+        flip=torch.tensor([[1.0, 0.0]] * 3), turns=torch.tensor([1.0] * 3), shift=torch.tensor([[0.25, 0.0]] * 3)
+    )  # fmt: skip
+    slow = torch.zeros_like(x)
+    slow[:, :, 2:] = torch.rot90(x.flip(3), 1, (2, 3))[:, :, :-2]
+    assert torch.equal(apply(x, omega), slow)
+
+
+def test_only_squares_are_turned() -> None:
+    with pytest.raises(UserError, match="only squares can be turned, not 8 x 6 px"):
+        apply(images()[:, :, :, :6], Omega(turns=torch.ones(64)))
+
+
+@pytest.mark.parametrize("transform", LINEAR)
+def test_linear_ones_are_linear(transform: Transform) -> None:
+    """E1, S1 and S2: the noise is transformed with the image; bit for bit where pixels only change places."""
+    x0, n, omega = images(), images(seed=1), always(transform, 64)
+    together, apart = apply(x0 + n, omega), apply(x0, omega) + apply(n, omega)
+    if isinstance(transform, Brightness):
+        torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
+    else:
+        assert torch.equal(together, apart)
+    torch.testing.assert_close(apply(3 * x0, omega), 3 * together - 3 * apply(n, omega), atol=1e-12, rtol=0)
+
+
+def test_the_pipe_is_linear_and_leaves_alone_what_it_should() -> None:
+    x, n, omega = images(), images(seed=1), EDMPipe(p=0.5).draw(64, SIZE, dice())
+    torch.testing.assert_close(apply(x + n, omega), apply(x, omega) + apply(n, omega), atol=1e-12, rtol=0)
+    still = (encode(omega) == 0).all(1)
+    assert 0 < still.sum() < 64
+    torch.testing.assert_close(apply(x, omega)[still], x[still], atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("transform", BENT)
+def test_the_others_are_not(transform: Transform) -> None:
+    x, omega = images(), always(transform, 64)
+    assert not torch.allclose(apply(2 * x, omega), 2 * apply(x, omega), atol=1e-3)
+    torch.testing.assert_close(apply(-x, omega), -apply(x, omega), atol=1e-12, rtol=0)  # odd: noise has no sign
+
+
+def test_a_warp_goes_where_it_should() -> None:
+    """A smooth image under the map p -> A (p - t), against the image's own formula there."""
+    size = 32
+    grid = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+
+    def picture(x: Tensor, y: Tensor) -> Tensor:
+        return torch.exp(-((x - 3) ** 2 + (y + 2) ** 2) / 30) + 0.5 * torch.exp(-((x + 4) ** 2 + (y - 5) ** 2) / 20)
+
+    image = picture(grid[None, :], grid[:, None])[None, None]
+    told = torch.tensor([[1.0, 0.5, -1.2, 0.7, 0.4, -0.6]], dtype=torch.float64)
+    size_, turn, stretch, axis, right, down = told[0].tolist()
+
+    def rotation(angle: float) -> np.ndarray:
+        return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+    # forwards, as a person would say it: what enlarges, turned by -0.5 (the y axis points down), stretched along an axis
+    zoom, s = 2 ** (0.2 * size_), 2 ** (0.2 * stretch)
+    back = np.linalg.inv(rotation(-axis) @ np.diag([s, 1 / s]) @ rotation(axis) @ rotation(-turn) * zoom)
+    at = np.stack(np.meshgrid(grid - right * size / 8, grid - down * size / 8), -1) @ back.T
+    expected = picture(torch.from_numpy(at[..., 0]), torch.from_numpy(at[..., 1]))
+    found = warp(image, geometry(told))[0, 0]
+    torch.testing.assert_close(found[6:-6, 6:-6], expected[6:-6, 6:-6], atol=0.01, rtol=0)
+
+
+def test_the_filter_is_orthonormal_to_its_even_shifts() -> None:
+    h = np.array(SYM6)
+    products = [h[2 * k :] @ h[: len(h) - 2 * k] for k in range(6)]
+    np.testing.assert_allclose(products, [1, 0, 0, 0, 0, 0], atol=1e-11)
+    assert abs(h.sum() - math.sqrt(2)) < 1e-11
+
+
+def test_jpeg_is_as_coarse_as_pillow() -> None:
+    """Of a grey image: what Pillow's encoder of the same quality loses, but for its rounding to whole levels."""
+    import io
+
+    from PIL import Image
+
+    smooth = torch.nn.functional.interpolate(torch.randn(1, 1, 6, 6, generator=dice()), size=32, mode="bicubic")
+    grey = (smooth * 50 + 128).clamp(0, 255).round()[0, 0]
+    buffer = io.BytesIO()
+    Image.fromarray(grey.numpy().astype(np.uint8)).save(buffer, "JPEG", quality=25)
+    theirs = np.asarray(Image.open(buffer)).astype(float)
+    # JPEG counts from 128; quality 25 has twice the table's steps
+    x = (grey[None, None].double() - 128) * (2 / 255)
+    ours = quantised(x, torch.tensor([2.0], dtype=torch.float64))[0, 0].numpy() * 127.5 + 128
+    assert np.abs(ours - theirs).max() < 1
+    assert np.abs(grey.numpy() - theirs).mean() > 2
+    assert Jpeg(least=25).values(1000, 32, dice()).max() == pytest.approx(2.0, rel=0.01)
+
+
+# --- how they are drawn, and what is told ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ALL)
+def test_told_nothing_is_nothing_done(how: Any) -> None:
+    """E3 and S8: zero for the identity and for nothing else, and equal codes only for equal transforms."""
+    omega = how.draw(200, SIZE, dice())
+    code, x = encode(omega), images(200)
+    assert code.shape == (200, WIDTH) and code.isfinite().all()
+    changed = (apply(x, omega) - x).abs().flatten(1).amax(1) > 1e-10
+    assert torch.equal(changed, (code != 0).any(1))
+
+
+def test_codes_of_different_transforms_differ() -> None:
+    omegas = [always(t, 40) for t in (*LINEAR, *BENT) if not isinstance(t, Flip | Rotation)]
+    omegas += [Omega(turns=torch.tensor([1.0, 2.0, 3.0])), Omega(flip=torch.tensor([[1.0, 0.0], [0.0, 1.0]]))]
+    codes = torch.cat([encode(omega) for omega in omegas])
+    # a shift may be drawn twice, and a cutout is told by its size alone
+    distinct = {tuple(code.tolist()) for code in codes}
+    repeated = sum(len(o.shift.unique(dim=0)) - 40 for o in omegas if o.shift is not None)
+    repeated += sum(len(o.cutout[:, 2:].unique(dim=0)) - 40 for o in omegas if o.cutout is not None)
+    assert len(distinct) == len(codes) + repeated
+
+
+def test_where_a_cutout_lies_is_not_told() -> None:
+    here, there = torch.tensor([[0.0, 0.25, 0.5, 0.25]]), torch.tensor([[0.5, 0.5, 0.5, 0.25]])
+    assert torch.equal(encode(Omega(cutout=here)), encode(Omega(cutout=there)))
+    assert not torch.equal(apply(images(1), Omega(cutout=here)), apply(images(1), Omega(cutout=there)))
+
+
+def test_one_or_none_and_each_as_likely() -> None:
+    how, count = OneOrNone(), 20_000
+    omega = how.draw(count, 32, dice())
+    done = torch.stack([(part != 0).view(count, -1).any(1) for part in omega if part is not None])
+    assert int(done.sum(0).max()) == 1
+    shares = torch.cat([done.float().mean(1), (done.sum(0) == 0).float().mean()[None]])
+    # a shift by nothing at all is one of 81
+    torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.02, rtol=0)
+
+
+def test_parameters_keep_to_their_ranges() -> None:
+    size = 32
+    bright = Brightness(most=1.5).values(5000, size, dice()).exp()
+    assert 1 / 1.5 <= bright.min() < 0.68 and 1.48 < bright.max() <= 1.5
+    assert Translation().values(5000, size, dice()).mul(size).abs().max() == 4
+    cut = Cutout(least=0.1, most=0.5).values(5000, size, dice()) * size
+    assert torch.equal(cut, cut.round()) and cut[:, 2:].min() == 3 and cut[:, 2:].max() == 16
+    ends = cut[:, :2] + cut[:, 2:]
+    assert cut[:, :2].min() == 0 and ends.max() == size
+    assert set(Rotation().values(100, size, dice()).tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("make,said", [
+    (lambda: Cutout(least=0.6, most=0.5), "the smallest cutout, 0.6, is larger than the largest, 0.5"),
+    (lambda: Cutout(most=1.5), "most"),
+    (lambda: OneOrNone(transforms=(Rotation(), Rotation())), "Rotation stands there twice"),
+    (lambda: Translation(most=0.01).values(2, 32, dice()), "0.01 of 32 px is no whole pixel; take at least 0.0312"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_refused(make: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+class Blur:
+    """Some denoiser that hears nothing: an average over neighbours, exactly as it is of a turned or mirrored image."""
+
+    def __call__(self, x: Tensor, sigma: Any, cond: Any = None) -> Tensor:
+        # sums in an order that mirrors keep: opposite neighbours first
+        sides = x.roll(1, 2) + x.roll(-1, 2), x.roll(1, 3) + x.roll(-1, 3)
+        return 0.5 * x + 0.125 * (sides[0] + sides[1])
+
+
+def plain(net: Any, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """EDM's loss, by hand."""
+    s = sigma.view(-1, 1, 1, 1)
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    return weight * (net(x0 + s * noise, sigma) - x0).pow(2).mean((1, 2, 3))
+
+
+def test_an_equivariant_net_learns_nothing_new() -> None:
+    """S9: for a net with D(Q y) = Q D(y) the loss is the plain one, image by image."""
+    x0, noise, sigma = images(), images(seed=1), torch.rand(64, generator=dice(2), dtype=torch.float64) + 0.1
+    omega = OneOrNone(transforms=(Rotation(), Flip())).draw(64, SIZE, dice(3))
+    torch.testing.assert_close(
+        loss(Blur(), x0, sigma, omega, noise), plain(Blur(), x0, sigma, noise), atol=1e-12, rtol=1e-12
+    )  # fmt: skip
+
+
+def test_where_pixels_only_change_places_it_is_augmentation_of_clean_images() -> None:
+    """The negative control, bit for bit: the loss on T x0 with the noise T n, told the same."""
+
+    def net(x: Tensor, sigma: Any, cond: Tensor) -> Tensor:
+        return x * torch.linspace(0, 1, SIZE, dtype=x.dtype) + cond.sum(1).view(-1, 1, 1, 1)
+
+    x0, noise, sigma = images(), images(seed=1), torch.rand(64, generator=dice(2), dtype=torch.float64) + 0.1
+    omega = OneOrNone(transforms=(Rotation(), Flip())).draw(64, SIZE, dice(3))
+    told = encode(omega)
+    ours = loss(net, x0, sigma, omega, noise)
+    theirs = loss(lambda x, s, _: net(x, s, told), apply(x0, omega), sigma, NOTHING, apply(noise, omega))
+    assert torch.equal(ours, theirs)
+    # and is not where something is lost or scaled
+    bright = OneOrNone(transforms=(Brightness(),)).draw(64, SIZE, dice(3))
+    told = encode(bright)
+    other = loss(lambda x, s, _: net(x, s, told), apply(x0, bright), sigma, NOTHING, noise)
+    assert not torch.allclose(loss(net, x0, sigma, bright, noise), other)
+
+
+def test_readings_are_one_where_transforms_are_linear() -> None:
+    x0, noise, sigma = images(), images(seed=1), torch.full((64,), 0.7, dtype=torch.float64)
+    for how, one in ((OneOrNone(), True), (OneOrNone(transforms=(Contrast(),)), False)):
+        omega = how.draw(64, SIZE, dice())
+        first, *others = (loss(Blur(), x0, sigma, omega, noise, reading=r) for r in ("I", "II", "III"))
+        assert all(torch.allclose(first, other, atol=1e-10) == one for other in others)
+
+
+def test_readings_by_hand() -> None:
+    """What the net sees and what it is measured against, for a transform that is not linear."""
+    seen: list[Tensor] = []
+
+    def net(x: Tensor, sigma: Any, cond: Any) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    x0, noise, sigma = images(2), images(2, seed=1), torch.full((2,), 0.7, dtype=torch.float64)
+    omega = Omega(contrast=torch.tensor([0.8, 0.8]))
+    n, c = 0.7 * noise, math.tanh(0.8)
+
+    def bent(x: Tensor) -> Tensor:
+        return (0.8 * x).tanh() / c
+
+    weight = float(precondition(torch.tensor(0.7, dtype=torch.float64)).weight)
+    expected = {"I": (bent(x0 + n), bent(x0)), "II": (bent(x0) + bent(n), bent(x0)),
+                "III": (bent(x0 + n), bent(x0 + n) - bent(n))}  # fmt: skip
+    for reading, (shown, wanted) in expected.items():
+        found = loss(net, x0, sigma, omega, noise, reading=reading)  # type: ignore[arg-type]
+        torch.testing.assert_close(seen[-1], shown, atol=1e-7, rtol=0)  # omega is in float32
+        torch.testing.assert_close(found, weight * wanted.square().mean((1, 2, 3)), atol=1e-5, rtol=1e-6)
+
+
+def test_renorm_takes_brightness_out() -> None:
+    x0, noise, sigma = images(), images(seed=1), torch.full((64,), 0.7, dtype=torch.float64)
+    omega = OneOrNone(transforms=(Brightness(),)).draw(64, SIZE, dice())
+    # a denoiser that scales with its image has a loss that scales with the square
+    torch.testing.assert_close(
+        loss(Blur(), x0, sigma, omega, noise, renorm=True), plain(Blur(), x0, sigma, noise), atol=1e-6, rtol=1e-6
+    )  # fmt: skip
+
+
+# --- Theorem 1 -------------------------------------------------------------------------------------------------------
+
+
+def mixture(size: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(3, size * size, size * size))
+    return np.array([0.2, 0.5, 0.3]), rng.normal(size=(3, size * size)), roots @ roots.transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("omega", [
+    Omega(turns=torch.tensor([1.0])), Omega(flip=torch.tensor([[1.0, 1.0]])),
+    Omega(brightness=torch.tensor([0.3], dtype=torch.float64)),
+    Omega(turns=torch.tensor([3.0]), brightness=torch.tensor([-0.2], dtype=torch.float64)),
+])  # fmt: skip
+def test_denoisers_of_transformed_data(omega: Omega) -> None:
+    """S3 and S6 (E2): T D(T^-1 y) is the posterior mean of the transformed mixture under noise of covariance
+    sigma^2 T T'; for orthogonal T, and for a brightness b at noise b sigma, that is the mixture's own denoiser."""
+    weights, means, covs = mixture()
+    T = matrix(omega, 2)
+    b = 1.0 if omega.brightness is None else math.exp(float(omega.brightness[0]))
+    theirs = MixtureDenoiser(weights, means @ T.T, T @ covs @ T.T)
+    y = torch.randn(5, 1, 2, 2, generator=dice(), dtype=torch.float64)
+    many = Omega(*(None if part is None else part.expand(5, *part.shape[1:]) for part in omega))
+    ours = transformed(MixtureDenoiser(weights, means, covs), many)(y, 0.7)
+    torch.testing.assert_close(ours, theirs(y, b * 0.7), atol=1e-9, rtol=0)
+
+
+def test_what_cannot_be_undone_is_refused() -> None:
+    for omega, name in ((always(Cutout(), 2), "cutout"), (always(Translation(most=0.25), 2), "shift"),
+                        (always(Gamma(), 2), "gamma")):  # fmt: skip
+        with pytest.raises(UserError, match=f"{name} cannot be undone"):
+            inverse(omega)
+    x = images(2)
+    for omega in (always(Rotation(), 2), always(Flip(), 2), always(Brightness(), 2)):
+        torch.testing.assert_close(apply(apply(x, omega), inverse(omega)), x, atol=1e-12, rtol=0)
+
+
+def test_scores_under_a_transform_that_is_not_linear() -> None:
+    """S4: of y = sinh x with x ~ N(0, v), against the derivative of the density itself."""
+    v, x = 1.36, torch.tensor(0.37, dtype=torch.float64)
+    y = x.sinh().requires_grad_()
+    log_p = -0.5 * torch.asinh(y) ** 2 / v - 0.5 * torch.log1p(y**2)  # log p(asinh y) + log |d asinh / dy|
+    score = torch.autograd.grad(log_p, y)[0]
+    carried = (-x / v - x.tanh()) / x.cosh()  # J^-T (score of x - the gradient of log |det J|)
+    torch.testing.assert_close(score, carried, atol=1e-12, rtol=0)
+    assert abs(float(score) + 0.5855128618) < 1e-9
+
+
+def optimum(mu: np.ndarray, cov: np.ndarray, T: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """E[T x0 | T (x0 + sigma n) = y] = A y + c for Gaussian x0."""
+    A = T @ cov @ T.T @ np.linalg.pinv(T @ (cov + sigma**2 * np.eye(len(mu))) @ T.T)
+    return A, T @ mu - A @ T @ mu
+
+
+def test_the_best_answer_to_a_cut_image() -> None:
+    """S5: on what is left it is the denoiser of what is left, elsewhere 0; and not the cut answer to the whole."""
+    rng = np.random.default_rng(1)
+    root, mu, sigma = rng.normal(size=(4, 4)), rng.normal(size=4), 0.7
+    cov = root @ root.T
+    T = matrix(Omega(cutout=torch.tensor([[0.0, 0.0, 0.5, 0.5]])), 2)
+    kept = np.diag(T) == 1
+    assert kept.sum() == 3
+    A, c = optimum(mu, cov, T, sigma)
+    y = T @ rng.normal(size=4)
+    marginal = GaussianDenoiser(mu[kept], cov[np.ix_(kept, kept)])
+    np.testing.assert_allclose((A @ y + c)[kept], marginal(y[None, kept], sigma)[0], atol=1e-9)
+    np.testing.assert_array_equal((A @ y + c)[~kept], 0)
+    whole = GaussianDenoiser(mu, cov)(y[None], sigma)[0]
+    assert np.abs(A @ y + c - T @ whole).max() > 0.01
+
+
+@pytest.mark.parametrize("transform", [Rotation(), Cutout(least=0.5), Brightness(), Translation(most=0.5)])
+def test_the_least_loss_is_the_closed_form(transform: Transform) -> None:
+    """S7 and E4: the linear denoiser with the least mean loss, under each omega, is the posterior mean."""
+    rng = np.random.default_rng(2)
+    root, mu, sigma, count = rng.normal(size=(4, 4)), rng.normal(size=4), 0.8, 200_000
+    omega = Omega(**{transform.field: transform.values(1, 2, dice(4))})
+    T = matrix(omega, 2)
+    assert not np.array_equal(T, np.eye(4))
+    x0 = torch.from_numpy(mu + rng.normal(size=(count, 4)) @ root.T).view(-1, 1, 2, 2)
+    noise = torch.from_numpy(rng.normal(size=(count, 4))).view(-1, 1, 2, 2)
+    many = Omega(*(None if part is None else part.expand(count, *part.shape[1:]) for part in omega))
+    seen: dict[str, Tensor] = {}
+
+    def net(y: Tensor, s: Any, cond: Any) -> Tensor:
+        seen["y"] = y
+        return torch.zeros_like(y)
+
+    loss(net, x0, torch.tensor(sigma), many, noise)
+    y, target = seen["y"].flatten(1).numpy(), apply(x0, many).flatten(1).numpy()
+    fitted = np.linalg.lstsq(np.c_[y, np.ones(count)], target, rcond=None)[0]
+    A, c = optimum(mu, root @ root.T, T, sigma)
+    here = y[:50]
+    np.testing.assert_allclose(np.c_[here, np.ones(50)] @ fitted, here @ A.T + c, atol=0.03)
+
+
+def test_untold_turns_leak_and_untold_brightness_does_not() -> None:
+    """E4 and S10: an untold net answers with the mixture of all that may have been done, weighted by how likely each
+    is. Turns leave no trace in the noise; the noise of a brighter image is louder, which many pixels tell."""
+    pixels, sigma, b = 3072, 5.0, 1.2
+    rng = np.random.default_rng(0)
+    # per pixel, of N(0, b^2) noise: log likelihood of b over that of 1
+    each = math.log(1 / b) + 0.5 * (b**2 - 1)
+    noise = rng.normal(size=(200, pixels)) * b
+    found = (0.5 * noise**2 * (1 - 1 / b**2) - math.log(b)).mean()
+    assert abs(found - each) < 0.005 and each * pixels > 50  # nats: brightness is known all but surely
+    # of N(0, 1) noise that was not made brighter: S10's number
+    other = math.log(b) + 1 / (2 * b**2) - 0.5
+    still = rng.normal(size=(200, pixels))
+    assert abs((0.5 * still**2 * (1 / b**2 - 1) + math.log(b)).mean() - other) < 0.002
+    assert abs(other - 0.02954) < 1e-5 and other * pixels > 90
+    # turns: the mean of a class and its four turns, as far apart as they are, are one to a net that sees much noise
+    mu = np.zeros((2, 2))
+    mu[0, 0] = 1.0
+    means = np.stack([np.rot90(mu, k).ravel() for k in range(4)])
+    untold = MixtureDenoiser(np.full(4, 0.25), means, np.stack([0.01 * np.eye(4)] * 4))
+    told = GaussianDenoiser(mu.ravel(), 0.01 * np.eye(4))
+    y = mu.ravel()[None]
+    assert np.abs(untold(y, sigma) - means.mean(0)).max() < 0.05 < np.abs(told(y, sigma) - means.mean(0)).max()
