@@ -21,6 +21,7 @@ from synthaug.evaluate.robustness import Robustness
 from synthaug.experiment import Experiment, Recipe, Sweep
 
 STEPS = 600
+CROPS = (RandomCrop(padding=2),)
 DDPM = PretrainedUNet("nano:ddpm")
 TWIN = DiffAugView(cached=8)  # eight guesses at each image, made once for all trials
 NOISED = DiffAugView(how=Diffusion(denoise=False))
@@ -44,7 +45,7 @@ def plain() -> Experiment:
     return Experiment(
         dataset=Dataset("digits"),
         denoiser=DDPM,
-        recipe=Recipe(steps=STEPS, batch_size=64, transforms=(RandomCrop(padding=2),)),
+        recipe=Recipe(steps=STEPS, batch_size=64, transforms=CROPS),
         evaluations=(Accuracy(), Robustness()),
     )
 
@@ -52,8 +53,8 @@ def plain() -> Experiment:
 def diffaug() -> Experiment:
     """One arm by itself: plain digits and their DiffAug twins."""
     return Experiment(
-        dataset=plain().dataset, denoiser=DDPM, recipe=Recipe(**_fields(plain().recipe) | {"views": (TWIN,)}),
-        evaluations=plain().evaluations,
+        dataset=plain().dataset, denoiser=DDPM, evaluations=plain().evaluations,
+        recipe=Recipe(steps=STEPS, batch_size=64, transforms=CROPS, views=(TWIN,)),
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def few() -> Sweep:
     """
     base = Experiment(
         dataset=Dataset("digits", shots=5), denoiser=TrainedUNet(steps=1000), evaluations=plain().evaluations,
-        recipe=Recipe(steps=300, batch_size=64, transforms=(RandomCrop(padding=2),)),
+        recipe=Recipe(steps=300, batch_size=64, transforms=CROPS),
     )  # fmt: skip
     arms = {name: VIEWS[name] for name in ("plain", "second look", "noise", "DiffAug", "AugMix")}
     return Sweep(base=base, arms=arms, baseline="second look")
@@ -140,7 +141,3 @@ def few() -> Sweep:
 def _with(looks: tuple[Any, ...]) -> Experiment:
     base = plain()
     return Experiment(dataset=base.dataset, denoiser=DDPM, recipe=base.recipe, evaluations=looks)
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    return {"steps": recipe.steps, "batch_size": recipe.batch_size, "transforms": recipe.transforms}

@@ -29,7 +29,7 @@ from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import DiffAugView, SecondView, View
 from synthaug.data.dataset import Dataset
 from synthaug.data.sample import decode_image, encode_image, resize_image
-from synthaug.diffusion.denoiser import UNetDenoiser
+from synthaug.diffusion.denoiser import NetDenoiser, UNetDenoiser
 from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.diffusion.unet import new_scheduler, new_unet
 from synthaug.stages.data import decode_all
@@ -45,7 +45,7 @@ VIEWS: dict[str, tuple[View, ...]] = {
 }
 
 
-def denoiser_of(name: str | None, size: int) -> UNetDenoiser:
+def denoiser_of(name: str | None, size: int) -> NetDenoiser:
     """A pretrained denoiser, or one of the shape that would be trained, its weights random."""
     if name is not None:
         return PretrainedUNet(name).load(None, DEVICE)
@@ -72,7 +72,7 @@ def data_of(images: int, size: int) -> tuple[Data, float]:
     return Data(torch.from_numpy(pixels), labels, len(pixels), none, pixels[:0], none, {0: decoded}), seconds
 
 
-def a_step(recipe: Recipe, data: Data, denoiser: UNetDenoiser) -> tuple[float, float]:
+def a_step(recipe: Recipe, data: Data, denoiser: NetDenoiser) -> tuple[float, float]:
     """Milliseconds of a step in the second half of a short run, by the clock, and by the processor time, which a busy
     machine blurs less."""
     clocks: list[tuple[float, float]] = []

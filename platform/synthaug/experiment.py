@@ -15,7 +15,7 @@ from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune
-from synthaug.diffusion.pixel_models import DenoiserModel, PretrainedUNet
+from synthaug.diffusion.pixel_models import DenoiserModel, PretrainedUNet, TrainedModel
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import Measurement
 from synthaug.evaluate.filter import Filter
@@ -77,7 +77,8 @@ class Experiment:
     k: Count = 5
     filter: OneOf[Filter] | None = None
     denoiser: Annotated[OneOf[DenoiserModel] | None, BeforeValidator(_named_denoiser)] = None
-    recipe: Recipe
+    # None: no classifier is trained, and only images and denoisers are asked about
+    recipe: Recipe | None = None
     evaluations: Annotated[tuple[OneOf[Measurement], ...], Field(min_length=1)] = (Accuracy(),)
     # the only seed: it sets the subset, the noise, the start of the net and the order of data; arms are paired by it
     seed: Annotated[int, Field(ge=0)] = 0
@@ -99,7 +100,7 @@ class Experiment:
     @model_validator(mode="after")
     def _has_denoiser(self) -> Experiment:
         # said when an experiment is put together, not when a worker first asks
-        parts = (self.method, *self.recipe.views, *self.evaluations)
+        parts = (self.method, *(self.recipe.views if self.recipe else ()), *self.evaluations)
         # measurements of images work with none
         wanting = [part for part in parts if getattr(part, "needs_denoiser", False)]
         if wanting and self.denoiser is None:
@@ -108,6 +109,32 @@ class Experiment:
             )
             raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))
         return self
+
+    @model_validator(mode="after")
+    def _has_classifier(self) -> Experiment:
+        if self.recipe is not None:
+            return self
+        parts: tuple[Any, ...] = self.evaluations if self.filter is None else (self.filter, *self.evaluations)
+        asking = [part for part in parts if part.needs_classifier]
+        if asking:
+            way = "say how (--set recipe.steps=300), or name other evaluations"
+            raise UserError(f"{type(asking[0]).__name__} asks a classifier, and none is trained; {way}", ("recipe",))
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> Experiment:
+        trained = self.denoiser.image_size if isinstance(self.denoiser, TrainedModel) else None
+        if self.recipe is not None and trained not in (None, self.recipe.image_size):
+            said = f"the denoiser is trained on {trained} px and the classifier on {self.recipe.image_size or 'all'}"
+            raise UserError(f"{said}; leave it to recipe.image_size", ("denoiser", "image_size"))
+        return self
+
+    @property
+    def image_size(self) -> int | None:
+        """What images are squashed to, if they are: as the classifier's recipe says, or the trained denoiser."""
+        if self.recipe is not None:
+            return self.recipe.image_size
+        return self.denoiser.image_size if isinstance(self.denoiser, TrainedModel) else None
 
     @field_validator("evaluations")
     @classmethod
@@ -134,8 +161,11 @@ class Experiment:
     def notes(self) -> list[str]:
         """What people should know of these settings before anything runs."""
         of_method = [] if self.method is None else self.method.notes()
-        if not self.dataset.can_mirror and any(isinstance(t, HorizontalFlip) for t in self.recipe.transforms):
+        transforms = () if self.recipe is None else self.recipe.transforms
+        if not self.dataset.can_mirror and any(isinstance(t, HorizontalFlip) for t in transforms):
             of_method.append("the recipe mirrors images (HorizontalFlip), which changes their class in this data set")
+        if not self.dataset.can_mirror and self.denoiser is not None and self.denoiser.mirrors:
+            of_method.append("the denoiser is trained on mirrored images too, whose class is another in this data set")
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
 
 
@@ -164,6 +194,8 @@ class Sweep:
     base: OneOf[Experiment]
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: str | None = None
+    # the number that arms are compared by; None is accuracy, or what comes next to it (pages/table.py)
+    metric: str | None = None
     controls: tuple[str, ...] = ()
     against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     space: dict[str, OneOf[Domain]] = Field(default_factory=dict)

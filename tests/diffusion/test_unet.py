@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from memory import Memory, silent, weights
 
 from synthaug.diffusion import fit
 from synthaug.diffusion.denoiser import UNetDenoiser
@@ -19,34 +20,6 @@ from synthaug.training import ALONE, World
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
 TINY = TrainedUNet(channels=(8, 16), steps=8, batch_size=4)
-
-
-class Memory:
-    """A checkpoint that keeps every state, and may end the run after one."""
-
-    def __init__(self, state: dict[str, Any] | None = None, stop: bool = False) -> None:
-        self.state, self.stop = state, stop
-
-    def load(self) -> dict[str, Any] | None:
-        return self.state
-
-    def due(self) -> bool:
-        return self.stop
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.state = {
-            part: {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in held.items()}
-            for part, held in state.items()
-        }
-        raise InterruptedError
-
-
-def silent(_: dict[str, float]) -> None:
-    pass
-
-
-def weights(net: Any) -> dict[str, torch.Tensor]:
-    return dict(net.state_dict())
 
 
 def test_an_interruption_changes_nothing() -> None:

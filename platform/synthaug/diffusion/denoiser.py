@@ -30,6 +30,22 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor: ...
 
 
+class NetDenoiser(Denoiser, Protocol):
+    """A denoiser that is a network."""
+
+    @property
+    def net(self) -> Any:
+        """The network, with the device that it is on and, where it is one of diffusers, its config."""
+
+    @property
+    def rows(self) -> int:
+        """How many images have gone through it."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The schedule whose noise levels it knows."""
+
+
 def sigmas_of(alphas_cumprod: Tensor) -> Tensor:
     """sigma of each timestep of a variance-preserving schedule."""
     abar = torch.as_tensor(alphas_cumprod).to(torch.float64)

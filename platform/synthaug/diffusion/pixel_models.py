@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from synthaug.settings import ContentOf, Count, UserError, settings
+from synthaug.training import Checkpoint, Report, World
 from synthaug.weights import Weights, files_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.diffusion.denoiser import NetDenoiser
+    from synthaug.diffusion.fit import Fitted
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # named: no torch here
 FOLDER = "denoiser"  # of a trained one, in its stage's folder
+ABOUT = "denoiser.json"  # in that of one that is told things: which, and what it predicts
 _TRAINED = "or train one on your own images (--set denoiser=TrainedUNet)"
 _UNLABELLED = f"it is asked without labels: take 256x256_diffusion_uncond.pt, {_TRAINED}"
 
@@ -60,12 +65,22 @@ class DenoiserModel(ABC):
     """A pixel denoiser; images in [-1, 1]."""
 
     @abstractmethod
-    def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
+    def load(self, folder: Path | None, device: str | None = None) -> NetDenoiser:
         """The denoiser in memory; `folder` is where its stage left it, if it has one."""
 
     @abstractmethod
     def alphas_cumprod(self) -> Tensor:
         """Its schedule."""
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether it is trained on mirrored images too."""
+        return False
+
+    @property
+    def labels(self) -> bool:
+        """Whether it can be asked for a class."""
+        return False
 
     def notes(self, shots: int | None) -> list[str]:
         """What people should know of it before anything runs."""
@@ -90,15 +105,29 @@ class PretrainedUNet(DenoiserModel, Weights):
     def weight_files(self) -> list[Path]:
         root = self.folder()
         parts = [root / part for part in ("unet", "scheduler")] if (root / "unet").is_dir() else [root]
-        return [file for part in parts for file in files_of(part)]  # model_index.json says nothing that is used
+        ours = [root / ABOUT] if (root / ABOUT).is_file() else []
+        # model_index.json says nothing that is used
+        return [file for part in parts for file in files_of(part)] + ours
 
-    def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
+    def load(self, folder: Path | None, device: str | None = None) -> NetDenoiser:
         self._parts()
         return _load(self.folder(), device, self.precision)
 
-    def alphas_cumprod(self) -> Tensor:
-        from synthaug.diffusion.denoiser import schedule_of
+    @property
+    def labels(self) -> bool:
+        return bool(self._about().get("classes"))
 
+    def _about(self) -> dict[str, Any]:
+        """How a net that was trained here is told things."""
+        file = self.folder() / ABOUT
+        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        return found
+
+    def alphas_cumprod(self) -> Tensor:
+        from synthaug.diffusion.denoiser import levels, schedule_of
+
+        if self._about():
+            return levels()
         found: Tensor = schedule_of(self._parts()[1]).alphas_cumprod
         return found
 
@@ -108,7 +137,8 @@ class PretrainedUNet(DenoiserModel, Weights):
 
         unet, scheduler = parts_of(self.folder())
         config = json.loads((unet / "config.json").read_text())
-        if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+        told = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
+        if told and not self.labels:
             ways = f"it is asked without labels: take an unconditional one, {_TRAINED}"
             raise UserError(f"{self.model!r} is class-conditional, and {ways}")
         return unet, scheduler
@@ -157,7 +187,7 @@ class GuidedDiffusion(DenoiserModel):
             raise UserError(f"{name} was trained with other settings: {ways}")
         return self
 
-    def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
+    def load(self, folder: Path | None, device: str | None = None) -> NetDenoiser:
         import torch
 
         from synthaug.diffusion import adm
@@ -186,30 +216,46 @@ class GuidedDiffusion(DenoiserModel):
             raise UserError(f"{self.checkpoint} {_CONDITIONAL}")
 
 
-@settings(key="synthaug.diffusion.denoisers:TrainedUNet")
-class TrainedUNet(DenoiserModel):
+@settings
+class TrainedModel(DenoiserModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
-
-    `channels` and `layers` are the UNet's; its lowest resolution has attention. The default is for images of 32 pixels.
-    Of several `replicas`, seeds of their own, the experiment's seeds take turns.
-    """
+    Of several `replicas`, seeds of their own, the experiment's seeds take turns."""
 
     version: ClassVar[int] = 1
 
-    channels: Annotated[tuple[Count, ...], Field(min_length=2)] = (16, 32, 64, 64)
-    layers: Count = 1
     steps: Count = 4000
     batch_size: Count = 64
     lr: Annotated[float, Field(gt=0)] = 1e-3
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Count = 1
     replicas: Count = 1
+    image_size: Count | None = None  # what images are squashed to, where no recipe says so
 
-    def of(self, seed: int) -> TrainedUNet:
+    def of(self, seed: int) -> TrainedModel:
         """The replica that an experiment's seed works with."""
         return dataclasses.replace(self, seed=self.seed + seed % self.replicas, replicas=1)
 
-    def load(self, folder: Path | None, device: str | None = None) -> UNetDenoiser:
+    @abstractmethod
+    def check(self, size: int) -> None:
+        """Refuse images of a size that the net cannot take."""
+
+    @abstractmethod
+    def train(
+        self, images: np.ndarray, labels: np.ndarray, classes: int, *, report: Report, checkpoint: Checkpoint | None,
+        world: World,
+    ) -> tuple[dict[str, bytes], Fitted]:  # fmt: skip
+        """The files of a net that has seen these images (uint8 NCHW) and no others, for `load`."""
+
+
+@settings(key="synthaug.diffusion.denoisers:TrainedUNet")
+class TrainedUNet(TrainedModel):
+    """An unconditional UNet on DDPM's schedule. `channels` and `layers` are the UNet's; its lowest resolution has
+    attention. The default is for images of 32 pixels."""
+
+    channels: Annotated[tuple[Count, ...], Field(min_length=2)] = (16, 32, 64, 64)
+    layers: Count = 1
+
+    def load(self, folder: Path | None, device: str | None = None) -> NetDenoiser:
         assert folder is not None
         return _load(folder / FOLDER, device, "fp32")
 
@@ -220,18 +266,36 @@ class TrainedUNet(DenoiserModel):
         return found
 
     def check(self, size: int) -> None:
-        """Refuse images that cannot be halved as often as the UNet does."""
-        depth = 2 ** (len(self.channels) - 1)  # every level but the lowest ends in halving
-        if size % depth:
-            raise UserError(f"{len(self.channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
+        check_halving(self.channels, size)
+
+    def train(
+        self, images: np.ndarray, labels: np.ndarray, classes: int, *, report: Report, checkpoint: Checkpoint | None,
+        world: World,
+    ) -> tuple[dict[str, bytes], Fitted]:  # fmt: skip
+        from synthaug.diffusion.unet import train_unet, unet_files
+
+        # it never sees a label
+        net, done = train_unet(self, images, report=report, checkpoint=checkpoint, world=world)
+        return unet_files(net), done
 
 
-def _load(folder: Path, device: str | None, precision: Precision) -> UNetDenoiser:
+def check_halving(channels: Sequence[int], size: int) -> None:
+    """Refuse images that cannot be halved as often as a UNet does."""
+    depth = 2 ** (len(channels) - 1)  # every level but the lowest ends in halving
+    if size % depth:
+        raise UserError(f"{len(channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
+
+
+def _load(folder: Path, device: str | None, precision: Precision) -> NetDenoiser:
     import torch
 
     from synthaug.diffusion.denoiser import UNetDenoiser
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if (folder / ABOUT).is_file():
+        from synthaug.diffusion.score_net import read
+
+        return read(folder, device, getattr(torch, _DTYPES[precision]))
     found = UNetDenoiser.from_folder(folder, device, getattr(torch, _DTYPES[precision]))
     found.net.to(memory_format=torch.channels_last).requires_grad_(False)
     return found

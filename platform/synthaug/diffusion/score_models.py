@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from synthaug.diffusion.pixel_models import FOLDER, DenoiserModel
+from synthaug.diffusion.pixel_models import FOLDER, TrainedModel, check_halving
 from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
-from synthaug.settings import Count, OneOf, Share, UserError, settings
+from synthaug.settings import Count, OneOf, UserError, settings
+from synthaug.training import Checkpoint, Report, World
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from synthaug.diffusion.denoiser import Preconditioned
+    from synthaug.diffusion.denoiser import NetDenoiser
+    from synthaug.diffusion.fit import Fitted
 
 Target = Literal["edm", "velocity", "epsilon", "x0"]
 Positive = Annotated[float, Field(gt=0)]
@@ -56,7 +58,7 @@ class ScoreAug:
 
 
 @settings
-class TrainedScore(DenoiserModel):
+class TrainedScore(TrainedModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
 
     `labels` makes it class-conditional; it also learns to do without for a share of `unlabelled` images, so that it can
@@ -66,24 +68,16 @@ class TrainedScore(DenoiserModel):
     Of several `replicas`, seeds of their own, the experiment's seeds take turns.
     """
 
-    version: ClassVar[int] = 1
-
     target: Target = "edm"
     labels: bool = False
-    unlabelled: Share = 0.1
+    unlabelled: Annotated[float, Field(gt=0, le=1)] = 0.1
     clean: OneOf[OnClean] | None = None
     scoreaug: OneOf[ScoreAug] | None = None
     mixture: bool = False
-    steps: Count = 4000
-    batch_size: Count = 64
-    lr: Positive = 1e-3
     warmup: Annotated[int, Field(ge=0)] = 0  # 0: 100 steps up, and after 1,000 down like the root
     ema: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Count = 1
-    replicas: Count = 1
 
     @model_validator(mode="after")
     def _both(self) -> TrainedScore:
@@ -91,23 +85,35 @@ class TrainedScore(DenoiserModel):
             raise UserError("a mixture needs both kinds, `clean` and `scoreaug`", ("mixture",))
         return self
 
-    def of(self, seed: int) -> Any:
-        """The replica that an experiment's seed works with."""
-        return dataclasses.replace(self, seed=self.seed + seed % self.replicas, replicas=1)
-
     @property
-    def augmentations(self) -> list[Augmentation]:
-        return [part.how for part in (self.clean, self.scoreaug) if part is not None]
+    def mirrors(self) -> bool:
+        return any(part.how.mirrors for part in (self.clean, self.scoreaug) if part is not None)
 
-    @abstractmethod
-    def check(self, size: int) -> None:
-        """Refuse images of a size that the net cannot take."""
-
-    def load(self, folder: Path | None, device: str | None = None) -> Preconditioned:
+    def load(self, folder: Path | None, device: str | None = None) -> NetDenoiser:
         from synthaug.diffusion.score_net import read
 
         assert folder is not None
         return read(folder / FOLDER, device)
+
+    def informed(self, folder: Path) -> NetDenoiser:
+        """The net as it was trained, to be told what was done to an image."""
+        from synthaug.diffusion.score_net import read_informed
+
+        return read_informed(folder / FOLDER)
+
+    @abstractmethod
+    def new(self, size: int, classes: int) -> Any:
+        """A net of diffusers as it is before training."""
+
+    def train(
+        self, images: np.ndarray, labels: np.ndarray, classes: int, *, report: Report, checkpoint: Checkpoint | None,
+        world: World,
+    ) -> tuple[dict[str, bytes], Fitted]:  # fmt: skip
+        from synthaug.diffusion.score_net import files_of
+        from synthaug.diffusion.score_training import train
+
+        net, done = train(self, (images, labels), classes, report=report, checkpoint=checkpoint, world=world)
+        return files_of(net, self.target), done
 
     def alphas_cumprod(self) -> Tensor:
         from synthaug.diffusion.denoiser import levels
@@ -127,11 +133,14 @@ class TrainedEDM(TrainedScore):
     grey: bool = False
 
     def check(self, size: int) -> None:
-        depth = 2 ** (len(self.channels) - 1)  # every level but the lowest ends in halving
-        if size % depth:
-            raise UserError(f"{len(self.channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
+        check_halving(self.channels, size)
         sizes = [size // 2**level for level in range(len(self.channels))]
         if unknown := set(self.attention or ()) - set(sizes):
             raise UserError(
                 f"no level of the net has {unknown.pop()} px; they have {', '.join(map(str, sizes))}", ("attention",)
             )
+
+    def new(self, size: int, classes: int) -> Any:
+        from synthaug.diffusion.score_training import new_unet
+
+        return new_unet(self, size)

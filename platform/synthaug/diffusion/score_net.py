@@ -23,11 +23,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from synthaug.diffusion.denoiser import Preconditioned, Sigma, per_row
+from synthaug.diffusion.denoiser import NetDenoiser, Preconditioned, Sigma, per_row
+from synthaug.diffusion.pixel_models import ABOUT
 from synthaug.diffusion.scoreaug import WIDTH
 from synthaug.diffusion.targets import Target, coefficients
 
-ABOUT = "denoiser.json"  # how it is told
 TOLD = "told.safetensors"  # beside the plain net: the weights of what it was told
 _FIRST = "conv_in"
 By = Literal["embedding", "channels", "scale and shift"]
@@ -41,7 +41,22 @@ class Told(NamedTuple):
     omega: Tensor | None = None
 
 
-class Informed(nn.Module):
+class Around(nn.Module):
+    """Around a net of diffusers."""
+
+    net: Any
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.net.device
+        return found
+
+    @property
+    def config(self) -> Any:
+        return self.net.config
+
+
+class Informed(Around):
     """A net of diffusers in which one linear layer without a bias is told all there is to tell: the class (one more
     stands for none), what was done before noise came, and what after. The layer begins with zeros, so that nets which
     are told different things begin as one."""
@@ -88,7 +103,7 @@ class First(nn.Module):
         self.conv, self.by = conv, by
         self.omega: Tensor | None = None  # set before each call: the UNet in between passes nothing on
         out = conv.out_channels
-        self.told: nn.Module = (
+        self.told: Any = (
             nn.Conv2d(WIDTH, out, 3, padding=1, bias=False)
             if by == "channels"
             else nn.Linear(WIDTH, 2 * out, bias=False)
@@ -101,9 +116,10 @@ class First(nn.Module):
             return found
         omega = self.omega.to(x.dtype)
         if self.by == "channels":
-            return found + self.told(omega[:, :, None, None].expand(-1, -1, *x.shape[2:]))
+            extra: Tensor = self.told(omega[:, :, None, None].expand(-1, -1, *x.shape[2:]))
+            return found + extra
         scale, shift = self.told(omega)[:, :, None, None].chunk(2, 1)
-        return found * (1 + scale) + shift
+        return torch.addcmul(found + shift, found, scale)
 
 
 def _tables(net: Any, width: int) -> list[str]:
@@ -125,17 +141,12 @@ def _silent(width: int, out: int) -> nn.Linear:
 # --- as diffusers knows them -----------------------------------------------------------------------------------------
 
 
-class Plain(nn.Module):
+class Plain(Around):
     """A net of diffusers that may be told a class; `none` stands for no class, where it has learned that."""
 
     def __init__(self, net: Any, none: int | None) -> None:
         super().__init__()
         self.net, self.none = net, none
-
-    @property
-    def device(self) -> torch.device:
-        found: torch.device = self.net.device
-        return found
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None and self.none is not None:
@@ -232,17 +243,17 @@ def _scheduler(target: Target) -> Any:
     return DDPMScheduler(prediction_type="epsilon" if target == "epsilon" else "sample")
 
 
-def read(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Any:
+def read(folder: Path, device: str | None = None, dtype: torch.dtype = torch.float32) -> NetDenoiser:
     """The denoiser in a folder of `files_of`, of images that nothing was done to; `cond` is the class of each."""
     plain, target, about = _open(folder, dtype)
-    return _denoiser(Plain(plain, about["classes"] or None).to(device), target)
+    return _ready(Plain(plain, about["classes"] or None), target, device)
 
 
-def read_informed(folder: Path, device: str) -> Any:
+def read_informed(folder: Path, device: str | None = None) -> NetDenoiser:
     """The same net as it was trained; `cond` is what it is told (Told)."""
     plain, target, about = _open(folder, torch.float32)
     told = load((folder / TOLD).read_bytes()) if (folder / TOLD).is_file() else {}
-    return _denoiser(join(plain, told, **about).to(device), target)
+    return _ready(join(plain, told, **about), target, device)
 
 
 def _open(folder: Path, dtype: torch.dtype) -> tuple[Any, Target, dict[str, Any]]:
@@ -252,9 +263,9 @@ def _open(folder: Path, dtype: torch.dtype) -> tuple[Any, Target, dict[str, Any]
     return plain, about.pop("target"), about
 
 
-def _denoiser(net: nn.Module, target: Target) -> Any:
-    net.eval().requires_grad_(False)
-    found = denoiser_of(net, target)
+def _ready(net: Any, target: Target, device: str | None) -> NetDenoiser:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = denoiser_of(net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), target)
     return Grey(found) if net.net.config.in_channels == 1 else found
 
 

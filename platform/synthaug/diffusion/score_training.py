@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,11 +41,11 @@ def new_unet(model: TrainedEDM, size: int) -> UNet2DModel:
     return net
 
 
-def new_net(model: TrainedEDM, size: int, classes: int) -> Informed:
+def new_net(model: TrainedScore, size: int, classes: int) -> Informed:
     """The net as it is before training, from the model's seed: the same whatever it will be told."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(model.seed, "denoiser", "initialisation"))
-        net = new_unet(model, size)
+        net = model.new(size, classes)
     told = model.scoreaug is not None and model.scoreaug.told != "nothing"
     return Informed(
         net, classes=classes if model.labels else 0, clean=model.clean is not None and model.clean.told,
@@ -54,7 +54,7 @@ def new_net(model: TrainedEDM, size: int, classes: int) -> Informed:
 
 
 def train(
-    model: TrainedEDM, pictures: Pictures, classes: int, *, report: Report, checkpoint: Checkpoint | None = None,
+    model: TrainedScore, pictures: Pictures, classes: int, *, report: Report, checkpoint: Checkpoint | None = None,
     world: World = ALONE, device: torch.device | None = None,
 ) -> tuple[Informed, Fitted]:  # fmt: skip
     """A denoiser of some images and of nothing else; what is kept is an average of its weights."""
@@ -62,7 +62,8 @@ def train(
         raise UserError(f"batch_size {model.batch_size} is smaller than the number of workers, {world.size}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with contained(model.threads, device):
-        net = new_net(model, pictures[0].shape[2], classes).to(device, memory_format=torch.channels_last)
+        net: Any = new_net(model, pictures[0].shape[2], classes)
+        net = net.to(device, memory_format=torch.channels_last)
         averaged = copy.deepcopy(net).eval().requires_grad_(False)
         lesson = Lesson(model, net, pictures, world, device)
         done = fit(
@@ -126,7 +127,7 @@ class Lesson:
         )
         how = model.scoreaug
         found = loss(
-            lambda y, level, _: self.denoiser(y, level, said), x0, sigma, noisy, noise,
+            lambda x, sigma, cond=None: self.denoiser(x, sigma, said), x0, sigma, noisy, noise,
             reading="I" if how is None else how.reading, weight=coefficients(model.target, sigma).weight,
             renorm=how is not None and how.renorm,
         )  # fmt: skip

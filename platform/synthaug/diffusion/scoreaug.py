@@ -64,7 +64,9 @@ def apply(x: Tensor, omega: Omega) -> Tensor:
     if omega.cutout is not None:
         x = x * _kept(x, omega.cutout)
     if omega.warp is not None:
-        x = warp(x, geometry(omega.warp))
+        # an axis along which nothing is stretched does nothing; rows that stay are left alone, to the last bit
+        still = (omega.warp * omega.warp.new_tensor([1, 1, 1, 0, 1, 1]) == 0).all(1)
+        x = torch.where(still.view(-1, 1, 1, 1), x, warp(x, geometry(omega.warp)))
     if omega.brightness is not None:
         x = x * per_row(omega.brightness, x).exp().to(x.dtype)
     return _bent(x, omega)
@@ -215,7 +217,7 @@ def transformed(denoiser: Denoiser, omega: Omega) -> Denoiser:
     """The denoiser of T x0 under the noise sigma T n, for a T that can be undone: T D(T^-1 y, sigma)."""
     back = inverse(omega)
 
-    def denoise(y: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor:
-        return apply(denoiser(apply(y, back), sigma, cond), omega)
+    def denoise(x: Tensor, sigma: float | Tensor, cond: Any = None) -> Tensor:
+        return apply(denoiser(apply(x, back), sigma, cond), omega)
 
     return denoise

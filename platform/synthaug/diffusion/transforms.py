@@ -27,11 +27,6 @@ class Augmentation(ABC):
         """Whether it may mirror images."""
         return False
 
-    @property
-    def turns(self) -> bool:
-        """Whether it needs squares."""
-        return False
-
     @abstractmethod
     def draw(self, count: int, size: int, generator: Generator) -> Omega:
         """For images of so many pixels, on the CPU."""
@@ -202,12 +197,12 @@ class OneOrNone(Augmentation):
         return transforms
 
     @property
-    def mirrors(self) -> bool:
-        return any(isinstance(transform, Flip) for transform in self.transforms)
+    def names(self) -> tuple[str, ...]:
+        return tuple(type(transform).__name__.lower() for transform in self.transforms)
 
     @property
-    def turns(self) -> bool:
-        return any(isinstance(transform, Rotation) for transform in self.transforms)
+    def mirrors(self) -> bool:
+        return any(isinstance(transform, Flip) for transform in self.transforms)
 
     def draw(self, count: int, size: int, generator: Generator) -> Omega:
         import torch

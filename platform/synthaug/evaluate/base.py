@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Required, TypedDict
 
 import numpy as np
 
+from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.one_step import check_time
 from synthaug.settings import settings
@@ -48,6 +49,8 @@ class Result(TypedDict, total=False):
 @settings
 class Measurement(ABC):
     """One kind of measurement: an Evaluation asks a classifier, an ImageEvaluation looks at generated images."""
+
+    needs_classifier: ClassVar[bool] = False  # the experiment's recipe says how it is trained
 
     @property
     @abstractmethod
@@ -94,6 +97,8 @@ class Subject:
 class Evaluation(Measurement):
     """One kind of measurement of a trained classifier on the images of one split: of the experiment's data set, or of
     another, whose classes are found among the trained ones by their names."""
+
+    needs_classifier: ClassVar[bool] = True
 
     split: str = "test"
     dataset: Dataset | None = None
@@ -166,10 +171,12 @@ class ImageEvaluation(Measurement):
     """One kind of measurement of generated images beside real ones; the classifier in training takes no part.
 
     With `needs_classifier`, `measure` is given one more argument, `judge`: the classifier that was trained on the real
-    images alone.
+    images alone. With an `examiner` that is one trained in this way, on all training images of the data set.
     """
 
-    needs_classifier: ClassVar[bool] = False
+    @property
+    def examiner(self) -> Recipe | None:
+        return None
 
     @abstractmethod
     def measure(
@@ -178,3 +185,23 @@ class ImageEvaluation(Measurement):
         """What is found of the generated images `made`, whose target classes (indices into `classes`) are `labels`,
         beside the sets of `real` ones that `needs` names; all uint8 NCHW of one size. "about" tells at least the
         extractor of features, counts of images, and settings."""
+
+
+@settings
+class DenoiserEvaluation(Measurement):
+    """One kind of measurement of the experiment's denoiser itself; no classifier takes part.
+
+    With `informed` it is asked about the net as it was trained, which is told what was done to an image (`Told`).
+    """
+
+    informed: ClassVar[bool] = False
+    needs_denoiser: ClassVar[bool] = True
+
+    @abstractmethod
+    def calls(self, images: int) -> int:
+        """The rows through the denoiser that it asks for, about so many images of each split."""
+
+    @abstractmethod
+    def measure(self, denoiser: Denoiser, real: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: bool) -> Result:
+        """What is found with the images (uint8 NCHW) and class indices of the splits that `needs` names; `labels`:
+        whether the denoiser is told classes."""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.classify.recipe import Recipe
 from synthaug.clip import Clip
-from synthaug.settings import ContentOf, Count, UserError, hash_of, settings
+from synthaug.settings import ContentOf, Count, UserError, hash_of, keyed, settings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 Embed = Callable[[np.ndarray], "torch.Tensor"]
 
@@ -23,9 +25,15 @@ Embed = Callable[[np.ndarray], "torch.Tensor"]
 class Extractor(ABC):
     """A network that turns images into features."""
 
+    @property
+    def trained_by(self) -> Recipe | None:
+        """How the network is trained on the data set's own images, where it is not there already."""
+        return None
+
     @abstractmethod
-    def load(self) -> Embed:
-        """The network as a function from N images (uint8 NCHW) to N x D features."""
+    def load(self, net: nn.Module | None = None) -> Embed:
+        """The network as a function from N images (uint8 NCHW) to N x D features; `net` is the one that was
+        trained so."""
 
     @abstractmethod
     def about(self) -> dict[str, str]:
@@ -39,7 +47,7 @@ class ClipFeatures(Extractor):
 
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
-    def load(self) -> Embed:
+    def load(self, net: nn.Module | None = None) -> Embed:
         return self.clip.load().embed
 
     def about(self) -> dict[str, str]:
@@ -60,15 +68,15 @@ class InceptionFeatures(Extractor):
     weights: ContentOf[str]
     batch: Count = 64
 
-    def load(self) -> Embed:
+    def load(self, net: nn.Module | None = None) -> Embed:
         import torch
 
         from synthaug.classify.loop import predict
         from synthaug.classify.models import CENTRED, Classifier, Prepared
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        net = Prepared(Classifier(self._net(), *CENTRED), size=299, crop=None).to(device)
-        return lambda images: predict(net, images, self.batch)
+        found = Prepared(Classifier(self._net(), *CENTRED), size=299, crop=None).to(device)
+        return lambda images: predict(found, images, self.batch)
 
     def about(self) -> dict[str, str]:
         return {"name": "torchvision inception_v3 pool3", "digest": _sha256(self._file())}
@@ -96,6 +104,42 @@ class InceptionFeatures(Extractor):
             said = str(error).splitlines()[1].strip()
             raise UserError(f"{self.weights} does not fit Inception v3: {said}", ("weights",)) from None
         return net
+
+
+@settings
+class OwnFeatures(Extractor):
+    """What goes into the last layer of a classifier that is trained on all training images of the data set, whatever
+    the experiment's own subset: for images of which no published network knows anything. It is a stage of its own, and
+    the same for every arm and seed."""
+
+    recipe: Recipe = Recipe(steps=1000)
+
+    @property
+    def trained_by(self) -> Recipe | None:
+        return self.recipe
+
+    def load(self, net: nn.Module | None = None) -> Embed:
+        import torch
+
+        from synthaug.classify.loop import predict
+        from synthaug.classify.models import head
+
+        assert net is not None, "OwnFeatures needs the classifier of its recipe"
+        last = head(net)[1]
+
+        def embed(images: np.ndarray) -> torch.Tensor:
+            seen = list[torch.Tensor]()
+            hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].float().cpu()))
+            try:
+                predict(net, images)
+            finally:
+                hook.remove()
+            return torch.cat(seen)
+
+        return embed
+
+    def about(self) -> dict[str, str]:
+        return {"name": f"{self.recipe.model} trained on all training images", "digest": hash_of(keyed(self))}
 
 
 def _sha256(file: Path) -> str:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from synthaug.classify.recipe import Recipe
 from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.evaluate.features import ClipFeatures, Extractor
 from synthaug.settings import Count, OneOf, UserError, seed_of, settings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     Features = np.ndarray | torch.Tensor
 
@@ -44,12 +46,17 @@ class Fidelity(ImageEvaluation):
     def needs(self) -> tuple[str, ...]:
         return (self.reference,)
 
+    @property
+    def examiner(self) -> Recipe | None:
+        return self.extractor.trained_by
+
     def measure(
-        self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str]
-    ) -> Result:
+        self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str],
+        judge: nn.Module | None = None,
+    ) -> Result:  # fmt: skip
         """The six numbers, and the spread of the kernel distance over its subsets."""
         self._check(len(real[self.reference]), len(made))
-        embed = self.extractor.load()
+        embed = self.extractor.load(judge)
         there, here = embed(real[self.reference]), embed(made)
         found = {"fid": frechet_distance(there, here)}
         # a seed of its own and not the experiment's: equal images give equal numbers
@@ -163,6 +170,20 @@ def nearest(points: Features, others: Features, *, chunk: int = CHUNK) -> tuple[
     # afresh, because a product of matrices gives copies a distance above 0
     distances = torch.cat([(p - y[i]).norm(dim=1) for p, i in zip(x.split(chunk), found.split(chunk), strict=True)])
     return distances.cpu().numpy(), found.cpu().numpy()
+
+
+def nearest_two(points: Features, others: Features, *, chunk: int = CHUNK) -> tuple[np.ndarray, np.ndarray]:
+    """The distances from each point to the nearest of `others` and to the next."""
+    import torch
+
+    x, y = _pair(points, others)
+    _enough(1, len(y), "training images")
+    found = []
+    for part in x.split(chunk):
+        two = _squared(part, y).topk(2, largest=False).indices
+        found.append(torch.stack([(part - y[two[:, place]]).norm(dim=1) for place in (0, 1)]))
+    both = torch.cat(found, 1).sort(0).values.cpu().numpy()  # a near tie may have come in the other order
+    return both[0], both[1]
 
 
 def _prepared(features: Features, least: int = 1) -> torch.Tensor:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 
+from synthaug.classify.recipe import Recipe
 from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.evaluate.features import ClipFeatures, Extractor
 from synthaug.evaluate.fidelity import nearest
 from synthaug.settings import OneOf, settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @settings
@@ -34,11 +38,16 @@ class Leak(ImageEvaluation):
     def needs(self) -> tuple[str, ...]:
         return ("subset", "test")
 
+    @property
+    def examiner(self) -> Recipe | None:
+        return self.extractor.trained_by
+
     def measure(
-        self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str]
-    ) -> Result:
+        self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str],
+        judge: nn.Module | None = None,
+    ) -> Result:  # fmt: skip
         """The four numbers, and under "pairs" the generated images that are nearest to a test image, for people."""
-        embed = self.extractor.load()
+        embed = self.extractor.load(judge)
         test, subset = embed(real["test"]), embed(real["subset"])
         near, which = nearest(embed(made), test)
         # how near images come that cannot have leaked: the yardstick for what is near in this feature space

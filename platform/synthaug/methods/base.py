@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from synthaug.clip import Clip, Scorer
     from synthaug.data.suffixes import Suffixes
     from synthaug.diffusion.backbone import Pipeline
-    from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.diffusion.denoiser import NetDenoiser
     from synthaug.diffusion.guide_net import GuideNet
 
 T = TypeVar("T")
@@ -88,11 +88,17 @@ class Models:
         return self.backbone.load(adapters=self.adapters)
 
     @cached_property
-    def denoiser(self) -> UNetDenoiser:
+    def denoiser(self) -> NetDenoiser:
         """The experiment's denoiser of images in [-1, 1]."""
         assert self.placed is not None, "this experiment names no denoiser"
         model, folder = self.placed
         return model.load(folder)
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether that denoiser can be asked for a class."""
+        assert self.placed is not None, "this experiment names no denoiser"
+        return self.placed[0].labels
 
     @cached_property
     def guide(self) -> GuideNet:

@@ -92,3 +92,11 @@ def noise_of(seeds: Sequence[int], x: Tensor) -> Tensor:
     from synthaug.diffusion.sampling import standard_noise
 
     return standard_noise(x, [torch.Generator().manual_seed(seed) for seed in seeds])
+
+
+def as_pixels(x: Tensor) -> list[np.ndarray]:
+    """Images in about [-1, 1] as uint8 HWC."""
+    import torch
+
+    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())

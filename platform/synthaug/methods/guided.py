@@ -13,7 +13,7 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.one_step import sigma_at
 from synthaug.methods.base import Context, Method, Models, Row
-from synthaug.methods.diffuse_denoise import noise_of, pieces
+from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:
@@ -54,14 +54,10 @@ class ClassifierGuided(Method):
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
-        import torch
-
         made: list[np.ndarray] = []
         for piece in pieces(len(rows), int(models.guide.size) ** 2):
-            x = self.sample(rows[piece], models).clamp(-1, 1)
             # of the guide's size, and not of the source's, which takes no part
-            pixels = ((x + 1) * 127.5).round().to(torch.uint8)
-            made += list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+            made += as_pixels(self.sample(rows[piece], models))
         return made, [((row.target, 1.0),) for row in rows]
 
     def sample(self, rows: Sequence[Row], models: Models) -> Tensor:

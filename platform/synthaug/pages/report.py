@@ -25,7 +25,8 @@ from synthaug.settings import UserError, to_json
 
 PNG = "data:image/png;base64,"
 MANY = 8  # arms that can be told apart in one figure
-OF_IMAGES = ("fidelity/", "leak/", "recognised/")  # how the names of numbers about generated images begin
+# how the names of numbers about generated images begin
+OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
@@ -104,14 +105,16 @@ def _table(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
     trials = [one.row for one in finished]
     found = table.lines(trials, sweep)
     seeds = len({one.trial.seed for one in finished})
-    said = [f"{table.metric_of(trials)}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
+    said = [f"{table.metric_of(trials, sweep)}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
     about = "; ".join(filter(None, [*said, "costs are summed over the seeds."]))
-    return _grid(table.HEADER[1:], {name: row for name, *row in map(table.cells, found)}, about)
+    return _grid(table.header(found)[1:], {name: row for name, *row in map(table.cells, found)}, about)
 
 
 def _curves(finished: Sequence[FinishedTrial]) -> str:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
     for one in finished:
+        if one.trial.experiment.recipe is None:
+            continue
         history = one.finished.history(one.finished.line.classifier)
         if points := [(entry["step"], entry["val/top1"]) for entry in history if "val/top1" in entry]:
             lines.setdefault(one.name, []).append(points)
@@ -157,6 +160,7 @@ def _others(finished: Sequence[FinishedTrial]) -> str:
         "Accuracy, asked in other ways or about other images": [n for n in names if n.endswith("/top1")],
         "Outliers told from test images (AUROC)": [n for n in names if "/ood/" in n and n.count("/") == 4],
         "Certified accuracy by radius": [n for n in names if "/certified/" in n and n.count("/") == 2],
+        "The denoisers themselves": [n for n in names if n.startswith(("denoising/", "answers/"))],
     }
     # those have a table of their own (`_quality`)
     kinds = {kind: [n for n in found if not n.startswith(OF_IMAGES)] for kind, found in kinds.items()}

@@ -11,8 +11,13 @@ from typing import Any
 
 from synthaug.evaluate.stats import holm, mean_interval, paired_test
 from synthaug.experiment import Sweep
+from synthaug.settings import UserError, did_you_mean
 
 PREFERRED = ("test/top1", "val/top1")
+# where nothing was classified
+OTHERWISE = ("fidelity/fid", "denoising/heldout")
+# how the names of numbers begin that are better where they are lower
+LOWER = ("fidelity/fid", "fidelity/kid", "denoising/", "memorised/share", "transformed/", "leak/")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Line:
     """
 
     name: str
+    metric: str
     values: tuple[float, ...]
     mean: float
     low: float
@@ -48,18 +54,31 @@ class Test:
     theirs: tuple[float, ...]
 
 
-def metric_of(trials: Sequence[Mapping[str, Any]]) -> str:
-    """The accuracy that arms are compared by: on test images if that was measured everywhere, or else on others."""
+def metric_of(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None = None) -> str:
+    """The number that arms are compared by: the one that the sweep names, or accuracy, on test images if that was
+    measured everywhere, or else on others; where nothing was classified, what the images or the denoiser are like."""
     # arms may be measured differently; compared is what all of them have
     common = [name for name in trials[0]["metrics"] if all(name in trial["metrics"] for trial in trials)]
+    asked = None if sweep is None else sweep.metric
+    if asked is not None:
+        if asked not in common:
+            raise UserError(f"{asked!r} was not measured in all trials{did_you_mean(asked, common)}", ("metric",))
+        return asked
     known = [name for name in common if name.endswith("/top1")]
-    return next((name for name in PREFERRED if name in known), known[0] if known else common[0])
+    wanted = [*PREFERRED, *known, *OTHERWISE]
+    return str(next((name for name in wanted if name in common), common[0]))
+
+
+def is_share(metric: str) -> bool:
+    """Whether it is told in per cent."""
+    return metric.endswith("/top1")
 
 
 def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line]:
     """A line for each arm and point, in the order of the sweep. P-values are corrected by Holm over all arms together,
     the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
-    metric = metric_of(trials)
+    metric = metric_of(trials, sweep)
+    sign = -1 if metric.startswith(LOWER) else 1
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     names: dict[tuple[str, str], str] = {}
     for trial in trials:
@@ -72,7 +91,7 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
     for arm, point in groups:
         # an arm is compared where it stands: with the same value of all that the space varies
         others = {other: found.get((other, point), {}) for other in (() if sweep is None else sweep.compared(arm))}
-        if test := _test(found[arm, point], others):
+        if test := _test(found[arm, point], others, sign):
             tests[arm, point] = test
     known = {place: test.p for place, test in tests.items() if not math.isnan(test.p)}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
@@ -89,8 +108,9 @@ def point_of(trial: Mapping[str, Any], sweep: Sweep | None) -> str:
     return json.dumps({path: trial["fields"][path] for path in space}, sort_keys=True)
 
 
-def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> Test | None:
-    """The comparison with the first of the others, if there are pairs, and how clear it is for all of them."""
+def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]], sign: int) -> Test | None:
+    """The comparison with the first of the others, if there are pairs, and how clear it is for all of them; with the
+    sign -1 less is more."""
     if not others:
         return None
     found: dict[str, tuple[float, float]] = {}
@@ -100,7 +120,7 @@ def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) 
         seeds = sorted(ours.keys() & theirs.keys())
         pairs.append((tuple(ours[seed] for seed in seeds), tuple(theirs[seed] for seed in seeds)))
         difference, _, _, p = paired_test(*pairs[-1]) if seeds else (math.nan,) * 4
-        found[arm] = difference, p
+        found[arm] = sign * difference, p
     first, *_ = others
     if not pairs[0][0]:
         return None
@@ -126,7 +146,7 @@ def _line(
     }
     difference = None if test is None else paired_test(test.ours, test.theirs, level)[:3]
     base, hardest = ("", "") if test is None else (test.baseline, test.hardest)
-    return Line(name, values, *mean_interval(values), difference, base, p, hardest, *cost.values())
+    return Line(name, metric, values, *mean_interval(values), difference, base, p, hardest, *cost.values())
 
 
 def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
@@ -164,19 +184,31 @@ HEADER = (
 )
 
 
+def header(found: Sequence[Line]) -> tuple[str, ...]:
+    """HEADER, with the name of what is compared in the place of accuracy."""
+    metric = found[0].metric if found else ""
+    return HEADER if is_share(metric) else (HEADER[0], metric, *HEADER[2:])
+
+
 def cells(line: Line) -> tuple[str, ...]:
     """A line as text, in the order of HEADER."""
     difference = ("", "", "")
     if line.difference is not None:
-        d, low, high = (100 * x for x in line.difference)
+        d, low, high = line.difference
         against = f" ({line.hardest})" if line.hardest != line.baseline else ""
-        difference = (f"{d:+.1f}", interval(low, high, "+"), "" if line.p is None else p_text(line.p) + against)
+        p = "" if line.p is None else p_text(line.p) + against
+        difference = (number(d, line.metric, "+"), interval(low, high, line.metric, "+"), p)
     cost = (f"{line.images:.0f}", f"{line.seconds:.0f}", f"{line.calls:.0f}")
-    return line.name, f"{100 * line.mean:.1f}", interval(100 * line.low, 100 * line.high), *difference, *cost
+    mean = number(line.mean, line.metric)
+    return line.name, mean, interval(line.low, line.high, line.metric), *difference, *cost
 
 
-def interval(low: float, high: float, sign: str = "") -> str:
-    return "one seed" if math.isnan(low) else f"{low:{sign}.1f} to {high:{sign}.1f}"
+def number(value: float, metric: str, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" if is_share(metric) else f"{value:{sign}.3g}"
+
+
+def interval(low: float, high: float, metric: str, sign: str = "") -> str:
+    return "one seed" if math.isnan(low) else f"{number(low, metric, sign)} to {number(high, metric, sign)}"
 
 
 def p_text(p: float) -> str:
@@ -199,7 +231,7 @@ def note(found: Sequence[Line], sweep: Sweep | None) -> str:
 
 def text(found: Sequence[Line]) -> str:
     """The table for a terminal."""
-    rows = [HEADER, *(cells(line) for line in found)]
+    rows = [header(found), *(cells(line) for line in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     shown = [
         "  ".join(

@@ -201,7 +201,7 @@ def answer(
         listed.append(who | {"metrics": finished.said(made)})
         # trials share stages, so the key tells these apart, not the trial
         stages |= {f"{name}/{stage['key'][:8]}": stage for name, stage in finished.summary(made).items()}
-    best = max((trial["metrics"].get("val/top1", 0.0) for trial in listed), default=0.0)
-    metrics = {"best/val/top1": best, "trials": float(len(listed))}
+    accuracies = [trial["metrics"]["val/top1"] for trial in listed if "val/top1" in trial["metrics"]]
+    metrics = {"trials": float(len(listed))} | ({"best/val/top1": max(accuracies)} if accuracies else {})
     found = {"run_id": run_id, "experiment": to_json(subject), "stages": stages}
     return found | {"metrics": metrics, "trials": listed}

@@ -18,7 +18,7 @@ from synthaug.settings import hash_of
 from synthaug.training import ALONE, Checkpoint, Entry, Report, World
 
 if TYPE_CHECKING:
-    from synthaug.diffusion.denoiser import UNetDenoiser
+    from synthaug.diffusion.denoiser import NetDenoiser
     from synthaug.diffusion.pixel_models import PlacedDenoiser
     from synthaug.evaluate.base import Result
 
@@ -140,7 +140,7 @@ class Given:
         """What that input is given itself, for what it says of its own plan."""
         return Given(self.stage.inputs[role], self.load)
 
-    def denoiser(self) -> UNetDenoiser | None:
+    def denoiser(self) -> NetDenoiser | None:
         """The denoiser in memory, if the stage has one."""
         placed: PlacedDenoiser | None = self.get("denoiser")
         return None if placed is None else placed[0].load(placed[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synthaug.diffusion.pixel_models import FOLDER, PlacedDenoiser, TrainedUNet
+from synthaug.diffusion.pixel_models import FOLDER, PlacedDenoiser, TrainedModel
 from synthaug.settings import keyed
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures
@@ -15,7 +15,7 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
     kind, cost = "denoiser", "denoiser"
 
     def __init__(
-        self, data: Stage[Pictures], model: TrainedUNet, seed: int, subset_seed: int | None, size: int | None
+        self, data: Stage[Pictures], model: TrainedModel, seed: int, subset_seed: int | None, size: int | None
     ) -> None:
         self.model, self.seed, self.size = model, seed, size
         self.reports = reports_in(model.steps)
@@ -28,15 +28,14 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
         self.model.check(pictures.size(self.size))
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
-        from synthaug.diffusion.unet import train_unet, unet_files
-
         pictures: Pictures = given["data"]
-        # it never sees a label, nor an image that the classifier may not see
-        images, _ = pictures.arrays(SUBSET, self.seed, pictures.size(self.size))
-        net, done = train_unet(
-            self.model, images, report=loop.report, checkpoint=loop.checkpoint, world=loop.world
+        # no image that the classifier may not see
+        images, labels = pictures.arrays(SUBSET, self.seed, pictures.size(self.size))
+        made, done = self.model.train(
+            images, labels, len(pictures.listing.classes), report=loop.report, checkpoint=loop.checkpoint,
+            world=loop.world,
         )  # fmt: skip
-        files = {f"{FOLDER}/{name}": data for name, data in unet_files(net).items()}
+        files = {f"{FOLDER}/{name}": data for name, data in made.items()}
         counts = {"steps": done.step, "images": done.step * self.model.batch_size}
         return Outcome(files, done.seconds, history=done.history, counts=counts)
 

@@ -14,8 +14,17 @@ from synthaug.data.listing import Entry as Image
 from synthaug.data.published import PUBLISHED
 from synthaug.data.sample import Sample
 from synthaug.diffusion.pixel_models import DenoiserModel
+from synthaug.diffusion.score_models import TrainedScore
 from synthaug.evaluate.adapt import Adaptation
-from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement, Result, Subject
+from synthaug.evaluate.base import (
+    DenoiserEvaluation,
+    Evaluation,
+    ImageEvaluation,
+    MappedEvaluation,
+    Measurement,
+    Result,
+    Subject,
+)  # fmt: skip
 from synthaug.evaluate.predict import among
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
@@ -67,6 +76,38 @@ class OfImages(Measured, Computed[Result]):
         real = {name: pictures.arrays(name, self.seed, size)[0] for name in self.evaluation.needs}
         asked = {"judge": given["judge"]} if "judge" in self.inputs else {}
         return Outcome(result=self.evaluation.measure(images, targets, real, pictures.listing.classes, **asked))
+
+
+class OfDenoiser(Measured, Computed[Result]):
+    """A measurement of the denoiser on real images."""
+
+    def __init__(
+        self, evaluation: DenoiserEvaluation, data: Stage[Pictures], denoiser: Stage[Any], seed: int,
+        subset_seed: int | None, size: int | None, named: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.evaluation, self.seed, self.size = evaluation, seed, size
+        settings = keyed(evaluation) | dict(named) | {"seed": subset_seed, "size": size}
+        super().__init__(settings, {"data": data, "denoiser": denoiser})
+
+    def check(self, given: Given) -> None:
+        check_splits(self.evaluation, given["data"])
+        model = self.inputs["denoiser"].model  # type: ignore[attr-defined]  # trained or there already
+        if self.evaluation.informed and not isinstance(model, TrainedScore):
+            raise UserError(f"{type(self.evaluation).__name__} asks a net that was trained as TrainedEDM is")
+
+    def estimate(self, given: Given) -> Cost:
+        pictures: Pictures = given["data"]
+        images = max(len(pictures.entries(name, self.seed)) for name in self.evaluation.needs)
+        return Cost(units=1, calls=self.evaluation.calls(images))
+
+    def compute(self, given: Given) -> Outcome:
+        pictures: Pictures = given["data"]
+        size = pictures.size(self.size)
+        real = {name: pictures.arrays(name, self.seed, size) for name in self.evaluation.needs}
+        model, folder = given["denoiser"]
+        denoiser = model.informed(folder) if self.evaluation.informed else model.load(folder)
+        result = self.evaluation.measure(denoiser, real, model.labels)
+        return Outcome(result=result, calls=denoiser.rows)
 
 
 class OfClassifier(Measured):

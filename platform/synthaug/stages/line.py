@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.pixel_models import TrainedUNet
-from synthaug.evaluate.base import Evaluation, ImageEvaluation, MappedEvaluation, Measurement
+from synthaug.diffusion.pixel_models import TrainedModel
+from synthaug.evaluate.base import DenoiserEvaluation, Evaluation, ImageEvaluation, MappedEvaluation, Measurement
+from synthaug.evaluate.transformed import Transformed
 from synthaug.experiment import Experiment
 from synthaug.methods.base import Maker
 from synthaug.settings import UserError, keyed
@@ -24,7 +25,8 @@ from synthaug.stages.base import Stage, closure, once
 from synthaug.stages.classifier import Classifier, Judge
 from synthaug.stages.data import SUBSET, Data, Library, Model, Pictures, contents
 from synthaug.stages.denoiser import TrainedDenoiser
-from synthaug.stages.evaluate import ImageByImage, OfImages, Whole
+from synthaug.stages.detector import TrainedDetector
+from synthaug.stages.evaluate import ImageByImage, OfDenoiser, OfImages, Whole
 from synthaug.stages.filter import Filtered, Scores
 from synthaug.stages.guide import TrainedGuide
 from synthaug.stages.images import Copies, Generated, Prepared
@@ -59,7 +61,7 @@ class Line:
 
     @property
     def size(self) -> int | None:
-        return self.experiment.recipe.image_size
+        return self.experiment.image_size
 
     def named(self, value: Any) -> dict[str, str]:
         """What the files and models that some settings name hold."""
@@ -70,7 +72,7 @@ class Line:
     @cached_property
     def denoiser(self) -> Stage[Any] | None:
         model, seed = self.experiment.denoiser, self.experiment.seed
-        if isinstance(model, TrainedUNet):
+        if isinstance(model, TrainedModel):
             return TrainedDenoiser(self.data, model.of(seed), seed, self.subset_seed, self.size)
         return None if model is None else Model("denoiser", model, self.library)
 
@@ -149,6 +151,25 @@ class Line:
         # by a line of the same class, which may say otherwise what training sees
         return type(self)(real_only, self.library)._classifier(Judge)
 
+    def asked(self, evaluation: ImageEvaluation) -> Stage[Any] | None:
+        """The net that a measurement of images asks, if it does."""
+        if evaluation.needs_classifier:
+            judge: Stage[Any] = self.judge
+            return judge
+        if isinstance(evaluation, Transformed):
+            return TrainedDetector(self.whole, evaluation.detector, self.size)
+        if evaluation.examiner is None:
+            return None
+        # of all training images, whatever the experiment's subset: one for every arm and seed
+        alone = Experiment(dataset=self.whole.dataset, recipe=evaluation.examiner)
+        examiner: Stage[Any] = type(self)(alone, self.library)._classifier(Judge)
+        return examiner
+
+    @cached_property
+    def whole(self) -> Data:
+        """The data set with all of its training images."""
+        return Data(dataclasses.replace(self.experiment.dataset, shots=None, subset_seed=None), self.library)
+
     def copies(self, maker: Maker, k: int, split: str = SUBSET, dataset: Dataset | None = None) -> Copies:
         """Copies 1..k of each image of a split, of the experiment's own data set or another; equal ones once."""
         wanted = maker, k, split, dataset
@@ -168,20 +189,22 @@ class Line:
         return self._classifier(Classifier)
 
     def _classifier(self, shape: type[Classifier]) -> Classifier:
-        e, views = self.experiment, self.experiment.recipe.views
+        e, recipe = self.experiment, self.experiment.recipe
+        assert recipe is not None, "no classifier is trained"
+        views = recipe.views
         wanted = {place: view.copies() for place, view in enumerate(views)}
         copies = {place: self.copies(*found) for place, found in wanted.items() if found is not None}
         # a view whose copies are made first asks no denoiser while the net is trained
         looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
-        named = self.named(e.recipe)
+        named = self.named(recipe)
         denoiser = self.denoiser if looping else None
-        return shape(self.data, self.images, copies, denoiser, e.recipe, e.utilize, e.k, e.seed, named)
+        return shape(self.data, self.images, copies, denoiser, recipe, e.utilize, e.k, e.seed, named)
 
     @cached_property
     def results(self) -> dict[str, Stage[Any]]:
         """What the experiment asks for, by name; all else is made because these need it. Generated images are measured
         only where there are any."""
-        found: dict[str, Stage[Any]] = {"train": self.classifier}
+        found: dict[str, Stage[Any]] = {} if self.experiment.recipe is None else {"train": self.classifier}
         for number, evaluation in enumerate(self.experiment.evaluations, 1):
             if self.generated or not isinstance(evaluation, ImageEvaluation):
                 found[nth("evaluate", number)] = self.measured(evaluation)
@@ -191,8 +214,12 @@ class Line:
         """The numbers of one evaluation."""
         e, named = self.experiment, self.named(evaluation)
         if isinstance(evaluation, ImageEvaluation):
-            judge = self.judge if evaluation.needs_classifier else None
-            return OfImages(evaluation, self.data, self.images, judge, e.k, e.seed, self.size, named)
+            return OfImages(
+                evaluation, self.data, self.images, self.asked(evaluation), e.k, e.seed, self.size, named
+            )  # fmt: skip
+        if isinstance(evaluation, DenoiserEvaluation):
+            assert self.denoiser is not None, "no denoiser is named"
+            return OfDenoiser(evaluation, self.data, self.denoiser, e.seed, self.subset_seed, self.size, named)
         assert isinstance(evaluation, Evaluation), evaluation
         other, wanted = evaluation.dataset, evaluation.copies()
         # who asks for copies as it goes finds those that another evaluation has had made first
