@@ -306,16 +306,16 @@ def test_shares_of_a_batch_add_up_to_it() -> None:
 
 def test_it_learns_and_hears() -> None:
     """On one image, turned or not: told which, it answers with the right one."""
-    image = np.zeros((1, 3, 8, 8), np.uint8)
-    image[:, :, :2] = 255
+    image = np.zeros((1, 3, 4, 4), np.uint8)
+    image[:, :, :1] = 255
     settings = TrainedEDM(
-        channels=(8, 16), steps=300, batch_size=16, lr=5e-3, scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)))
+        channels=(16,), steps=200, batch_size=16, lr=1e-2, scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)))
     )
     net, done = train(settings, (image, np.zeros(1, int)), 1, report=silent)
-    assert done.history[-1]["train/loss"] < 0.3 * done.history[0]["train/loss"]
+    assert done.history[-1]["train/loss"] < 0.5 * done.history[0]["train/loss"]
     x0 = torch.from_numpy(image).float() / 127.5 - 1
     both = (x0 + torch.rot90(x0, 1, (2, 3))) / 2
-    x = both + 2 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = both + 2 * torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     denoiser = denoiser_of(net, "edm")
     with torch.no_grad():
         # shown as much of the one as of the other: what is told decides
