@@ -309,7 +309,7 @@ def test_it_learns_and_hears() -> None:
     image = np.zeros((1, 3, 4, 4), np.uint8)
     image[:, :, :1] = 255
     settings = TrainedEDM(
-        channels=(16,), steps=200, batch_size=16, lr=1e-2, scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)))
+        channels=(16,), steps=300, batch_size=16, lr=1e-2, scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)))
     )
     net, done = train(settings, (image, np.zeros(1, int)), 1, report=silent)
     assert done.history[-1]["train/loss"] < 0.5 * done.history[0]["train/loss"]
