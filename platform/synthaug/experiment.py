@@ -86,8 +86,12 @@ class Experiment:
 
     @property
     def generator(self) -> Backbone | None:
-        """The backbone asked for, or the method's own; none without a method, or where the method needs none."""
-        return None if self.method is None else self.backbone or self.method.backbone
+        """The backbone asked for, or the method's own; none without a method, or where the method needs none, unless
+        the denoiser works in the latents of one."""
+        if self.method is None:
+            return None
+        space = self.denoiser.space if self.denoiser is not None and self.method.needs_denoiser else None
+        return self.backbone or self.method.backbone or space
 
     @property
     def tuning(self) -> tuple[Finetune, ...]:
@@ -135,6 +139,19 @@ class Experiment:
         if self.recipe is not None:
             return self.recipe.image_size
         return self.denoiser.image_size if isinstance(self.denoiser, TrainedModel) else None
+
+    @model_validator(mode="after")
+    def _has_pixels(self) -> Experiment:
+        if self.denoiser is None or self.denoiser.space is None:
+            return self
+        parts = (self.method, *(self.recipe.views if self.recipe else ()), *self.evaluations)
+        wanting = [
+            part for part in parts if getattr(part, "needs_denoiser", False) and not getattr(part, "in_latents", False)
+        ]
+        if wanting:
+            said = f"{type(wanting[0]).__name__} needs a denoiser of pixels"
+            raise UserError(f"{said}, and {type(self.denoiser).__name__} works in latents", ("denoiser",))
+        return self
 
     @field_validator("evaluations")
     @classmethod

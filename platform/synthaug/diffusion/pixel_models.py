@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from synthaug.diffusion.backbone import Backbone
 from synthaug.settings import ContentOf, Count, UserError, settings
 from synthaug.training import Checkpoint, Report, World
 from synthaug.weights import Weights, files_of
@@ -81,6 +82,11 @@ class DenoiserModel(ABC):
     def labels(self) -> bool:
         """Whether it can be asked for a class."""
         return False
+
+    @property
+    def space(self) -> Backbone | None:
+        """The model in whose latents it works; None: in pixels."""
+        return None
 
     def notes(self, shots: int | None) -> list[str]:
         """What people should know of it before anything runs."""
@@ -244,7 +250,8 @@ class TrainedModel(DenoiserModel):
         self, images: np.ndarray, labels: np.ndarray, classes: int, *, report: Report, checkpoint: Checkpoint | None,
         world: World,
     ) -> tuple[dict[str, bytes], Fitted]:  # fmt: skip
-        """The files of a net that has seen these images (uint8 NCHW) and no others, for `load`."""
+        """The files of a net that has seen these images (uint8 NCHW, or where it has a `space` their latents as
+        methods/latents.py makes them) and no others, for `load`."""
 
 
 @settings(key="synthaug.diffusion.denoisers:TrainedUNet")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.pixel_models import FOLDER, TrainedModel, check_halving
 from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
 from synthaug.settings import Count, OneOf, UserError, settings
@@ -144,3 +145,35 @@ class TrainedEDM(TrainedScore):
         from synthaug.diffusion.score_training import new_unet
 
         return new_unet(self, size)
+
+
+@settings
+class TrainedDiT(TrainedScore):
+    """A transformer of diffusers on the latents of a model's VAE, as SiT is: by default it predicts the velocity. With
+    `patch` 2 the paper's shapes are S (12 layers, 6 heads of 64), B (12, 12 of 64), L (24, 16 of 64) and XL (28, 16 of
+    72)."""
+
+    target: Target = "velocity"
+    vae: Backbone = Backbone("stabilityai/sd-vae-ft-ema")
+    layers: Count = 12
+    heads: Count = 6
+    head_size: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    patch: Count = 2
+
+    @model_validator(mode="after")
+    def _told_by_embedding(self) -> TrainedDiT:
+        if self.scoreaug is not None and self.scoreaug.by != "embedding":
+            raise UserError("a transformer is told by its embedding only", ("scoreaug", "by"))
+        return self
+
+    @property
+    def space(self) -> Backbone:
+        return self.vae
+
+    def check(self, size: int) -> None:
+        """Images are brought to the VAE's resolution, whatever they are."""
+
+    def new(self, size: int, classes: int) -> Any:
+        from synthaug.diffusion.score_training import new_dit
+
+        return new_dit(self, size, classes)

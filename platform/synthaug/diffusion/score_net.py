@@ -266,7 +266,7 @@ def _open(folder: Path, dtype: torch.dtype) -> tuple[Any, Target, dict[str, Any]
 def _ready(net: Any, target: Target, device: str | None) -> NetDenoiser:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = denoiser_of(net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False), target)
-    return Grey(found) if net.net.config.in_channels == 1 else found
+    return Grey(found) if net.config.in_channels == 1 else found
 
 
 def denoiser_of(net: Any, target: Target) -> Preconditioned:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from torch import Tensor, nn
 
 from synthaug.diffusion.fit import Fitted, contained, fit
@@ -20,7 +20,7 @@ from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 
 if TYPE_CHECKING:
-    from synthaug.diffusion.score_models import ScoreAug, TrainedEDM, TrainedScore
+    from synthaug.diffusion.score_models import ScoreAug, TrainedDiT, TrainedEDM, TrainedScore
 
 Pictures = tuple[np.ndarray, np.ndarray]  # uint8 NCHW and class indices
 
@@ -41,14 +41,31 @@ def new_unet(model: TrainedEDM, size: int) -> UNet2DModel:
     return net
 
 
+def new_dit(model: TrainedDiT, size: int, classes: int) -> DiTTransformer2DModel:
+    """diffusers' transformer for latents of `size`; at first its blocks do nothing and it answers 0, as in DiT."""
+    if size % model.patch:
+        raise UserError(f"patches of {model.patch} do not fit latents of {size} x {size}", ("denoiser", "patch"))
+    net = DiTTransformer2DModel(
+        num_attention_heads=model.heads, attention_head_dim=model.head_size, num_layers=model.layers, in_channels=4,
+        sample_size=size, patch_size=model.patch, num_embeds_ada_norm=max(1, classes), dropout=model.dropout,
+    )  # fmt: skip
+    # all scales and shifts of the norms, and the last layer
+    silent = [block.norm1.linear for block in net.transformer_blocks] + [net.proj_out_1, net.proj_out_2]
+    for parameter in (p for layer in silent for p in layer.parameters()):
+        nn.init.zeros_(parameter)
+    return net
+
+
 def new_net(model: TrainedScore, size: int, classes: int) -> Informed:
     """The net as it is before training, from the model's seed: the same whatever it will be told."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(model.seed, "denoiser", "initialisation"))
         net = model.new(size, classes)
     told = model.scoreaug is not None and model.scoreaug.told != "nothing"
+    # a transformer always looks up a class; without labels it is always told that there is none
+    known = classes if model.labels else int(isinstance(net, DiTTransformer2DModel))
     return Informed(
-        net, classes=classes if model.labels else 0, clean=model.clean is not None and model.clean.told,
+        net, classes=known, clean=model.clean is not None and model.clean.told,
         omega=model.scoreaug.by if told and model.scoreaug else None,
     )  # fmt: skip
 
@@ -62,7 +79,7 @@ def train(
         raise UserError(f"batch_size {model.batch_size} is smaller than the number of workers, {world.size}")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with contained(model.threads, device):
-        net: Any = new_net(model, pictures[0].shape[2], classes)
+        net: Any = new_net(model, pictures[0].shape[-1], classes)
         net = net.to(device, memory_format=torch.channels_last)
         averaged = copy.deepcopy(net).eval().requires_grad_(False)
         lesson = Lesson(model, net, pictures, world, device)
@@ -92,6 +109,7 @@ class Lesson:
         self, model: TrainedScore, net: Informed, pictures: Pictures, world: World, device: torch.device
     ) -> None:
         self.model, self.net, self.world, self.device = model, net, world, device
+        # uint8 N C H W, or of latents N 2 C h w: mean and standard deviation
         self.images, self.labels = torch.from_numpy(pictures[0]), torch.from_numpy(pictures[1]).long()
         self.grey = net.net.config.in_channels == 1
         self.denoiser = denoiser_of(self._asked, model.target)
@@ -103,14 +121,13 @@ class Lesson:
 
     def loss(self, step: int) -> tuple[Tensor]:
         """This process's part of the mean over the batch; every process draws the whole of it."""
-        model, mine, size = self.model, self.world.mine, self.images.shape[2]
+        model, mine, size = self.model, self.world.mine, self.images.shape[-1]
         # On the CPU, from the step's number: the same on every device, with any number of processes, after any restart.
         generator = torch.Generator().manual_seed(seed_of(model.seed, "denoiser", step))
         count = model.batch_size
         rows = torch.randint(len(self.images), (count,), generator=generator)
         sigma = draw_levels(model.target, count, generator)
-        x0 = self.images[rows].float() / 127.5 - 1
-        x0 = x0.mean(1, keepdim=True) if self.grey else x0
+        x0 = self._clean(rows, generator)
         noise = torch.randn(x0.shape, generator=generator)
         labels = self._labels(rows, generator)
         # last, so that arms which do other things to images have the same images and noise
@@ -133,6 +150,13 @@ class Lesson:
         )  # fmt: skip
         # of the whole batch, not of this share: the shares' gradients are summed
         return (found.sum() / count,)
+
+    def _clean(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        if self.images.ndim == 5:
+            mean, std = self.images[rows].unbind(1)
+            return mean + std * torch.randn(mean.shape, generator=generator)
+        x0 = self.images[rows].float() / 127.5 - 1
+        return x0.mean(1, keepdim=True) if self.grey else x0
 
     def _labels(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The classes that the net is told, some of them kept from it."""

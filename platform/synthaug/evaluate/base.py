@@ -17,7 +17,7 @@ from synthaug.settings import settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from synthaug.diffusion.denoiser import Denoiser
+    from synthaug.diffusion.denoiser import Denoiser, NetDenoiser
     from synthaug.evaluate.adapt import Adaptation
 
 
@@ -198,10 +198,14 @@ class DenoiserEvaluation(Measurement):
     needs_denoiser: ClassVar[bool] = True
 
     @abstractmethod
+    def chosen(self, split: str, count: int) -> Sequence[int]:
+        """Which of the images of a split are looked at."""
+
+    @abstractmethod
     def calls(self, images: int) -> int:
         """The rows through the denoiser that it asks for, about so many images of each split."""
 
     @abstractmethod
-    def measure(self, denoiser: Denoiser, real: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: bool) -> Result:
-        """What is found with the images (uint8 NCHW) and class indices of the splits that `needs` names; `labels`:
-        whether the denoiser is told classes."""
+    def measure(self, denoiser: NetDenoiser, real: Mapping[str, tuple[Tensor, Tensor]], labels: bool) -> Result:
+        """What is found with the chosen images of the splits that `needs` names, as the denoiser knows them (in
+        [-1, 1], or its latents), and their class indices; `labels`: whether it is told those."""

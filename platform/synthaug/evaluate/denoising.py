@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,9 @@ from synthaug.evaluate.base import DenoiserEvaluation, Result
 from synthaug.settings import Count, seed_of, settings
 
 if TYPE_CHECKING:
-    from synthaug.diffusion.denoiser import Denoiser
+    from torch import Tensor
+
+    from synthaug.diffusion.denoiser import NetDenoiser
 
 ROWS = 256  # images at a time
 COLUMNS = ("x0", "x0 + n", "T(x0 + n)", "answer", "T(x0)")
@@ -27,6 +29,8 @@ class DenoisingLoss(DenoiserEvaluation):
     what it knows it knows by heart. At the noise levels that part EDM's distribution of them into `levels` equal
     shares (the middle of each), so that the plain mean over them is the loss that EDM trains; of at most `images` of
     either split, `draws` of noise each."""
+
+    in_latents: ClassVar[bool] = True
 
     heldout: str = "test"
     levels: Count = 8
@@ -44,10 +48,14 @@ class DenoisingLoss(DenoiserEvaluation):
 
         return [math.exp(-1.2 + 1.2 * float(norm.ppf((i + 0.5) / self.levels))) for i in range(self.levels)]
 
+    def chosen(self, split: str, count: int) -> Sequence[int]:
+        # of a large split any, but always the same
+        return sorted(range(count), key=lambda number: seed_of("denoising", split, number))[: self.images]
+
     def calls(self, images: int) -> int:
         return 2 * min(images, self.images) * self.levels * self.draws
 
-    def measure(self, denoiser: Denoiser, real: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: bool) -> Result:
+    def measure(self, denoiser: NetDenoiser, real: Mapping[str, tuple[Tensor, Tensor]], labels: bool) -> Result:
         """The loss on either split and the gap, over all levels; and the curves over the levels."""
         losses = {name: self._of(denoiser, name, *real[name], labels) for name in self.needs}
         train, heldout = (losses[name] for name in self.needs)
@@ -55,7 +63,7 @@ class DenoisingLoss(DenoiserEvaluation):
         # levels of much noise have small losses, of which a plain difference would say nothing
         found |= {"gap": found["heldout"] - found["train"], "gap share": float((heldout / train).mean() - 1)}
         about = {"heldout": self.heldout, "levels": self.sigmas, "draws": self.draws}
-        about |= {f"{name} images": min(self.images, len(real[name][0])) for name in self.needs}
+        about |= {f"{name} images": len(real[name][0]) for name in self.needs}
         both = {"train": train.tolist(), self.heldout: heldout.tolist()}
         curve: Any = {"x": self.sigmas, "y": both, "label": ["noise level", "weighted loss"]}
         return {
@@ -63,28 +71,24 @@ class DenoisingLoss(DenoiserEvaluation):
             "about": about, "curves": {"denoising loss": curve},
         }  # fmt: skip
 
-    def _of(self, denoiser: Denoiser, split: str, images: np.ndarray, labels: np.ndarray, asks: bool) -> np.ndarray:
+    def _of(self, denoiser: NetDenoiser, split: str, x0: Tensor, labels: Tensor, asks: bool) -> np.ndarray:
         """The mean loss at each level."""
         import torch
 
         from synthaug.diffusion.denoiser import precondition
 
-        device = denoiser.net.device  # type: ignore[attr-defined]
-        # of a large split any, but always the same
-        chosen = sorted(range(len(images)), key=lambda i: seed_of("denoising", split, i))[: self.images]
         found = []
         for number, sigma in enumerate(self.sigmas):
             weight = float(precondition(torch.tensor(sigma, dtype=torch.float64)).weight)
             errors = []
             for draw in range(self.draws):
                 dice = torch.Generator().manual_seed(seed_of("denoising", split, number, draw))
-                for first in range(0, len(chosen), ROWS):
-                    rows = chosen[first : first + ROWS]
-                    x0 = torch.from_numpy(images[rows]).float() / 127.5 - 1
-                    x = (x0 + sigma * torch.randn(x0.shape, generator=dice)).to(device)
-                    cond = torch.from_numpy(labels[rows]).to(device) if asks else None
+                noise = torch.randn(x0.shape, generator=dice)
+                for rows in torch.arange(len(x0)).split(ROWS):
+                    x = (x0[rows] + sigma * noise[rows]).to(denoiser.net.device)
+                    cond = labels[rows].to(x.device) if asks else None
                     with torch.inference_mode():
-                        errors.append((denoiser(x, sigma, cond).cpu() - x0).square().flatten(1).mean(1))
+                        errors.append((denoiser(x, sigma, cond).cpu() - x0[rows]).square().flatten(1).mean(1))
             found.append(weight * float(torch.cat(errors).double().mean()))
         return np.array(found)
 
@@ -105,20 +109,22 @@ class Answers(DenoiserEvaluation):
     def needs(self) -> tuple[str, ...]:
         return (self.split,)
 
+    def chosen(self, split: str, count: int) -> Sequence[int]:
+        return range(min(count, self.images))
+
     def calls(self, images: int) -> int:
         return self.images * len(self.transforms)
 
-    def measure(self, denoiser: Denoiser, real: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: bool) -> Result:
+    def measure(self, denoiser: NetDenoiser, real: Mapping[str, tuple[Tensor, Tensor]], labels: bool) -> Result:
         """A strip of pictures for each transform, and the error of the net's answers under each."""
         import torch
 
         from synthaug.diffusion.score_net import Told
         from synthaug.diffusion.scoreaug import Omega, apply, encode
 
-        device, (images, classes) = denoiser.net.device, real[self.split]  # type: ignore[attr-defined]
+        device, (x0, classes) = denoiser.net.device, real[self.split]
         dice = torch.Generator().manual_seed(seed_of("answers"))
-        x0 = torch.from_numpy(images[: self.images]).float() / 127.5 - 1
-        cond = torch.from_numpy(classes[: self.images]).to(device) if labels else None
+        cond = classes.to(device) if labels else None
         noisy = x0 + self.sigma * torch.randn(x0.shape, generator=dice)
         pictures, errors = {}, {}
         for transform in self.transforms:

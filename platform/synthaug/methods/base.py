@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,6 +101,18 @@ class Models:
         assert self.placed is not None, "this experiment names no denoiser"
         return self.placed[0].labels
 
+    @property
+    def in_pixels(self) -> bool:
+        """Whether that denoiser works on pixels, and not in the latents of the pipeline."""
+        assert self.placed is not None, "this experiment names no denoiser"
+        return self.placed[0].space is None
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """That of one of its images or latents."""
+        size = self.denoiser.net.config.sample_size
+        return (3, size, size) if self.in_pixels else self.pipeline.codec.shape
+
     @cached_property
     def guide(self) -> GuideNet:
         """The method's noisy classifier, on the denoiser's device."""
@@ -122,8 +135,10 @@ class Models:
     def counters(self) -> dict[str, int]:
         """What the loaded models have done so far."""
         # `vars`, because to ask for a cached property is to load the model
-        counted = {"unet_calls": self.denoiser.rows} if "denoiser" in vars(self) else {}
-        return counted | (dict(self.pipeline.counters) if "pipeline" in vars(self) else {})
+        counted = Counter({"unet_calls": self.denoiser.rows} if "denoiser" in vars(self) else {})
+        # of a denoiser of latents both are there: it is asked, and the pipeline's own is not
+        counted.update(self.pipeline.counters if "pipeline" in vars(self) else {})
+        return dict(counted)
 
 
 @dataclass(frozen=True)

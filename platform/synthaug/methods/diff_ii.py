@@ -42,9 +42,7 @@ class Inversion(Maker):
         return backbone.calls(Loop.inverted(self.steps))
 
     def encode(self, made: np.ndarray) -> bytes:
-        out = io.BytesIO()  # float32 on the CPU, that it can be read on any device
-        np.save(out, made)
-        return out.getvalue()
+        return encoded_array(made)
 
 
 @settings
@@ -97,6 +95,13 @@ class DiffII(Method):
             guidance=self.guidance,
         )  # fmt: skip
         return made, [((row.target, 1.0),) for row in rows]
+
+
+def encoded_array(made: np.ndarray) -> bytes:
+    """What is stored of an array, float32 on the CPU, that it can be read on any device."""
+    out = io.BytesIO()
+    np.save(out, made)
+    return out.getvalue()
 
 
 def turn(seed: int) -> float:

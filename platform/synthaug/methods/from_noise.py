@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from synthaug.data.sample import Label, Sample
+from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.methods.base import Context, Method, Models, Row
 from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
@@ -27,6 +27,7 @@ class FromNoise(Method):
     """
 
     backbone: ClassVar[Backbone | None] = None
+    in_latents: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 18
     guidance: Annotated[float, Field(ge=0)] = 1.0
@@ -45,14 +46,16 @@ class FromNoise(Method):
     ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
         import torch
 
-        size, made = models.denoiser.net.config.sample_size, list[np.ndarray]()
-        for piece in pieces(len(rows), size**2):
-            x = torch.empty(len(rows[piece]), 3, size, size, device=models.denoiser.net.device)
+        shape, made = models.sample_shape, list[np.ndarray]()
+        for piece in pieces(len(rows), shape[1] * shape[2]):
+            x = torch.empty(len(rows[piece]), *shape, device=models.denoiser.net.device)
             noise = noise_of([row.seed for row in rows[piece]], x)
-            made += as_pixels(self.sample(self.start(images[piece], noise), rows[piece], models))
+            with torch.inference_mode():
+                x = self.sample(self.start(rows[piece], images[piece], noise, models), rows[piece], models)
+                made += as_pixels(x if models.in_pixels else models.pipeline.codec.decode(x) * 2 - 1)
         return made, [((row.target, 1.0),) for row in rows]
 
-    def start(self, images: Sequence[np.ndarray], noise: Tensor) -> Tensor:
+    def start(self, rows: Sequence[Row], images: Sequence[np.ndarray], noise: Tensor, models: Models) -> Tensor:
         """What the sampler begins with."""
         return self.sigma_max * noise
 
@@ -65,8 +68,7 @@ class FromNoise(Method):
         labels = models.asks_labels
         wanted = torch.tensor([row.target for row in rows], device=x.device) if labels else None
         denoiser = guided(models.denoiser, self.guidance) if labels else models.denoiser
-        with torch.inference_mode():
-            return heun(denoiser, x, karras_sigmas(self.steps, sigma_max=self.sigma_max), wanted)
+        return heun(denoiser, x, karras_sigmas(self.steps, sigma_max=self.sigma_max), wanted)
 
     def calls(self, row: Row, backbone: Backbone | None) -> int:
         return (2 * self.steps - 1) * (1 if self.guidance == 1 else 2)  # two a step, at the last level one
@@ -79,13 +81,16 @@ class Resample(FromNoise):
 
     sigma_max: Annotated[float, Field(gt=0.002, le=80)] = 2.0
 
-    def start(self, images: Sequence[np.ndarray], noise: Tensor) -> Tensor:
+    def start(self, rows: Sequence[Row], images: Sequence[np.ndarray], noise: Tensor, models: Models) -> Tensor:
         import torch
 
-        from synthaug.data.sample import resize_image
-
-        shown = np.stack([resize_image(image, noise.shape[2]) for image in images])
-        x0 = torch.from_numpy(shown).permute(0, 3, 1, 2).to(noise.device).float() / 127.5 - 1
+        if models.in_pixels:
+            shown = np.stack([resize_image(image, noise.shape[2]) for image in images])
+            x0 = torch.from_numpy(shown).permute(0, 3, 1, 2).to(noise.device).float() / 127.5 - 1
+        else:
+            codec = models.pipeline.codec
+            means = [codec.posterior(image, row.source)[0] for row, image in zip(rows, images, strict=True)]
+            x0 = torch.cat(means).float() * codec.scale
         return x0 + self.sigma_max * noise
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:

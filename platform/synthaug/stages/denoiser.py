@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from synthaug.diffusion.pixel_models import FOLDER, PlacedDenoiser, TrainedModel
 from synthaug.settings import keyed
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures
+from synthaug.stages.images import Images
 from synthaug.training import reports_in
 
 
@@ -15,22 +20,30 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
     kind, cost = "denoiser", "denoiser"
 
     def __init__(
-        self, data: Stage[Pictures], model: TrainedModel, seed: int, subset_seed: int | None, size: int | None
-    ) -> None:
+        self, data: Stage[Pictures], latents: Stage[Images] | None, model: TrainedModel, seed: int,
+        subset_seed: int | None, size: int | None, named: Mapping[str, str],
+    ) -> None:  # fmt: skip
         self.model, self.seed, self.size = model, seed, size
         self.reports = reports_in(model.steps)
         # `subset_seed` and not the experiment's seed: where that chooses no images, all seeds share one denoiser
         settings = {"denoiser": keyed(model), "version": model.version, "seed": subset_seed, "size": size}
-        super().__init__(settings, {"data": data})
+        super().__init__(settings | dict(named), {"data": data, "latents": latents})
 
     def check(self, given: Given) -> None:
+        if self.model.space is not None:
+            return
         pictures: Pictures = given["data"]
         self.model.check(pictures.size(self.size))
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
         pictures: Pictures = given["data"]
         # no image that the classifier may not see
-        images, labels = pictures.arrays(SUBSET, self.seed, pictures.size(self.size))
+        if "latents" in self.inputs:
+            entries = pictures.entries(SUBSET, self.seed)
+            latents: Images = given["latents"]
+            images, labels = np.stack([latents.array_of(e.id) for e in entries]), np.array([e.label for e in entries])
+        else:
+            images, labels = pictures.arrays(SUBSET, self.seed, pictures.size(self.size))
         made, done = self.model.train(
             images, labels, len(pictures.listing.classes), report=loop.report, checkpoint=loop.checkpoint,
             world=loop.world,

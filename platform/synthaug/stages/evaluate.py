@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from synthaug.data.layouts import WORDNET
 from synthaug.data.listing import Entry as Image
 from synthaug.data.published import PUBLISHED
 from synthaug.data.sample import Sample
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.diffusion.score_models import TrainedScore
 from synthaug.evaluate.adapt import Adaptation
@@ -33,6 +34,9 @@ from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all
 from synthaug.stages.images import Copies, Images
 from synthaug.stages.shards import read_part
 from synthaug.training import Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 
@@ -101,13 +105,31 @@ class OfDenoiser(Measured, Computed[Result]):
         return Cost(units=1, calls=self.evaluation.calls(images))
 
     def compute(self, given: Given) -> Outcome:
+        import torch
+
         pictures: Pictures = given["data"]
         size = pictures.size(self.size)
-        real = {name: pictures.arrays(name, self.seed, size) for name in self.evaluation.needs}
         model, folder = given["denoiser"]
         denoiser = model.informed(folder) if self.evaluation.informed else model.load(folder)
+        real = {}
+        for name in self.evaluation.needs:
+            images, labels = pictures.arrays(name, self.seed, size)
+            rows = list(self.evaluation.chosen(name, len(images)))
+            real[name] = clean(images[rows], model.space), torch.from_numpy(labels[rows])
         result = self.evaluation.measure(denoiser, real, model.labels)
         return Outcome(result=result, calls=denoiser.rows)
+
+
+def clean(images: np.ndarray, space: Backbone | None) -> Tensor:
+    """Images (uint8 NCHW) as a denoiser knows them: in [-1, 1], or the means of their latents."""
+    import torch
+
+    if space is None:
+        return torch.from_numpy(images).float() / 127.5 - 1
+    codec = space.load().codec
+    with torch.inference_mode():
+        means = [codec.posterior(image.transpose(1, 2, 0), n)[0] for n, image in enumerate(images)]
+        return torch.cat(means).float().cpu() * codec.scale
 
 
 class OfClassifier(Measured):

@@ -19,6 +19,7 @@ from synthaug.evaluate.base import DenoiserEvaluation, Evaluation, ImageEvaluati
 from synthaug.evaluate.transformed import Transformed
 from synthaug.experiment import Experiment
 from synthaug.methods.base import Maker
+from synthaug.methods.latents import Latents
 from synthaug.settings import UserError, keyed
 from synthaug.stages.adapter import Tuned
 from synthaug.stages.base import Stage, closure, once
@@ -73,8 +74,19 @@ class Line:
     def denoiser(self) -> Stage[Any] | None:
         model, seed = self.experiment.denoiser, self.experiment.seed
         if isinstance(model, TrainedModel):
-            return TrainedDenoiser(self.data, model.of(seed), seed, self.subset_seed, self.size)
+            named = self.named(model)
+            return TrainedDenoiser(self.data, self.latents, model.of(seed), seed, self.subset_seed, self.size, named)
         return None if model is None else Model("denoiser", model, self.library)
+
+    @cached_property
+    def latents(self) -> Prepared | None:
+        """What the denoiser's VAE makes of the training images, if it is trained on that."""
+        e = self.experiment
+        if e.denoiser is None or e.denoiser.space is None:
+            return None
+        maker, space = Latents(), e.denoiser.space
+        settings = {"method": keyed(maker), "method version": maker.version, "seed": self.subset_seed}
+        return Prepared(e.seed, maker, 1, settings, {"data": self.data}, space, self.backbone_key(space))
 
     @cached_property
     def guide(self) -> TrainedGuide | None:
@@ -219,7 +231,9 @@ class Line:
             )  # fmt: skip
         if isinstance(evaluation, DenoiserEvaluation):
             assert self.denoiser is not None, "no denoiser is named"
-            return OfDenoiser(evaluation, self.data, self.denoiser, e.seed, self.subset_seed, self.size, named)
+            return OfDenoiser(
+                evaluation, self.data, self.denoiser, e.seed, self.subset_seed, self.size, named
+            )  # fmt: skip
         assert isinstance(evaluation, Evaluation), evaluation
         other, wanted = evaluation.dataset, evaluation.copies()
         # who asks for copies as it goes finds those that another evaluation has had made first
