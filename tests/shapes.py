@@ -61,7 +61,7 @@ class Fragile(Noise):
 
 def tiny(shots: int = 2, steps: int = 8, **fields: object) -> Experiment:
     """An experiment on digits that trains for a second or two."""
-    recipe = fields.pop("recipe", None) or Recipe(steps=steps, batch_size=16, evaluations=4)
+    recipe = fields.pop("recipe", Recipe(steps=steps, batch_size=16, evaluations=4))
     return Experiment(dataset=Dataset("digits", shots=shots), recipe=recipe, **fields)
 
 

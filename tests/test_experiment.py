@@ -17,11 +17,14 @@ from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune, LoRA, TextualInversion
 from synthaug.diffusion.pixel_models import DenoiserModel
+from synthaug.diffusion.score_models import OnClean, ScoreAug, TrainedEDM
+from synthaug.diffusion.transforms import Augmentation, OneOrNone, PixelTransform
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import ImageEvaluation, Measurement
-from synthaug.evaluate.entropy import EntropyOverTime
+from synthaug.evaluate.denoising import DenoisingLoss
 from synthaug.evaluate.fidelity import Fidelity
 from synthaug.evaluate.filter import BaseProb, ClipMulti, Filter
+from synthaug.evaluate.memorised import Memorised
 from synthaug.evaluate.ood import Detector, OutOfDistribution
 from synthaug.evaluate.outliers import Outliers
 from synthaug.evaluate.predict import Ensemble, Predictor
@@ -31,6 +34,7 @@ from synthaug.methods.da_fusion import DAFusion
 from synthaug.methods.diff_aug import DiffAug
 from synthaug.methods.diff_ii import DiffII
 from synthaug.methods.diff_mix import DiffMix
+from synthaug.methods.from_noise import FromNoise
 from synthaug.methods.prompts import Prompts, SuffixDream
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.settings import UserError, subclasses, to_json
@@ -61,8 +65,12 @@ def one_of_every_class() -> list[Experiment]:
     prompts = [{"method": RealGuidance(prompts=kind()), "backbone": NANO} for kind in subclasses(Prompts)]
     views = [{"recipe": Recipe(steps=3, views=(with_a_file(kind),))} for kind in subclasses(View)]
     denoisers = [
-        {"denoiser": with_a_file(kind), "evaluations": (EntropyOverTime(),)} for kind in subclasses(DenoiserModel)
+        {"denoiser": with_a_file(kind), "evaluations": (DenoisingLoss(),)} for kind in subclasses(DenoiserModel)
     ]
+    trained = [TrainedEDM(clean=OnClean(kind())) for kind in subclasses(Augmentation)]
+    trained += [TrainedEDM(scoreaug=ScoreAug(OneOrNone((kind(),)))) for kind in subclasses(PixelTransform)]
+    denoisers += [{"denoiser": model, "method": FromNoise(), "recipe": None, "evaluations": (Memorised(),)}
+                  for model in trained]  # fmt: skip
     asked = [{"evaluations": (Accuracy(predictor=kind()),)} for kind in subclasses(Predictor)]
     far = [{"evaluations": (OutOfDistribution(far=(with_a_file(kind),)),)} for kind in subclasses(Outliers)]
     found = [{"evaluations": (OutOfDistribution(detectors=(kind(),)),)} for kind in subclasses(Detector)]

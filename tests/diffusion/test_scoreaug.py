@@ -25,8 +25,8 @@ from synthaug.diffusion.transforms import (
     Gamma,
     Jpeg,
     OneOrNone,
+    PixelTransform,
     Rotation,
-    Transform,
     Translation,
 )  # fmt: skip
 from synthaug.diffusion.warp import SYM6, geometry, warp
@@ -46,7 +46,7 @@ def images(count: int = 64, seed: int = 0, size: int = SIZE) -> Tensor:
     return torch.randn(count, 3, size, size, generator=dice(seed), dtype=torch.float64)
 
 
-def always(transform: Transform, count: int, size: int = SIZE) -> Omega:
+def always(transform: PixelTransform, count: int, size: int = SIZE) -> Omega:
     """Every image under the transform."""
     return Omega(**{transform.field: transform.values(count, size, dice(1))})
 
@@ -109,7 +109,7 @@ def test_only_squares_are_turned() -> None:
 
 
 @pytest.mark.parametrize("transform", LINEAR)
-def test_linear_ones_are_linear(transform: Transform) -> None:
+def test_linear_ones_are_linear(transform: PixelTransform) -> None:
     """E1, S1 and S2: the noise is transformed with the image; bit for bit where pixels only change places."""
     x0, n, omega = images(), images(seed=1), always(transform, 64)
     together, apart = apply(x0 + n, omega), apply(x0, omega) + apply(n, omega)
@@ -131,7 +131,7 @@ def test_the_pipe_is_linear_and_leaves_alone_what_it_should() -> None:
 
 
 @pytest.mark.parametrize("transform", BENT)
-def test_the_others_are_not(transform: Transform) -> None:
+def test_the_others_are_not(transform: PixelTransform) -> None:
     x, omega = images(), always(transform, 64)
     assert not torch.allclose(apply(2 * x, omega), 2 * apply(x, omega), atol=1e-3)
     torch.testing.assert_close(apply(-x, omega), -apply(x, omega), atol=1e-12, rtol=0)  # odd: noise has no sign
@@ -410,7 +410,7 @@ def test_the_best_answer_to_a_cut_image() -> None:
 
 
 @pytest.mark.parametrize("transform", [Rotation(), Cutout(least=0.5), Brightness(), Translation(most=0.5)])
-def test_the_least_loss_is_the_closed_form(transform: Transform) -> None:
+def test_the_least_loss_is_the_closed_form(transform: PixelTransform) -> None:
     """S7 and E4: the linear denoiser with the least mean loss, under each omega, is the posterior mean."""
     rng = np.random.default_rng(2)
     root, mu, sigma, count = rng.normal(size=(4, 4)), rng.normal(size=4), 0.8, 200_000

@@ -31,30 +31,50 @@ class Fitted:
     micro_batch: int = 0  # images in memory at once, where that may be fewer than a batch
 
 
+def falling(step: int) -> float:
+    """The factor of the learning rate at step 1, 2, ...: EDM2's schedule, up over 100 steps and after 1,000 down like
+    the root of the step's number."""
+    # It does not know how long training is: a training cut short is that of fewer steps. That the rate never reaches 0
+    # is made up for by the average.
+    return float(min(step / 100, 1, (1000 / step) ** 0.5))
+
+
+def newest_share(step: int, gamma: float = 6.94) -> float:
+    """What the parameters of step 1, 2, ... count in their power-function average (EDM2, equation 127)."""
+    # gamma = 6.94 is a relative width of 0.10. At step 1 all of it: what the average began as does not matter.
+    return 1.0 - float((1 - 1 / step) ** (gamma + 1))
+
+
+@dataclass(frozen=True)
+class Average:
+    """Copies of the parameters, which become their average over steps 1, 2, ...: `newest` is the share of the newest
+    ones, `rate` the factor of the learning rate that goes with it."""
+
+    parameters: Mapping[str, Tensor]
+    rate: Callable[[int], float] = falling
+    newest: Callable[[int], float] = newest_share
+
+
 def fit(
     parameters: Mapping[str, Tensor], loss: Callable[[int], Iterable[Tensor]], *, steps: int, lr: float,
     weight_decay: float, clip: float | None, report: Report, checkpoint: Checkpoint | None = None, world: World = ALONE,
-    reports: int = REPORTS, average: Mapping[str, Tensor] | None = None, also: Callable[[], Entry] | None = None,
-    smaller: Callable[[], None] | None = None, rate: Callable[[int], float] | None = None,
-    newest: Callable[[int], float] | None = None,
+    reports: int = REPORTS, average: Average | None = None, also: Callable[[], Entry] | None = None,
+    smaller: Callable[[], None] | None = None,
 ) -> Fitted:  # fmt: skip
     """Train `parameters` in place. `loss(step)` are parts of the batch's mean, added up over them and all processes,
-    each gone before the next is made; `smaller` makes them smaller when memory has run out. `average` are copies, which
-    become the parameters' average: `newest` is what those of step 1, 2, ... count in it (by default over about the last
-    tenth of training), `rate` the factor of the learning rate then (by default it rises over 100 steps and falls like
-    the root of the step's number after 1,000). `also` is what else to report."""
+    each gone before the next is made; `smaller` makes them smaller when memory has run out. `also` is what else to
+    report."""
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=lr, weight_decay=weight_decay)
-    kept = {"parameters": parameters} | ({} if average is None else {"average": average})
+    kept = {"parameters": parameters} | ({} if average is None else {"average": average.parameters})
     done = _restore(kept, optimizer, checkpoint.load() if checkpoint else None)
     every = -(-steps // reports)  # rounded up: no more than `reports`
-    rate, newest = rate or _falling, newest or newest_share
 
     def advance(step: int) -> Tensor:
         if average is not None:
-            optimizer.param_groups[0]["lr"] = lr * rate(step + 1)
+            optimizer.param_groups[0]["lr"] = lr * average.rate(step + 1)
         found = _step(optimizer, partial(loss, step), smaller, clip, world)
         if average is not None:
-            _follow(average, parameters, newest(step + 1))
+            _follow(average.parameters, parameters, average.newest(step + 1))
         return found
 
     while done.step < steps:
@@ -76,22 +96,9 @@ def fit(
     return done
 
 
-def _falling(step: int) -> float:
-    """The factor of the learning rate at step 1, 2, ...: EDM2's schedule."""
-    # It does not know how long training is: a training cut short is that of fewer steps. That the rate never reaches 0
-    # is made up for by the average.
-    return float(min(step / 100, 1, (1000 / step) ** 0.5))
-
-
 def _follow(average: Mapping[str, Tensor], parameters: Mapping[str, Tensor], share: float) -> None:
     live = [parameters[name].detach() for name in average]
     torch._foreach_lerp_(list(average.values()), live, share)
-
-
-def newest_share(step: int, gamma: float = 6.94) -> float:
-    """What the parameters of step 1, 2, ... count in their power-function average (EDM2, equation 127)."""
-    # gamma = 6.94 is a relative width of 0.10. At step 1 all of it: what the average began as does not matter.
-    return 1.0 - float((1 - 1 / step) ** (gamma + 1))
 
 
 def _state(kept: Mapping[str, Mapping[str, Tensor]], optimizer: torch.optim.Optimizer, done: Fitted) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from synthaug.diffusion.denoiser import Denoiser, Sigma, per_row
-from synthaug.diffusion.fit import Fitted, contained, fit
+from synthaug.diffusion.fit import Average, Fitted, contained, fit
 from synthaug.diffusion.one_step import sigma_at
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
@@ -126,7 +126,7 @@ def train_guide(
         # the weight decay is that of guided-diffusion's noisy classifiers
         done = fit(
             dict(net.named_parameters()), lesson.loss, steps=guide.steps, lr=guide.lr, weight_decay=0.05, clip=1.0,
-            report=report, checkpoint=checkpoint, world=world, average=dict(averaged.named_parameters()),
+            report=report, checkpoint=checkpoint, world=world, average=Average(dict(averaged.named_parameters())),
             also=lambda: {"val/top1": recognised(averaged, val, denoiser, device)},
         )  # fmt: skip
         return averaged.cpu(), done

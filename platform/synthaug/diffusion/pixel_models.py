@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.layout import ABOUT, FOLDER
 from synthaug.settings import ContentOf, Count, UserError, settings
 from synthaug.training import Checkpoint, Report, World
 from synthaug.weights import Weights, files_of
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # named: no torch here
-FOLDER = "denoiser"  # of a trained one, in its stage's folder
-ABOUT = "denoiser.json"  # in that of one that is told things: which, and what it predicts
 _TRAINED = "or train one on your own images (--set denoiser=TrainedUNet)"
 _UNLABELLED = f"it is asked without labels: take 256x256_diffusion_uncond.pt, {_TRAINED}"
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.pixel_models import FOLDER, TrainedModel, check_halving
+from synthaug.diffusion.layout import FOLDER
+from synthaug.diffusion.pixel_models import TrainedModel, check_halving
 from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
 from synthaug.settings import Count, OneOf, UserError, settings
 from synthaug.training import Checkpoint, Report, World

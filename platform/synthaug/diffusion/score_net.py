@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthaug.diffusion.denoiser import NetDenoiser, Preconditioned, Sigma, per_row
-from synthaug.diffusion.pixel_models import ABOUT
+from synthaug.diffusion.layout import ABOUT, TOLD
 from synthaug.diffusion.scoreaug import WIDTH
 from synthaug.diffusion.targets import Target, coefficients
 
-TOLD = "told.safetensors"  # beside the plain net: the weights of what it was told
 _FIRST = "conv_in"
 By = Literal["embedding", "channels", "scale and shift"]
 

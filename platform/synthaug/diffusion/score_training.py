@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTTransformer2DModel, UNet2DModel
 from torch import Tensor, nn
 
-from synthaug.diffusion.fit import Fitted, contained, fit
+from synthaug.diffusion.fit import Average, Fitted, contained, falling, fit, newest_share
 from synthaug.diffusion.score_net import Informed, Told, denoiser_of
 from synthaug.diffusion.scoreaug import Omega, apply, encode, loss
 from synthaug.diffusion.targets import coefficients, draw_levels
@@ -85,9 +85,11 @@ def train(
         lesson = Lesson(model, net, pictures, world, device)
         done = fit(
             dict(net.named_parameters()), lesson.loss, steps=model.steps, lr=model.lr, weight_decay=0.0, clip=1.0,
-            report=report, checkpoint=checkpoint, world=world, average=dict(averaged.named_parameters()),
-            rate=partial(_rising, model) if model.warmup else None,
-            newest=partial(_half_life, model) if model.ema else None,
+            report=report, checkpoint=checkpoint, world=world,
+            average=Average(
+                dict(averaged.named_parameters()), rate=partial(_rising, model) if model.warmup else falling,
+                newest=partial(_half_life, model) if model.ema else newest_share,
+            ),
         )  # fmt: skip
         return averaged.to("cpu", memory_format=torch.contiguous_format), done  # safetensors takes no other layout
 

@@ -36,7 +36,7 @@ class Augmentation(ABC):
 
 
 @settings
-class Transform(ABC):
+class PixelTransform(ABC):
     """One kind; `field` is the one of Omega that it draws."""
 
     field: ClassVar[str]
@@ -53,7 +53,7 @@ def _uniform(count: int, low: float, high: float, generator: Generator) -> Tenso
 
 
 @settings
-class Brightness(Transform):
+class Brightness(PixelTransform):
     """The noisy image times a factor between 1/most and most, even in its logarithm; nothing is clipped."""
 
     field: ClassVar[str] = "brightness"
@@ -65,7 +65,7 @@ class Brightness(Transform):
 
 
 @settings
-class Translation(Transform):
+class Translation(PixelTransform):
     """Shifted by whole pixels, up to a share of the size either way; zeros come in."""
 
     field: ClassVar[str] = "shift"
@@ -81,7 +81,7 @@ class Translation(Transform):
 
 
 @settings
-class Cutout(Transform):
+class Cutout(PixelTransform):
     """A rectangle anywhere in the image becomes zero; its height and its width are shares of the image's."""
 
     field: ClassVar[str] = "cutout"
@@ -105,7 +105,7 @@ class Cutout(Transform):
 
 
 @settings
-class Rotation(Transform):
+class Rotation(PixelTransform):
     """By 90, 180 or 270 degrees."""
 
     field: ClassVar[str] = "turns"
@@ -117,7 +117,7 @@ class Rotation(Transform):
 
 
 @settings
-class Flip(Transform):
+class Flip(PixelTransform):
     """Mirrored left to right."""
 
     field: ClassVar[str] = "flip"
@@ -129,7 +129,7 @@ class Flip(Transform):
 
 
 @settings
-class Gamma(Transform):
+class Gamma(PixelTransform):
     """The absolute value to a power between 1/most and most; no linear transform."""
 
     field: ClassVar[str] = "gamma"
@@ -141,7 +141,7 @@ class Gamma(Transform):
 
 
 @settings
-class Contrast(Transform):
+class Contrast(PixelTransform):
     """tanh(a x) / tanh(a) with a up to `most`; no linear transform."""
 
     field: ClassVar[str] = "contrast"
@@ -153,7 +153,7 @@ class Contrast(Transform):
 
 
 @settings
-class Clip(Transform):
+class Clip(PixelTransform):
     """Cut off at an absolute value between `least` and twice that; no linear transform."""
 
     field: ClassVar[str] = "clip"
@@ -164,7 +164,7 @@ class Clip(Transform):
 
 
 @settings
-class Jpeg(Transform):
+class Jpeg(PixelTransform):
     """What JPEG of a quality between `least` and 95 loses of each channel; no linear transform."""
 
     field: ClassVar[str] = "jpeg"
@@ -179,7 +179,7 @@ class Jpeg(Transform):
 
 
 PAPER = (Brightness(), Translation(), Cutout(), Rotation())
-Transforms = Annotated[tuple[OneOf[Transform], ...], Field(min_length=1)]
+Transforms = Annotated[tuple[OneOf[PixelTransform], ...], Field(min_length=1)]
 
 
 @settings
@@ -190,7 +190,7 @@ class OneOrNone(Augmentation):
 
     @field_validator("transforms")
     @classmethod
-    def _told_apart(cls, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    def _told_apart(cls, transforms: tuple[PixelTransform, ...]) -> tuple[PixelTransform, ...]:
         fields = [transform.field for transform in transforms]
         if twice := [type(t).__name__ for t in transforms if fields.count(t.field) > 1]:
             raise UserError(f"{twice[0]} stands there twice, or beside one that does the same")

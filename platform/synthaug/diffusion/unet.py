@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from synthaug.diffusion.fit import Fitted, contained, fit
+from synthaug.diffusion.fit import Average, Fitted, contained, fit
 from synthaug.settings import UserError, seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 
@@ -52,7 +52,7 @@ def train_unet(
         lesson = Lesson(model, net, images, world)
         done = fit(
             dict(net.named_parameters()), lesson.loss, steps=model.steps, lr=model.lr, weight_decay=1e-2, clip=1.0,
-            report=report, checkpoint=checkpoint, world=world, average=dict(averaged.named_parameters()),
+            report=report, checkpoint=checkpoint, world=world, average=Average(dict(averaged.named_parameters())),
         )  # fmt: skip
         return averaged.to("cpu", memory_format=torch.contiguous_format), done  # safetensors takes no other layout
 

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
-from synthaug.diffusion.transforms import PAPER, OneOrNone, Transforms
+from synthaug.classify.detector import TransformDetector
 from synthaug.evaluate.base import ImageEvaluation, Result
-from synthaug.settings import Count, OneOf, settings
+from synthaug.settings import OneOf, settings
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@settings
-class Detector:
-    """A classifier that is trained to tell which of the transforms was done to an image, or none; each as often. It is
-    a stage of its own, trained on all training images of the data set, one for every arm and seed."""
-
-    version: ClassVar[int] = 1
-
-    transforms: Transforms = PAPER
-    model: str = "small"
-    steps: Count = 1000
-    batch_size: Count = 64
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    seed: Annotated[int, Field(ge=0)] = 0
-    threads: Count = 1
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return (*OneOrNone(transforms=self.transforms).names, "none")
 
 
 @settings
@@ -42,7 +21,7 @@ class Transformed(ImageEvaluation):
     images (which nothing was done to: `real`), and their difference (`leak`). What a transform leaves that is like any
     image, such as a turned 0, no detector sees: `found` is the share of transformed real images that it finds."""
 
-    detector: OneOf[Detector] = Detector()
+    detector: OneOf[TransformDetector] = TransformDetector()
     heldout: str = "test"
 
     @property
@@ -53,8 +32,8 @@ class Transformed(ImageEvaluation):
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str],
         judge: nn.Module | None = None,
     ) -> Result:  # fmt: skip
+        from synthaug.classify.detector_net import transformed
         from synthaug.classify.loop import predict
-        from synthaug.evaluate.detector_net import transformed
 
         assert judge is not None, "Transformed needs its detector"
         kinds, held = self.detector.kinds, real[self.heldout]

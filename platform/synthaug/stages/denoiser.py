@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from synthaug.diffusion.pixel_models import FOLDER, PlacedDenoiser, TrainedModel
+from synthaug.diffusion.layout import FOLDER
+from synthaug.diffusion.pixel_models import PlacedDenoiser, TrainedModel
 from synthaug.settings import keyed
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures

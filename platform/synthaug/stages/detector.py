@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from synthaug.evaluate.transformed import Detector
+from synthaug.classify.detector import TransformDetector
 from synthaug.settings import keyed
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import Pictures
@@ -19,7 +19,7 @@ class TrainedDetector(Trained["nn.Module"]):
 
     kind, cost = "detector", "evaluate"
 
-    def __init__(self, data: Stage[Pictures], detector: Detector, size: int | None) -> None:
+    def __init__(self, data: Stage[Pictures], detector: TransformDetector, size: int | None) -> None:
         self.detector, self.size = detector, size
         self.reports = reports_in(detector.steps)
         super().__init__({"detector": keyed(detector), "version": detector.version, "size": size}, {"data": data})
@@ -27,7 +27,7 @@ class TrainedDetector(Trained["nn.Module"]):
     def fit(self, given: Given, loop: Loop) -> Outcome:
         from safetensors.torch import save
 
-        from synthaug.evaluate.detector_net import FILE, train_detector
+        from synthaug.classify.detector_net import FILE, train_detector
 
         pictures: Pictures = given["data"]
         images, _ = pictures.arrays("train", 0, pictures.size(self.size))
@@ -38,6 +38,6 @@ class TrainedDetector(Trained["nn.Module"]):
         return Outcome({FILE: save(net.state_dict())}, done.seconds, history=done.history, counts=counts)
 
     def load(self, at: Folder, given: Given) -> nn.Module:
-        from synthaug.evaluate.detector_net import FILE, read
+        from synthaug.classify.detector_net import FILE, read
 
         return read(self.detector, at.read(FILE))

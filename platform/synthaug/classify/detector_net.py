@@ -17,19 +17,19 @@ from synthaug.settings import seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
 
 if TYPE_CHECKING:
-    from synthaug.evaluate.transformed import Detector
+    from synthaug.classify.detector import TransformDetector
 
 
 FILE = "detector.safetensors"  # in its stage's folder
 
 
-def new_net(detector: Detector) -> nn.Module:
+def new_net(detector: TransformDetector) -> nn.Module:
     """As it is before training; it takes images in [0, 1] or as they are stored."""
     seed = seed_of(detector.seed, "detector", "initialisation")
     return models.build(detector.model, len(detector.kinds), seed=seed)
 
 
-def read(detector: Detector, data: bytes) -> nn.Module:
+def read(detector: TransformDetector, data: bytes) -> nn.Module:
     """The net in a file."""
     net = new_net(detector)
     net.load_state_dict(load(data))
@@ -37,7 +37,7 @@ def read(detector: Detector, data: bytes) -> nn.Module:
 
 
 def train_detector(
-    detector: Detector, images: np.ndarray, *, report: Report, checkpoint: Checkpoint | None = None,
+    detector: TransformDetector, images: np.ndarray, *, report: Report, checkpoint: Checkpoint | None = None,
     world: World = ALONE, device: torch.device | None = None,
 ) -> tuple[nn.Module, Fitted]:  # fmt: skip
     """A classifier of what was done to `images` (uint8 NCHW)."""
@@ -61,7 +61,7 @@ def train_detector(
         return net.cpu().eval(), done
 
 
-def _drawn(detector: Detector, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _drawn(detector: TransformDetector, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] after one of the transforms or none, and which."""
     kinds = torch.randint(len(detector.kinds), (len(images),), generator=generator)
     omega = OneOrNone(transforms=detector.transforms).chosen(kinds, images.shape[2], generator)
@@ -69,7 +69,7 @@ def _drawn(detector: Detector, images: Tensor, generator: torch.Generator) -> tu
     return (x.clamp(-1, 1) + 1) / 2, kinds
 
 
-def transformed(detector: Detector, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def transformed(detector: TransformDetector, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images as a generator would leave them (uint8) after a transform or none, and which: always the same."""
     generator = torch.Generator().manual_seed(seed_of("transformed"))
     shown, kinds = _drawn(detector, torch.from_numpy(images), generator)
