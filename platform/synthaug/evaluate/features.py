@@ -31,9 +31,12 @@ class Extractor(ABC):
         return None
 
     @abstractmethod
-    def load(self, net: nn.Module | None = None) -> Embed:
-        """The network as a function from N images (uint8 NCHW) to N x D features; `net` is the one that was
-        trained so."""
+    def load(self) -> Embed:
+        """The network as a function from N images (uint8 NCHW) to N x D features."""
+
+    def of(self, net: nn.Module | None) -> Embed:
+        """The same, where `net` was trained by its recipe."""
+        return self.load()
 
     @abstractmethod
     def about(self) -> dict[str, str]:
@@ -47,7 +50,7 @@ class ClipFeatures(Extractor):
 
     clip: Clip = Clip("openai/clip-vit-base-patch32")
 
-    def load(self, net: nn.Module | None = None) -> Embed:
+    def load(self) -> Embed:
         return self.clip.load().embed
 
     def about(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class InceptionFeatures(Extractor):
     weights: ContentOf[str]
     batch: Count = 64
 
-    def load(self, net: nn.Module | None = None) -> Embed:
+    def load(self) -> Embed:
         import torch
 
         from synthaug.classify.loop import predict
@@ -118,13 +121,16 @@ class OwnFeatures(Extractor):
     def trained_by(self) -> Recipe | None:
         return self.recipe
 
-    def load(self, net: nn.Module | None = None) -> Embed:
+    def load(self) -> Embed:
+        raise AssertionError("OwnFeatures is given the classifier of its recipe")
+
+    def of(self, net: nn.Module | None) -> Embed:
         import torch
 
         from synthaug.classify.loop import predict
         from synthaug.classify.models import head
 
-        assert net is not None, "OwnFeatures needs the classifier of its recipe"
+        assert net is not None, "OwnFeatures is given the classifier of its recipe"
         last = head(net)[1]
 
         def embed(images: np.ndarray) -> torch.Tensor:

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from synthaug.classify.recipe import Recipe
 from synthaug.evaluate.base import ImageEvaluation, Result
 from synthaug.evaluate.features import ClipFeatures, Extractor
+from synthaug.evaluate.stats import mean_interval
 from synthaug.settings import Count, OneOf, UserError, seed_of, settings
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     Features = np.ndarray | torch.Tensor
 
+Reference = Literal["test", "train", "subset"]
 CHUNK = 1024  # images at a time: beside 50,000 others that is 0.4 GB
 _TIE = 1e-12  # of the squared lengths of two points: above the rounding of their distance
 
@@ -33,18 +36,31 @@ class Fidelity(ImageEvaluation):
     """Frechet and kernel distance, precision, recall, density and coverage of generated images beside real ones.
 
     Numbers compare only with others of the same extractor, reference and counts: Frechet distance and recall are
-    biased when images are few, the kernel distance is not.
+    biased when images are few, the kernel distance is not. `also` are other references, whose numbers have their name
+    in theirs (fidelity/train/fid). With `sets` the images are parted at random, and the Frechet distances of the parts
+    have a mean and an interval: what the choice of samples does to the number. Few images make it larger.
     """
 
-    reference: Literal["test", "train", "subset"] = "test"
+    reference: Reference = "test"
     k: Count = 3  # neighbours of precision and recall; 3 and 5 are what the papers use
-
     density_k: Count = 5
     extractor: OneOf[Extractor] = ClipFeatures()
+    also: tuple[Reference, ...] = ()
+    sets: Count = 1
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Fidelity:
+        if twice := {name for name in self._references if self._references.count(name) > 1}:
+            raise UserError(f"{twice.pop()} stands there twice", ("also",))
+        return self
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return (self.reference,)
+        return self._references
+
+    @property
+    def _references(self) -> tuple[str, ...]:
+        return (self.reference, *self.also)
 
     @property
     def examiner(self) -> Recipe | None:
@@ -55,23 +71,37 @@ class Fidelity(ImageEvaluation):
         judge: nn.Module | None = None,
     ) -> Result:  # fmt: skip
         """The six numbers, and the spread of the kernel distance over its subsets."""
-        self._check(len(real[self.reference]), len(made))
-        embed = self.extractor.load(judge)
-        there, here = embed(real[self.reference]), embed(made)
+        for name in self._references:
+            self._check(name, len(real[name]), len(made))
+        embed = self.extractor.of(judge)
+        here, found = embed(made), dict[str, float]()
+        for name in self._references:
+            before = "fidelity/" if name == self.reference else f"fidelity/{name}/"
+            found |= {f"{before}{number}": value for number, value in self._numbers(embed(real[name]), here).items()}
+        about = {"extractor": self.extractor.about(), "reference": self.reference, "k": self.k}
+        about |= {"density_k": self.density_k, "made": len(here), "real": len(real[self.reference])}
+        return {"metrics": found, "about": about | {"dimensions": here.shape[1]}}
+
+    def _numbers(self, there: torch.Tensor, here: torch.Tensor) -> dict[str, float]:
         found = {"fid": frechet_distance(there, here)}
         # a seed of its own and not the experiment's: equal images give equal numbers
         found["kid"], found["kid_std"] = kernel_distance(there, here, seed=0)
         found["precision"], found["recall"] = precision_recall(there, here, self.k)
         found["density"], found["coverage"] = density_coverage(there, here, self.density_k)
-        about = {"extractor": self.extractor.about(), "reference": self.reference, "k": self.k}
-        about |= {"density_k": self.density_k, "made": len(here), "real": len(there), "dimensions": here.shape[1]}
-        return {"metrics": {f"fidelity/{name}": value for name, value in found.items()}, "about": about}
+        if self.sets > 1:
+            order = np.random.default_rng(0).permutation(len(here))
+            parts = [frechet_distance(there, here[np.sort(rows)]) for rows in np.array_split(order, self.sets)]
+            _, low, high = mean_interval(parts)
+            found |= {"fid_of_sets": float(np.mean(parts)), "fid_of_sets_low": low, "fid_of_sets_high": high}
+        return found
 
-    def _check(self, real: int, made: int) -> None:
+    def _check(self, name: str, real: int, made: int) -> None:
         """Refuse too few images before the extractor has worked for nothing."""
-        _enough(self.k, real, f"{self.reference} images", "Fidelity.k")
+        _enough(self.k, real, f"{name} images", "Fidelity.k")
         _enough(self.k, made, "generated images", "Fidelity.k")
-        _enough(self.density_k, real, f"{self.reference} images", "Fidelity.density_k")
+        _enough(self.density_k, real, f"{name} images", "Fidelity.density_k")
+        if made // self.sets < 2:
+            raise UserError(f"{made} generated images make no {self.sets} sets of two or more", ("Fidelity", "sets"))
 
 
 def frechet_distance(a: Features, b: Features) -> float:

@@ -47,7 +47,7 @@ class Leak(ImageEvaluation):
         judge: nn.Module | None = None,
     ) -> Result:  # fmt: skip
         """The four numbers, and under "pairs" the generated images that are nearest to a test image, for people."""
-        embed = self.extractor.load(judge)
+        embed = self.extractor.of(judge)
         test, subset = embed(real["test"]), embed(real["subset"])
         near, which = nearest(embed(made), test)
         # how near images come that cannot have leaked: the yardstick for what is near in this feature space

@@ -44,7 +44,7 @@ class Memorised(ImageEvaluation):
         self, made: np.ndarray, labels: np.ndarray, real: Mapping[str, np.ndarray], classes: Sequence[str],
         judge: nn.Module | None = None,
     ) -> Result:  # fmt: skip
-        embed = _pixels if self.extractor is None else self.extractor.load(judge)
+        embed = _pixels if self.extractor is None else self.extractor.of(judge)
         trained = embed(real["subset"])
         first, second = nearest_two(embed(made), trained)
         new, new_second = nearest_two(embed(real[self.heldout]), trained)
