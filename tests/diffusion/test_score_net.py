@@ -17,7 +17,7 @@ from synthaug.diffusion.denoiser import UNetDenoiser, sigmas_of
 from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.diffusion.score_models import OnClean, ScoreAug, TrainedEDM, TrainedScore
 from synthaug.diffusion.score_net import Informed, Told, denoiser_of, files_of, join, read, read_informed, split
-from synthaug.diffusion.score_training import Lesson, _half_life, _rising, new_net, train
+from synthaug.diffusion.score_training import Lesson, _half_life, _rising, flops_of, new_net, train
 from synthaug.diffusion.scoreaug import WIDTH, Omega, encode
 from synthaug.diffusion.targets import coefficients, draw_levels
 from synthaug.diffusion.transforms import EDMPipe, Flips, OneOrNone, Rotation
@@ -355,3 +355,11 @@ def test_mirrors_are_known() -> None:
              {"clean": OnClean(how=EDMPipe(flips=False))}, {"scoreaug": ScoreAug(how=Flips())})]  # fmt: skip
     assert found == [False, False, True, False, True]
     assert issubclass(TrainedEDM, TrainedScore)
+
+
+def test_operations_are_counted() -> None:
+    """Against the formula of one convolution, and twice as wide about four times as many."""
+    flops = [flops_of(new_net(model(channels=(c, 2 * c)), 8, 3)) for c in (16, 32)]
+    assert 3.4 < flops[1] / flops[0] < 4
+    first = 2 * 8 * 8 * 16 * 3 * 9  # the first layer alone: two a weight and pixel
+    assert flops[0] > 10 * first

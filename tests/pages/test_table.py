@@ -160,3 +160,41 @@ def test_what_is_compared_is_part_of_what_was_run() -> None:
     sweeps = [Sweep(base=BASE, arms=ARMS, baseline="plain", **more) for more in kinds]
     assert len({record_key(sweep) for sweep in sweeps}) == 3
     assert [read(to_json(sweep)) for sweep in sweeps] == sweeps
+
+
+def without_classifier(sweep: Sweep, distance: Any) -> list[dict[str, Any]]:
+    found = trials(sweep, distance)
+    for trial in found:
+        made = {"fidelity/fid": trial["metrics"].pop("test/top1"), "judge/val/top1": 0.9, "memorised/share": 0.1}
+        trial["metrics"] = {"cost/device_s": 1.0} | made
+    return found
+
+
+def test_where_nothing_was_classified_less_distance_is_a_gain() -> None:
+    """The larger of two p counts for a gain over both controls, and is 1 where one of them is nearer."""
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", controls=("twin",), seeds=4)
+    far = {"plain": 12.0, "twin": 11.0, "better": 9.0, "worse": 11.5}
+    rows = without_classifier(sweep, lambda arm, seed, _: far[arm] + 0.1 * seed + noise(arm, seed))
+    found = {line.name: line for line in table.lines(rows, sweep)}
+    assert {line.metric for line in found.values()} == {"fidelity/fid"}, "and not what the judge of the images knows"
+    assert table.header(list(found.values()))[1] == "fidelity/fid" and "fidelity/fid" in table.text([found["better"]])
+    better, worse = found["better"], found["worse"]
+    assert better.difference is not None and better.difference[0] == pytest.approx(-3, abs=0.05)
+    assert better.p is not None and better.p < 0.001 and better.hardest == "twin"
+    # nearer than plain and further than the control that costs the same: no gain
+    assert worse.difference is not None and worse.difference[0] < 0 and worse.p == 1 and worse.hardest == "twin"
+    assert table.cells(better)[1] == f"{better.mean:.3g}" and table.cells(better)[3] == f"{better.difference[0]:+.3g}"
+    behind = {"plain": 9.0, "twin": 9.5, "better": 12.0, "worse": 9.0}
+    rows = without_classifier(sweep, lambda arm, seed, _: behind[arm] + noise(arm, seed))
+    line = next(line for line in table.lines(rows, sweep) if line.name == "better")
+    assert line.p is not None and line.p < 0.001 and line.hardest == "plain", "a loss is one to the baseline"
+
+
+def test_a_sweep_may_name_what_it_compares() -> None:
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", metric="memorised/share", seeds=2)
+    rows = without_classifier(sweep, lambda *_: 1.0)
+    assert {line.metric for line in table.lines(rows, sweep)} == {"memorised/share"}
+    assert read(to_json(sweep)) == sweep
+    wrong = Sweep(base=BASE, arms=ARMS, metric="memorized/share", seeds=2)
+    with pytest.raises(UserError, match="'memorized/share' was not measured in all trials; did you mean"):
+        table.lines(rows, wrong)

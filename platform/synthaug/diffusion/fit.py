@@ -29,6 +29,7 @@ class Fitted:
     losses: list[float] = field(default_factory=list)  # since the last report
     seconds: float = 0.0
     micro_batch: int = 0  # images in memory at once, where that may be fewer than a batch
+    flops: int = 0  # of one image through the net, where that was counted
 
 
 def falling(step: int) -> float:

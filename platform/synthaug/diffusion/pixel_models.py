@@ -94,8 +94,9 @@ class DenoiserModel(ABC):
 
 @settings(key="synthaug.diffusion.denoisers:PretrainedUNet")
 class PretrainedUNet(DenoiserModel, Weights):
-    """An unconditional pixel model of diffusers, embedded, on disk, or downloaded: a folder with unet/ and scheduler/,
-    or with what is in those two."""
+    """A pixel model of diffusers, embedded, on disk, or downloaded: a folder with unet/ and scheduler/, or with what is
+    in those two. It must not want to be told a class, unless it was trained here; run:KEY is what a stage of this home
+    left."""
 
     MARK: ClassVar[str] = "scheduler_config.json"
     PLACES: ClassVar[tuple[str, ...]] = (".", "scheduler")

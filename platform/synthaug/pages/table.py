@@ -64,7 +64,8 @@ def metric_of(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None = None) -
         if asked not in common:
             raise UserError(f"{asked!r} was not measured in all trials{did_you_mean(asked, common)}", ("metric",))
         return asked
-    known = [name for name in common if name.endswith("/top1")]
+    # a guide or a judge is only asked, and is not what is compared
+    known = [name for name in common if name.endswith("/top1") and not name.startswith(("guide/", "judge/"))]
     wanted = [*PREFERRED, *known, *OTHERWISE]
     return str(next((name for name in wanted if name in common), common[0]))
 

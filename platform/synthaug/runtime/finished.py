@@ -55,7 +55,7 @@ class Finished:
         seconds, calls, images = defaultdict[str, float](float, dict.fromkeys(ALWAYS, 0.0)), 0, 0
         for name, stage in self.stages.items():
             manifest, spent = self.manifests[name], self.store.spent(stage)
-            found |= stage.numbers(manifest.history, manifest.result)
+            found |= stage.numbers(manifest.history, manifest.result, manifest.counts)
             seconds[stage.cost] += spent.seconds
             calls += spent.calls
             # copies, and what a method must have first, are no generated images

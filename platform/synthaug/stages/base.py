@@ -212,7 +212,9 @@ class Stage(ABC, Generic[T]):
         """What making it will take; inputs may not have been made."""
         return Cost(units=1)
 
-    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
         """What of its outcome people compare, under fixed names."""
         return {}
 

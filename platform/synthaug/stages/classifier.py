@@ -128,7 +128,9 @@ class Classifier(Trained["nn.Module"]):
                 found[place] = decode_all([file.read_bytes() for file in files], size)[:, None]  # N x 1 x C x H x W
         return found
 
-    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
         """Those of the evaluation whose weights were kept."""
         # as training chose: of equal accuracies the lower loss, of equals the first
         best = max(history, key=lambda entry: (entry.get("val/top1", 0.0), -entry.get("val/loss", 0.0)))
@@ -157,5 +159,7 @@ class Judge(Classifier):
     def entry_named(self, name: str, entry: Entry) -> Entry:
         return Trained.entry_named(self, name, entry)
 
-    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
-        return {f"judge/{name}": value for name, value in super().numbers(history, result).items()}
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        return {f"judge/{name}": value for name, value in super().numbers(history, result, counts).items()}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from synthaug.diffusion.layout import FOLDER
 from synthaug.diffusion.pixel_models import PlacedDenoiser, TrainedModel
+from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.data import SUBSET, Pictures
 from synthaug.stages.images import Images
-from synthaug.training import reports_in
+from synthaug.training import Entry, reports_in
 
 
 class TrainedDenoiser(Trained[PlacedDenoiser]):
@@ -51,7 +52,14 @@ class TrainedDenoiser(Trained[PlacedDenoiser]):
         )  # fmt: skip
         files = {f"{FOLDER}/{name}": data for name, data in made.items()}
         counts = {"steps": done.step, "images": done.step * self.model.batch_size}
+        counts |= {"flops": done.flops} if done.flops else {}
         return Outcome(files, done.seconds, history=done.history, counts=counts)
+
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
+        # of one image in one call; a step of training costs three times that, for there and back
+        return {"denoiser/gflops": counts["flops"] / 1e9} if "flops" in counts else {}
 
     def load(self, at: Folder, given: Given) -> PlacedDenoiser:
         return self.model, at.local()

@@ -46,7 +46,9 @@ class Measured(Stage[Result]):
 
     kind, version, cost = "evaluate", 2, "evaluate"
 
-    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
         found: Mapping[str, float] = {} if result is None else result["metrics"]
         return found
 

@@ -49,7 +49,9 @@ class TrainedGuide(Trained[PlacedGuide]):
         calls = images if "denoiser" in self.inputs else 0
         return Outcome({FILE: save(net.state_dict())}, done.seconds, calls, done.history, counts=counts)
 
-    def numbers(self, history: Sequence[Entry], result: Result | None) -> Mapping[str, float]:
+    def numbers(
+        self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
+    ) -> Mapping[str, float]:
         return {"guide/val/top1": history[-1]["val/top1"]}  # averaged weights: the last are kept
 
     def load(self, at: Folder, given: Given) -> PlacedGuide:

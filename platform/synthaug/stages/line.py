@@ -216,7 +216,11 @@ class Line:
     def results(self) -> dict[str, Stage[Any]]:
         """What the experiment asks for, by name; all else is made because these need it. Generated images are measured
         only where there are any."""
-        found: dict[str, Stage[Any]] = {} if self.experiment.recipe is None else {"train": self.classifier}
+        found: dict[str, Stage[Any]] = {}
+        if self.experiment.recipe is not None:
+            found["train"] = self.classifier
+        elif self.images is not None:  # then they are what is asked for, measured or not
+            found[self.images.name] = self.images
         for number, evaluation in enumerate(self.experiment.evaluations, 1):
             if self.generated or not isinstance(evaluation, ImageEvaluation):
                 found[nth("evaluate", number)] = self.measured(evaluation)
