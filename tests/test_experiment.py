@@ -236,7 +236,7 @@ def test_replace_sets_anything_and_says_what_is_wrong() -> None:
     for fields, said in {
         "method.strenght=1": "method.strenght: no such setting of RealGuidance; did you mean strength?",
         "method.strength=2": "method.strength: Input should be less than or equal to 1, got 2",
-        "backbone.precision=1": "backbone: is None, so it has no settings; set backbone first, one of: Backbone",
+        "backbone.precision=1": "backbone.precision: Input should be 'fp32', 'bf16' or 'fp16', got 1",
         "utilize=Replac": "utilize: no Utilize is called 'Replac'; did you mean Replace?",
         "recipe.epochs=3": "recipe: give exactly one of epochs and steps, got both",
         "datset.shots=3": "datset: no such setting; did you mean dataset?",
@@ -293,3 +293,61 @@ def test_a_recipe_that_mirrors_what_must_not_be_mirrored_is_told() -> None:
     recipe = Recipe(steps=1, transforms=(HorizontalFlip(),))
     told = [Experiment(dataset=Dataset(name), recipe=recipe).notes() for name in ("digits", "cub")]
     assert "the recipe mirrors images" in told[0][0] and told[1] == []
+
+
+@pytest.mark.parametrize(("fields", "kept"), [
+    # the method's own model stands in for the one that is not named
+    ({"backbone.precision": "bf16"}, {"backbone.model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}),
+    ({"backbone": "nano:sd", "backbone.precision": "bf16"}, {"backbone.model": "nano:sd"}),
+    ({"denoiser": "nano:ddpm", "denoiser.precision": "fp16"}, {"denoiser.model": "nano:ddpm"}),
+    ({"denoiser": "TrainedEDM", "denoiser.labels": True}, {"denoiser.steps": 4000}),
+    ({"dataset": "fashion"}, {"dataset.name": "fashion"}),
+])  # fmt: skip
+def test_settings_of_a_model_that_was_named_by_a_bare_word(fields: dict[str, object], kept: dict[str, object]) -> None:
+    found = replace(tiny(method=RealGuidance()), fields)
+    for path, value in {**{p: v for p, v in fields.items() if "." in p}, **kept}.items():
+        part: object = found
+        for name in path.split("."):
+            part = getattr(part, name)
+        assert part == value, path
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"recipe.transforms.0": "TrivialAugment"}, "there is no '0': 0 of them are there; give recipe.transforms as a whole"),
+    ({"recipe.transforms.x": "CutMix"}, "there is no 'x'"),
+    ({"recipe.steps.x": 1}, "there is no 'x': 8 has no settings"),
+    ({"backbone.precision": "bf16"}, "backbone: is None, so it has no settings"),  # no method, and so no model
+    ({"denoiser": "TrainedUnet"}, "no denoiser is called 'TrainedUnet'; did you mean TrainedUNet"),
+])  # fmt: skip
+def test_paths_that_lead_nowhere_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(tiny(), fields)
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"arms": [1]}, "needs the fields that each arm replaces"),
+    ({"arms": {"a": 1}}, "needs the fields that each arm replaces"),
+    ({"arms": {"": {}}}, "an arm has a name"),
+    ({"space": [1]}, "needs the values of each field that is varied"),
+    ({"space": {"seed": [1, 2]}}, "seeds are those of the sweep"),
+    ({"arms": {"a": {"seed": 3}}}, "seeds are those of the sweep"),
+    ({"arms": {"a": {}, "b": {"recipe.steps": 3}}, "space": {"recipe.steps": [1, 2]}}, "an arm sets recipe.steps as well"),
+    ({"arms": {"a": {}, "b": {}}, "against": {"b": ["b"]}}, "an arm is compared with others, each of them once"),
+    ({"arms": {"a": {}, "b": {}}, "baseline": "a", "controls": ["b", "b"]}, "each stands there once"),
+    ({"arms": {"a": {}, "b": {}}, "baseline": "a", "controls": ["a"]}, "the baseline is no control of its own"),
+])  # fmt: skip
+def test_sweeps_that_would_compare_other_things_than_they_say_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(Sweep(base=tiny(), seeds=2), fields)
+
+
+def test_a_space_may_vary_what_arms_bring() -> None:
+    arms = {"a": {"method": RealGuidance()}, "b": {"method": DiffAug()}}
+    sweep = Sweep(base=tiny(backbone=NANO), arms=arms, space={"method.strength": [0.3, 0.9]}, seeds=1)
+    assert [t.experiment.method.strength for t in sweep.trials()] == [0.3, 0.9, 0.3, 0.9]  # type: ignore[union-attr]
+
+
+def test_who_knows_only_digits_says_so() -> None:
+    ours = tiny(denoiser="nano:ddpm")
+    assert not [note for note in ours.notes() if "only digits" in note]
+    assert [n for n in replace(ours, {"dataset": "glyphs"}).notes() if "nano:ddpm knows only digits" in n]

@@ -141,6 +141,8 @@ def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
         name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
     fields = dict(_change(text) for text in changes)
     if isinstance(subject, Sweep):
+        if "seed" in fields:
+            raise UserError(f"{ref}: seed: a sweep has seeds; --set seeds=[{fields['seed']}]")
         # what is no field of the sweep itself is meant for its base: --set recipe.steps=10
         own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
         fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}

@@ -49,7 +49,13 @@ def _named_backbone(value: Any) -> Any:
 
 def _named_denoiser(value: Any) -> Any:
     """A bare class name, or else a pretrained model by name or folder."""
-    return PretrainedUNet(model=value) if isinstance(value, str) and value not in names_of(DenoiserModel) else value
+    known = names_of(DenoiserModel)
+    if not isinstance(value, str) or value in known:
+        return value
+    hint = did_you_mean(value, known)
+    if value.isidentifier() and "did you mean" in hint:  # and not one of the hub
+        raise UserError(f"no denoiser is called {value!r}{hint}")
+    return PretrainedUNet(model=value)
 
 
 def _several(value: Any) -> Any:
@@ -92,6 +98,10 @@ class Experiment:
             return None
         space = self.denoiser.space if self.denoiser is not None and self.method.needs_denoiser else None
         return self.backbone or self.method.backbone or space
+
+    def implied(self, name: str) -> Any:
+        """What a field stands for that is None: --set backbone.precision=bf16 is about the method's own backbone."""
+        return self.generator if name == "backbone" else None
 
     @property
     def tuning(self) -> tuple[Finetune, ...]:
@@ -183,6 +193,8 @@ class Experiment:
             of_method.append("the recipe mirrors images (HorizontalFlip), which changes their class in this data set")
         if not self.dataset.can_mirror and self.denoiser is not None and self.denoiser.mirrors:
             of_method.append("the denoiser is trained on mirrored images too, whose class is another in this data set")
+        if self.denoiser == PretrainedUNet("nano:ddpm") and self.dataset.name != "digits":
+            of_method.append("nano:ddpm knows only digits; TrainedUNet is trained on your images")
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
 
 
@@ -223,6 +235,8 @@ class Sweep:
     @classmethod
     def _plain(cls, arms: Any) -> Any:
         # JSON from the start, so that a sweep equals itself after a journey
+        if not isinstance(arms, dict) or not all(isinstance(fields, dict) for fields in arms.values()):
+            raise UserError('needs the fields that each arm replaces, such as {"strong": {"method.strength": 0.9}}')
         return {arm: {path: jsonable(v) for path, v in fields.items()} for arm, fields in arms.items()}
 
     @field_validator("seeds", mode="before")
@@ -234,6 +248,8 @@ class Sweep:
     @field_validator("space", mode="before")
     @classmethod
     def _lists(cls, space: Any) -> Any:
+        if not isinstance(space, dict):
+            raise UserError('needs the values of each field that is varied, such as {"k": [1, 5]}')
         return {
             path: Choice(tuple(jsonable(v) for v in d)) if isinstance(d, list | tuple) else d
             for path, d in space.items()
@@ -243,6 +259,18 @@ class Sweep:
     def _checked(self) -> Sweep:
         if self.controls and self.baseline is None:
             raise UserError("they stand beside a baseline; name it", ("controls",))
+        if self.baseline in self.controls or len(set(self.controls)) < len(self.controls):
+            raise UserError("each stands there once, and the baseline is no control of its own", ("controls",))
+        for arm, others in self.against.items():
+            if arm in others or len(set(others)) < len(others):
+                raise UserError("an arm is compared with others, each of them once", ("against", arm))
+        if "" in self.arms:
+            raise UserError("an arm has a name", ("arms",))
+        if "seed" in self.space or any("seed" in fields for fields in self.arms.values()):
+            raise UserError("seeds are those of the sweep: --set seeds=5, or seeds=[3]", ("seed",))
+        # the point would win, and arms that differ in nothing but that field would be one under several names
+        if both := [path for path in self.space for arm, fields in self.arms.items() if _meets(path, fields)]:
+            raise UserError(f"an arm sets {both[0]} as well; leave it to one of the two", ("space", both[0]))
         named = {
             "baseline": () if self.baseline is None else (self.baseline,),
             "controls": self.controls,
@@ -268,12 +296,17 @@ class Sweep:
         found = []
         for arm, replaced in (self.arms or {self.ALONE: {}}).items():
             for point in self.searcher.points(self.space):
-                # the space may vary what an arm has set: the point wins
+                # the space may vary what lies in something that an arm has set
                 fields = replaced | point
                 experiment = replace(self.base, fields)
                 # the seed is not among the fields, which are what the seeds of a point have in common
                 found += [Trial(arm, seed, fields, replace(experiment, {"seed": seed})) for seed in self.seeds]
         return found
+
+
+def _meets(path: str, fields: dict[str, Any]) -> bool:
+    """Whether a replaced field is at the path or below it; one above it has the path in what it brings."""
+    return any(f"{field}.".startswith(f"{path}.") for field in fields)
 
 
 def load(text: str) -> Experiment | Sweep:

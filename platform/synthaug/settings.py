@@ -289,16 +289,52 @@ def _set(cls: type, data: Any, path: str, new: Any) -> None:
     for depth, name in enumerate(parents):
         if isinstance(data, list) and name.isdigit() and int(name) < len(data):
             data = data[int(name)]
-        elif isinstance(data, dict) and data.get(name) is not None:
-            if isinstance(data[name], str):  # a class that was named just before
-                data[name] = {"kind": data[name]}
-            data = data[name]
-        else:
+            continue
+        owner = _owner(cls if depth == 0 else None, data)
+        if isinstance(data, dict) and data.get(name) is None:
+            data[name] = _implied(owner, data, name)
+        if not isinstance(data, dict) or data.get(name) is None:
             raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
-    if isinstance(data, list):
+        if isinstance(data[name], str):  # what was named just before
+            data[name] = _named(owner, name, data[name])
+        data = data[name]
+    if isinstance(data, dict):
+        data[last] = new
+    elif isinstance(data, list) and last.isdigit() and int(last) < len(data):
         data[int(last)] = new
     else:
-        data[last] = new
+        many = f"{len(data)} of them are there" if isinstance(data, list) else f"{data!r} has no settings"
+        raise UserError(f"there is no {last!r}: {many}; give {'.'.join(parents)} as a whole", tuple(path.split(".")))
+
+
+def _owner(cls: type | None, data: Any) -> type | None:
+    """The class whose fields some JSON holds."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    try:
+        return find_class(object, kind) if isinstance(kind, str) and ":" in kind else cls
+    except UserError:
+        return cls
+
+
+def _implied(owner: type | None, data: Any, name: str) -> Any:
+    """What a field stands for that is None, where its class can say."""
+    if owner is None or not hasattr(owner, "implied"):
+        return None
+    try:
+        found: Any = from_json(owner, data).implied(name)
+    except UserError:  # it is not whole yet: what is wrong with it is said in the end
+        return None
+    return None if found is None else to_json(found)
+
+
+def _named(owner: type | None, name: str, text: str) -> dict[str, str]:
+    """What a bare string names: a class or, in a field of models, a model."""
+    hint = get_type_hints(owner).get(name) if owner is not None else None
+    bases = [arg for arg in _flat(hint) if isinstance(arg, type) and dataclasses.is_dataclass(arg)]
+    models = [cls for base in bases for cls in subclasses(base) if "model" in {f.name for f in dataclasses.fields(cls)}]
+    if models and text not in {choice for base in bases for choice in names(base)}:
+        return {"kind": f"{models[0].__module__}:{models[0].__qualname__}", "model": text}
+    return {"kind": text}
 
 
 def _no_way(cls: type, data: Any, above: tuple[str, ...], name: str) -> str:

@@ -339,7 +339,7 @@ def test_edms_rate_and_average() -> None:
 
 
 @pytest.mark.parametrize("make,said", [
-    (lambda: model().check(9), "2 channels halve 9 px unevenly; take a multiple of 2 px"),
+    (lambda: model().check(9), "2 channels halve 9 px unevenly; take images of a multiple of 2 px"),
     (lambda: model(attention=(16,)).check(8), "no level of the net has 16 px; they have 8, 4"),
     (lambda: model(mixture=True), "a mixture needs both kinds"),
     (lambda: model(channels=(8, 12)), "multiple of 8"),

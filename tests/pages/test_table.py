@@ -198,3 +198,15 @@ def test_a_sweep_may_name_what_it_compares() -> None:
     wrong = Sweep(base=BASE, arms=ARMS, metric="memorized/share", seeds=2)
     with pytest.raises(UserError, match="'memorized/share' was not measured in all trials; did you mean"):
         table.lines(rows, wrong)
+
+
+def test_test_images_come_before_those_that_chose_the_model() -> None:
+    """A part of the test images is compared, and named, and not validation accuracy in its place."""
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", seeds=2)
+    rows = trials(sweep, lambda *_: 0.5)
+    for row in rows:
+        row["metrics"] = {"val/top1": 0.9, "test:100/top1": 0.5}
+    found = table.lines(rows, sweep)
+    assert {line.metric for line in found} == {"test:100/top1"} and {line.mean for line in found} == {0.5}
+    assert "accuracy % (test:100/top1)" in table.text(found)
+    assert "accuracy % (" not in table.text(table.lines(trials(sweep, lambda *_: 0.5), sweep))

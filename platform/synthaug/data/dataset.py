@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthaug.data.folder import AT, Facts, open_folder
 from synthaug.data.listing import Entry, Listing, hash_pixels
@@ -39,6 +39,11 @@ class Dataset:
     subset_seed: int | None = None  # where a protocol fixes its subset; else the experiment's one seed draws it
     val_share: Annotated[float, Field(ge=0, lt=0.8)] = 0.2  # below 0.8: a fifth may have to go to a test set
     mirrors: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
 
     @property
     def templates(self) -> tuple[str, ...]:

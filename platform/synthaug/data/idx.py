@@ -32,8 +32,10 @@ def fashion(root: Path, facts: Facts) -> Found:
     for split, part in PARTS.items():
         grey = _read(root / f"{part}-images-idx3-ubyte", 3)
         labels = _read(root / f"{part}-labels-idx1-ubyte", 1)
-        if len(grey) != len(labels) or labels.max(initial=0) >= len(FASHION):
+        if len(grey) != len(labels) or len(grey) == 0 or labels.max(initial=0) >= len(FASHION):
             raise UserError(f"the labels of {part} in {str(root)!r} are not those of its images; {AGAIN}", AT)
+        if grey.shape[1:] != (28, 28):
+            raise UserError(f"the images of {part} in {str(root)!r} are no 28 x 28 pixels; {AGAIN}", AT)
         pixels[split] = np.broadcast_to(grey[..., None], (*grey.shape, 3))  # as RGB, without three copies
         splits[split] = [
             Entry(f"fashion/{split}/{i}", int(label), hash_pixels(image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -42,12 +43,15 @@ class Listing:
 
     def _part(self, name: str) -> tuple[Entry, ...]:
         whole, part, count = name.partition(":")
-        if whole not in self.splits or bool(part) != count.isdecimal():
+        if whole not in self.splits:
             raise UserError(f"has no split {name!r}{did_you_mean(whole, sorted(self.splits))}")
         entries = self.splits[whole]
         if not part:
             return entries
-        if not 0 < int(count) <= len(entries):
+        # as a person writes a number: another spelling would be another metric and another key
+        if not re.fullmatch("[1-9][0-9]*", count):
+            raise UserError(f"has no split {name!r}; {whole}:500 would be 500 of its images")
+        if int(count) > len(entries):
             raise UserError(f"has {len(entries)} {whole} images, too few for {name!r}")
         chosen = set(sorted(entries, key=lambda entry: seed_of("split", entry.id))[: int(count)])
         return tuple(entry for entry in entries if entry in chosen)

@@ -5,7 +5,6 @@ The two describe one network with other words; what is not said by the names and
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor
 
 from synthaug.diffusion.denoiser import UNetDenoiser
+from synthaug.diffusion.edm_pickle import BROKEN
 from synthaug.settings import UserError
 
 Schedule = Literal["linear", "cosine"]
@@ -77,7 +77,9 @@ def _read(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {str(path)!r}: {error.strerror}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except BROKEN:
+        if path.suffix == ".pkl":
+            raise UserError(f"{path} is a pickle of EDM, and no net here takes its weights; take a .pt file") from None
         raise UserError(f"{path} is no file of weights; download the .pt file of the model again") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds more than weights; save the state dict of the model alone")

@@ -32,7 +32,7 @@ _CONTAINERS: dict[str, type] = {
     "collections.OrderedDict": OrderedDict, "builtins.set": set, "dnnlib.util.EasyDict": dict,
 }  # fmt: skip
 # What broken or wicked files raise; pickle's documentation says that it may be more than its own error.
-_BROKEN = (
+BROKEN = (
     pickle.UnpicklingError, AttributeError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RecursionError,
     RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -58,7 +58,7 @@ def read(path: str | Path, name: str = "ema") -> PickledNetwork:
         return _network(found[name])
     except OSError as error:
         raise UserError(f"cannot read the pickle {str(path)!r}: {error.strerror}") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         why = str(error).partition("\n")[0] if isinstance(error, pickle.UnpicklingError) else "it is broken"
         raise UserError(f"{path} is no pickle of EDM that can be read without running it: {why}") from None
 

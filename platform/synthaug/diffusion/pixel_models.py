@@ -290,7 +290,8 @@ def check_halving(channels: Sequence[int], size: int) -> None:
     """Refuse images that cannot be halved as often as a UNet does."""
     depth = 2 ** (len(channels) - 1)  # every level but the lowest ends in halving
     if size % depth:
-        raise UserError(f"{len(channels)} channels halve {size} px unevenly; take a multiple of {depth} px")
+        ways = f"take images of a multiple of {depth} px (recipe.image_size), or fewer denoiser.channels"
+        raise UserError(f"{len(channels)} channels halve {size} px unevenly; {ways}")
 
 
 def _load(folder: Path, device: str | None, precision: Precision) -> NetDenoiser:

@@ -30,7 +30,8 @@ class Retrieval(Method):
     is gained by taking as many of those images themselves ("The Unmet Promise of Synthetic Training Images"). Name a
     data set that the generator has seen, as glyphs are for the embedded models; classes are found by their names or
     their words, among the images of `split` (None: of all). Images of the data set itself are
-    refused: some are tested on, and the others are more shots than anybody else has.
+    refused: some are tested on, and the others are more shots than anybody else has. They are known by what their
+    readers hash, so a copy in another form, such as a folder of exported digits, is not seen to be one.
     """
 
     backbone: ClassVar[Backbone | None] = None

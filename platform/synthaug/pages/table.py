@@ -66,7 +66,9 @@ def metric_of(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None = None) -
         return asked
     # a guide or a judge is only asked, and is not what is compared
     known = [name for name in common if name.endswith("/top1") and not name.startswith(("guide/", "judge/"))]
-    wanted = [*PREFERRED, *known, *OTHERWISE]
+    # of images that did not choose the model first, whichever part of them was asked for
+    tested = [name for name in known if not name.startswith("val")]
+    wanted = [PREFERRED[0], *tested, *known, *OTHERWISE]
     return str(next((name for name in wanted if name in common), common[0]))
 
 
@@ -186,9 +188,10 @@ HEADER = (
 
 
 def header(found: Sequence[Line]) -> tuple[str, ...]:
-    """HEADER, with the name of what is compared in the place of accuracy."""
-    metric = found[0].metric if found else ""
-    return HEADER if is_share(metric) else (HEADER[0], metric, *HEADER[2:])
+    """HEADER, with the name of what is compared where that is not plain accuracy on the test images."""
+    metric = found[0].metric if found else PREFERRED[0]
+    usual = f"{HEADER[1]} ({metric})" if is_share(metric) else metric
+    return HEADER if metric == PREFERRED[0] else (HEADER[0], usual, *HEADER[2:])
 
 
 def cells(line: Line) -> tuple[str, ...]:

@@ -172,8 +172,9 @@ class Line:
             return TrainedDetector(self.whole, evaluation.detector, self.size)
         if evaluation.examiner is None:
             return None
-        # of all training images, whatever the experiment's subset: one for every arm and seed
-        alone = Experiment(dataset=self.whole.dataset, recipe=evaluation.examiner)
+        # of all training images, whatever the experiment's subset: one for every arm and seed; of the size that it sees
+        recipe = dataclasses.replace(evaluation.examiner, image_size=evaluation.examiner.image_size or self.size)
+        alone = Experiment(dataset=self.whole.dataset, recipe=recipe)
         examiner: Stage[Any] = type(self)(alone, self.library)._classifier(Judge)
         return examiner
 

@@ -1,0 +1,67 @@
+"""Studies of hours: what is finished is kept in a small file, from which any machine goes on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import synthaug
+from synthaug.experiment import Experiment, Sweep, replace
+from synthaug.pages import table
+from synthaug.runtime.store import Store
+from synthaug.settings import hash_of
+
+AT_ONCE = 4  # trials between two writings
+
+
+def go_on(sweep: Sweep, file: Path, home: str = "runs") -> str:
+    """Run what the file lacks of a sweep, and say how its arms compare."""
+    file.parent.mkdir(exist_ok=True)
+    while missing := _missing(sweep, file, home):
+        seed = missing[0][1]
+        arms = [arm for arm, other in missing if other == seed][:AT_ONCE]
+        # comparisons are for the end: a part of the arms may lack those that they are compared with
+        alone: dict[str, Any] = {"baseline": None, "controls": (), "against": {}, "seeds": (seed,)}
+        part = replace(sweep, alone | {"arms": {arm: sweep.arms[arm] for arm in arms}})
+        made = synthaug.run(part, home=home, name=file.stem)["trials"]
+        told = [_asked(trial.experiment, home) for trial in part.trials()]
+        rows = [{"asked": asked} | trial for asked, trial in zip(told, made, strict=True)]
+        names = ("asked", "arm", "seed", "fields", "metrics")
+        text = "".join(json.dumps({name: row[name] for name in names}) + "\n" for row in rows)
+        half = file.with_suffix(".half")
+        half.write_text((file.read_text() if file.is_file() else "") + text)
+        half.rename(file)  # what is there is whole
+    found = table.lines(finished(sweep, file, home), sweep)
+    return f"{table.text(found)}\n{table.note(found, sweep)}"
+
+
+def finished(sweep: Sweep, file: Path, home: str = "runs") -> list[dict[str, Any]]:
+    """What is in the file, of what the sweep asks today, in its order."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    known = {(row["arm"], row["seed"], row["asked"]): row for row in lines}
+    wanted = [(trial.arm, trial.seed, _asked(trial.experiment, home)) for trial in sweep.trials()] if known else []
+    return [known[key] for key in wanted if key in known]
+
+
+def _missing(sweep: Sweep, file: Path, home: str) -> list[tuple[str, int]]:
+    done = {(row["arm"], row["seed"]) for row in finished(sweep, file, home)}
+    trials = sorted(sweep.trials(), key=lambda trial: sweep.seeds.index(trial.seed))
+    return [(trial.arm, trial.seed) for trial in trials if (trial.arm, trial.seed) not in done]
+
+
+def _asked(experiment: Experiment, home: str) -> str:
+    """What a trial is a result of: the keys of what it asks for, with all that goes into them."""
+    return hash_of(sorted(stage.key for stage in Store(home).line(experiment).results.values()))[:12]
+
+
+def means(rows: list[dict[str, Any]], names: dict[str, str]) -> str:
+    """A table for LOG.md: a line for each arm, some numbers of each, means over the seeds."""
+    head = "| arm | " + " | ".join(names.values()) + " |\n|---" * 1
+    lines = [head + "|---" * len(names) + "|"]
+    for arm, group in itertools.groupby(sorted(rows, key=lambda row: str(row["arm"])), key=lambda row: row["arm"]):
+        mine = list(group)
+        values = [sum(row["metrics"][name] for row in mine) / len(mine) for name in names]
+        lines.append(f"| {arm} | " + " | ".join(f"{value:.3g}" for value in values) + " |")
+    return "\n".join(lines)
