@@ -291,7 +291,7 @@ def _set(cls: type, data: Any, path: str, new: Any) -> None:
             data = data[int(name)]
             continue
         owner = _owner(cls if depth == 0 else None, data)
-        if isinstance(data, dict) and data.get(name) is None:
+        if isinstance(data, dict) and data.get(name, data) is None:
             data[name] = _implied(owner, data, name)
         if not isinstance(data, dict) or data.get(name) is None:
             raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
