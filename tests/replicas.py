@@ -149,6 +149,12 @@ def make(name: str, root: Path) -> Path:
         fashion(inner)
     elif name.startswith("cifar"):
         cifar(inner, name)
+    elif name == "ffhq":
+        for number in range(14):
+            paint(inner / f"{number // 10:05d}" / f"{number:05d}.png", number)
+    elif name == "afhqv2":
+        for split, count in (("train", 5), ("test", 2)):
+            class_folders(inner / split, ["cat", "dog", "wild"], count, first=100 * (split == "test"))
     elif name == "caltech101":
         class_folders(inner, ["BACKGROUND_Google", "accordion", "wild_cat"], 34)
     elif name == "imagenet-c":

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from synthaug.data import layouts
+from synthaug.data.archive import afhqv2, ffhq, folder_or_zip
 from synthaug.data.cifar import CIFAR10, CIFAR100, Cifar, cifar
 from synthaug.data.folder import AT, Facts, class_folders, cut
 from synthaug.data.idx import fashion
@@ -80,6 +81,8 @@ def _root(name: str, known: Published, path: str | None) -> Path:
         way = f" or apt-get install dataset-{known.folder}" if known.package else ""
         raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}{way}", AT)
     given = Path(path).expanduser()
+    if given.is_file() and given.suffix == ".zip" and not known.needs:
+        return given
     root = given / known.folder if (given / known.folder).is_dir() else given
     # before a walk over what may be a million files
     missing = [root / need for need in known.needs if not (root / need).exists()] if root.is_dir() else [root]
@@ -165,6 +168,11 @@ PUBLISHED = {
     "cifar100": _cifar("cifar100", CIFAR100, (100,), "cifar-100-python"),
     "fashion": Published(
         fashion, "fashion-mnist", (), layout="its four IDX files", package="/usr/share/datasets/fashion-mnist"
+    ),
+    # of one class, and of three: what diffusion models are trained on
+    "ffhq": Published(folder_or_zip(ffhq), "ffhq", (), layout="its images at any depth, or a zip file of them"),
+    "afhqv2": Published(
+        folder_or_zip(afhqv2), "afhq", (), layout="train/ and test/ with cat/, dog/ and wild/, or a zip file of them"
     ),
     "caltech101": Published(on_disk(layouts.caltech), "101_ObjectCategories", (), (25,), layout=CALTECH),
     "imagenet100": Published(
