@@ -111,6 +111,17 @@ def test_images_are_as_large_as_the_net_and_of_the_class_that_was_asked_for(answ
     assert np.abs(decode_image(first.image).astype(float) - pixels).max() <= 1
 
 
+def test_samples_of_some_sources(home: Path) -> None:
+    """Any of them, but always the same, and of no more than are there."""
+    few, all_of = FromNoise(steps=2, most=3), FromNoise(steps=2, most=99)
+    entries = Store(home).load(Store(home).line(experiment()).data).entries("subset", 0)
+    chosen = few.sources(entries)
+    assert len(chosen) == 3 and chosen == few.sources(entries[::-1])[::-1] and all_of.sources(entries) == entries
+    assert set(few.sources(entries)) < set(replace(few, {"most": 5}).sources(entries))
+    made = experiment(method=few, evaluations=(LOOKS[1],))
+    assert synthaug.run(made, home=home)["metrics"]["gen/images"] == 6
+
+
 def test_it_is_a_denoiser_for_another_experiment(answer: dict[str, Any], home: Path) -> None:
     """By the key of its stage here, or by its folder: the same stages either way."""
     key, path = (answer["stages"]["denoiser"][part] for part in ("key", "path"))

@@ -155,7 +155,7 @@ class TrainedDiT(TrainedScore):
     72)."""
 
     target: Target = "velocity"
-    vae: Backbone = Backbone("stabilityai/sd-vae-ft-ema")
+    vae: Backbone = Backbone("stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=256)
     layers: Count = 12
     heads: Count = 6
     head_size: Annotated[int, Field(ge=8, multiple_of=8)] = 64

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from synthaug.data import suffixes
-from synthaug.data.listing import Listing
+from synthaug.data.listing import Entry, Listing
 from synthaug.data.published import PHOTO
 from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
@@ -191,6 +191,10 @@ class Maker(ABC):
     def latest(self) -> float:
         """The latest time of DiffAug's schedule at which the denoiser is asked."""
         return 0.0
+
+    def sources(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Those of the images of which something is made, in their order; of most methods all."""
+        return entries
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         """What will be made of a sample as variant number `variant` (from 1), decided without a model."""

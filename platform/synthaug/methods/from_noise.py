@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
+from synthaug.data.listing import Entry
 from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.methods.base import Context, Method, Models, Row
 from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
-from synthaug.settings import seed_of, settings
+from synthaug.settings import Count, seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,13 @@ class FromNoise(Method):
     steps: Annotated[int, Field(ge=1, le=1000)] = 18
     guidance: Annotated[float, Field(ge=0)] = 1.0
     sigma_max: Annotated[float, Field(gt=0.002, le=80)] = 80.0
+    most: Count | None = None  # sources that get samples, any of them: to look at a net, it need not be all
+
+    def sources(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        if self.most is None:
+            return entries
+        chosen = set(sorted(entries, key=lambda entry: seed_of("from noise", entry.id))[: self.most])
+        return tuple(entry for entry in entries if entry in chosen)
 
     @property
     def needs_denoiser(self) -> bool:

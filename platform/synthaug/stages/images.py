@@ -47,7 +47,7 @@ class Made(Mapped["Images"]):
 
     def sources(self, given: Given) -> tuple[Entry, ...]:
         pictures: Pictures = given["data"]
-        return pictures.entries(self.split, self.seed)
+        return self.maker.sources(pictures.entries(self.split, self.seed))
 
     def units(self, given: Given) -> Sequence[int]:
         return self.shards(range(1, self.k + 1), len(self.sources(given)))
