@@ -80,6 +80,7 @@ class TrainedScore(TrainedModel):
     ema: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False  # pays on a GPU
 
     @model_validator(mode="after")
     def _both(self) -> TrainedScore:
