@@ -11,9 +11,17 @@ import pytest
 import synthaug
 from making import made_in, place_of
 from shapes import NANO, Noise, tiny
+from synthaug.classify.detector import TransformDetector
+from synthaug.data.dataset import Dataset
 from synthaug.data.sample import decode_image
-from synthaug.experiment import Recipe
+from synthaug.diffusion.score_models import ScoreAug, TrainedEDM
+from synthaug.diffusion.transforms import OneOrNone, Rotation, Translation
+from synthaug.evaluate.denoising import DenoisingLoss
+from synthaug.evaluate.transformed import Transformed
+from synthaug.experiment import Experiment, Recipe
+from synthaug.methods.from_noise import FromNoise
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.runtime.store import Store
 from synthaug.settings import seed_of
 from synthaug.stages.base import Mapped
 from synthaug.stages.classifier import Classifier
@@ -53,3 +61,23 @@ def test_twenty_steps_of_training(home: Path) -> None:
         2,
         pytest.approx([2.05, 2.03], abs=0.02),
     )
+
+
+def test_twenty_steps_of_a_diffusion_net_and_its_samples(home: Path) -> None:
+    net = TrainedEDM(
+        channels=(8, 16), steps=20, batch_size=4, image_size=8, labels=True,
+        scoreaug=ScoreAug(OneOrNone((Rotation(), Translation(most=0.25)))),
+    )  # fmt: skip
+    looks = (DenoisingLoss(images=8, levels=2), Transformed(TransformDetector(steps=2)))
+    experiment = Experiment(
+        dataset=Dataset("digits", shots=1), denoiser=net, method=FromNoise(steps=2), k=1, evaluations=looks
+    )
+    metrics = synthaug.run(experiment, home=home)["metrics"]
+    store = Store(home)
+    stages = store.stages(experiment)
+    manifest = store.manifest(stages["denoiser"])
+    assert manifest is not None
+    found = [manifest.history[-1]["train/loss"], metrics["denoising/heldout"], metrics["transformed/found"]]
+    assert (TrainedEDM.version, np.round(found, 3).tolist()) == (1, pytest.approx([1.380, 1.340, 0.614], abs=0.02))
+    means = [float(decode_image(sample.image).mean()) for sample in store.load(stages["generate"]).samples(1)[:4]]
+    assert (FromNoise.version, means) == (1, pytest.approx([128.5, 126.1, 133.2, 147.1], abs=0.7))
