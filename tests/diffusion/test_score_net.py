@@ -15,6 +15,7 @@ from torch import Tensor
 from synthaug.diffusion import fit
 from synthaug.diffusion.denoiser import UNetDenoiser, sigmas_of
 from synthaug.diffusion.pixel_models import PretrainedUNet
+from synthaug.diffusion.sampling import heun, karras_sigmas
 from synthaug.diffusion.score_models import OnClean, ScoreAug, TrainedEDM, TrainedScore
 from synthaug.diffusion.score_net import Informed, Told, denoiser_of, files_of, join, read, read_informed, split
 from synthaug.diffusion.score_training import Lesson, _half_life, _rising, flops_of, new_net, train
@@ -304,16 +305,30 @@ def test_shares_of_a_batch_add_up_to_it() -> None:
         train(settings, PICTURES, 3, report=silent, world=World(0, 7))
 
 
-def test_it_learns_and_hears() -> None:
-    """On one image, turned or not: told which, it answers with the right one."""
-    image = np.zeros((1, 3, 4, 4), np.uint8)
-    image[:, :, :1] = 255
+def bar_net(told: Any) -> tuple[Informed, list[dict[str, float]]]:
+    """A net that knows one image of 4 pixels, a bar at the left, turned in three of six times."""
     settings = TrainedEDM(
-        channels=(16,), steps=300, batch_size=16, lr=1e-2, scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)))
-    )
-    net, done = train(settings, (image, np.zeros(1, int)), 1, report=silent)
-    assert done.history[-1]["train/loss"] < 0.5 * done.history[0]["train/loss"]
-    x0 = torch.from_numpy(image).float() / 127.5 - 1
+        channels=(16,), steps=300, batch_size=16, lr=1e-2,
+        scoreaug=ScoreAug(how=OneOrNone(transforms=(Rotation(),)), told=told),
+    )  # fmt: skip
+    net, done = train(settings, (BAR, np.zeros(1, int)), 1, report=silent)
+    return net, done.history
+
+
+BAR = np.zeros((1, 3, 4, 4), np.uint8)
+BAR[:, :, :, :1] = 255
+
+
+@pytest.fixture(scope="module")
+def told_bar() -> tuple[Informed, list[dict[str, float]]]:
+    return bar_net("truth")
+
+
+def test_it_learns_and_hears(told_bar: tuple[Informed, list[dict[str, float]]]) -> None:
+    """On one image, turned or not: told which, it answers with the right one."""
+    net, history = told_bar
+    assert history[-1]["train/loss"] < 0.5 * history[0]["train/loss"]
+    x0 = torch.from_numpy(BAR).float() / 127.5 - 1
     both = (x0 + torch.rot90(x0, 1, (2, 3))) / 2
     x = both + 2 * torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     denoiser = denoiser_of(net, "edm")
@@ -324,6 +339,23 @@ def test_it_learns_and_hears() -> None:
             guess = denoiser(x, 2.0, told).mean(0)
             wanted, other = torch.rot90(x0[0], int(turns), (1, 2)), torch.rot90(x0[0], 1 - int(turns), (1, 2))
             assert (guess - wanted).square().mean() < 0.3 * (guess - other).square().mean()
+
+
+def turned(net: Informed) -> float:
+    """The share of its samples, asked for nothing done, that show the bar elsewhere than at the left."""
+    x0 = torch.from_numpy(BAR).float() / 127.5 - 1
+    noise = 80 * torch.randn(128, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        x = heun(denoiser_of(net, "edm"), noise, karras_sigmas(8), Told())
+    far = torch.stack([(x - torch.rot90(x0, k, (2, 3))).square().sum((1, 2, 3)) for k in range(4)])
+    return float((far.argmin(0) != 0).float().mean())
+
+
+def test_rotation_leaks_where_nothing_is_told_of_it(told_bar: tuple[Informed, list[dict[str, float]]]) -> None:
+    """Of a net that is told samples show none of it. In training every other image was turned, so one that is not told
+    turns about as many of its samples."""
+    assert turned(told_bar[0]) < 0.05  # 0.02 here: it is a small net
+    assert 0.3 < turned(bar_net("nothing")[0]) < 0.7
 
 
 def test_edms_rate_and_average() -> None:

@@ -61,7 +61,10 @@ class DenoisingLoss(DenoiserEvaluation):
         train, heldout = (losses[name] for name in self.needs)
         found = {"train": float(train.mean()), "heldout": float(heldout.mean())}
         # levels of much noise have small losses, of which a plain difference would say nothing
-        found |= {"gap": found["heldout"] - found["train"], "gap share": float((heldout / train).mean() - 1)}
+        found |= {
+            "gap": found["heldout"] - found["train"],
+            "gap share": float((heldout / train.clip(1e-12)).mean() - 1),
+        }
         about = {"heldout": self.heldout, "levels": self.sigmas, "draws": self.draws}
         about |= {f"{name} images": len(real[name][0]) for name in self.needs}
         both = {"train": train.tolist(), self.heldout: heldout.tolist()}
