@@ -53,8 +53,17 @@ class FinishedTrial:
 
 
 def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: Path | None = None) -> Path:
-    """A page about experiments and sweeps by name; what has not been run is named as such."""
-    parts = [_section(store, name, subject) for name, subject in subjects.items()]
+    """A page about experiments and sweeps by name; what has not been run is named as such. One of several that cannot
+    be read any more, because its data are gone or its images damaged, is left out and named."""
+    parts = []
+    for name, subject in subjects.items():
+        try:
+            parts.append(_section(store, name, subject))
+        except UserError as error:
+            if len(subjects) == 1:
+                raise
+            say(f"left out of the report: {name} ({error})")
+            parts.append(f"<h2>{escape(name)}</h2><p>Left out: {escape(str(error))}</p>")
     title = "synthaug report"
     made = time.strftime("%Y-%m-%d %H:%M")
     # style and pictures are in the page itself: one file, that can be sent to somebody
