@@ -26,6 +26,9 @@ class Known:
     def open(self, dataset: Dataset) -> Listing:
         return dataset.open()
 
+    def made(self, key: str) -> Path:
+        raise AssertionError("without a home nothing is made")
+
 
 def stages_of(experiment: Experiment, identify: Callable[[Any], str] = identity) -> dict[str, Stage[Any]]:
     """The stages of an experiment by name, without a home."""

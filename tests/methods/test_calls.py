@@ -7,15 +7,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
+import torch
 
 from synthaug.clip import Clip
 from synthaug.data.sample import Sample
 from synthaug.diffusion.backbone import AddedLoRA, Backbone
+from synthaug.diffusion.denoiser import Preconditioned
 from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.pixel_models import PretrainedUNet
@@ -28,6 +31,7 @@ from synthaug.methods.diff_ii import DiffII, Inversion
 from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.methods.diffuse_mix import DiffuseMix
+from synthaug.methods.from_noise import FromNoise, Resample
 from synthaug.methods.gif import GIF
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.methods.real_guidance import RealGuidance
@@ -175,8 +179,26 @@ class _Guide:
 ANY_GUIDE = _Guide()
 
 
+@pytest.mark.parametrize(
+    "method", [FromNoise(steps=3), FromNoise(steps=1), FromNoise(steps=3, guidance=2.0), Resample(steps=2)]
+)
+def test_samples_of_the_denoiser_cost_what_is_said(method: FromNoise) -> None:
+    class Net:
+        config, device = SimpleNamespace(sample_size=4), torch.device("cpu")
+
+        def __call__(self, x: Any, c_noise: Any, cond: Any) -> Any:
+            return 0 * x
+
+    models = Models(None, denoiser=(SimpleNamespace(labels=True, space=None), None))  # type: ignore[arg-type]
+    vars(models)["denoiser"] = Preconditioned(Net())
+    rows = planned(method)[:2]
+    images, labels = method.generate(rows, [np.zeros((8, 8, 3), np.uint8)] * 2, models)
+    assert models.denoiser.rows == sum(method.calls(row, None) for row in rows) == models.counters["unet_calls"]
+    assert [image.shape for image in images] == [(4, 4, 3)] * 2 and list(labels) == [((r.target, 1.0),) for r in rows]
+
+
 def test_no_method_is_left_out() -> None:
-    known = {type(maker) for maker, _ in CASES} | {DiffuseDenoise, ClassifierGuided}
+    known = {type(maker) for maker, _ in CASES} | {DiffuseDenoise, ClassifierGuided, FromNoise, Resample}
     ours = {kind for kind in subclasses(Method) if kind.__module__.startswith("synthaug.")}
     assert Retrieval().calls(planned(Retrieval())[0], None) == 0, "nothing is generated"
     assert {kind.__name__ for kind in ours - known} <= {"SDEdit", "Retrieval"}, "RealGuidance by another name"

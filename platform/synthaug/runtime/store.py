@@ -19,20 +19,17 @@ from synthaug.data.dataset import Dataset
 from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
 from synthaug.diffusion.batches import Recent
-from synthaug.diffusion.layout import FOLDER
 from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.runtime.disk import Disk
-from synthaug.settings import UserError, hash_of, keyed, replace, to_json
+from synthaug.settings import UserError, hash_of, keyed, to_json
 from synthaug.stages.base import Cost, Given, Mapped, Outcome, Part, Receipt, Stage, Unmade, noted
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
 from synthaug.stages.line import Line, line_of
 from synthaug.stages.shards import part_name, receipt_name, receipt_of
-from synthaug.weights import Weights
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
 MANIFEST = "manifest.json"
-MADE_HERE = "run:"  # before the key of a stage whose denoiser another experiment names
 LOADED = 8  # artefacts that a process keeps in memory; most are small, or read their files when they are asked
 Say = Callable[[str], None]
 
@@ -109,19 +106,11 @@ class Store:
     def line(self, experiment: Experiment) -> Line:
         """The stages of an experiment, by what its data and models are when this process first asks."""
         if experiment not in self._lines:
-            self._lines[experiment] = line_of(self._placed(experiment), self)
+            self._lines[experiment] = line_of(experiment, self)
         return self._lines[experiment]
 
-    def _placed(self, experiment: Experiment) -> Experiment:
-        """The experiment, with the place of a denoiser that is named by the key of the stage that made it here."""
-        model = experiment.denoiser
-        if not isinstance(model, Weights) or not model.model.startswith(MADE_HERE):
-            return experiment
-        place = self._made(model.model.removeprefix(MADE_HERE)).local(FOLDER)
-        return replace(experiment, {"denoiser.model": str(place)})
-
-    def _made(self, key: str) -> Disk:
-        """Where the finished stage lies whose key begins so."""
+    def made(self, key: str) -> Path:
+        """The folder of the finished stage whose key begins so."""
         found = [
             f"{kind}/{name}" for kind in self.disk.list("") for name in self.disk.list(kind)
             if key and name.startswith(key) and self.disk.exists(f"{kind}/{name}/{MANIFEST}")
@@ -129,7 +118,7 @@ class Store:
         if len(found) != 1:
             said = f"{len(found)} finished stages of this home have a key that begins with {key!r}"
             raise UserError(f"{said}; `synthaug show` tells the keys", ("denoiser", "model"))
-        return self.disk.at(found[0])
+        return self.disk.at(found[0]).local()
 
     def stages(self, experiment: Experiment) -> dict[str, Stage[Any]]:
         """The stages of an experiment by name."""

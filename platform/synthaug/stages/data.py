@@ -39,6 +39,9 @@ class Library(Protocol):
 
     def open(self, dataset: Dataset) -> Listing: ...
 
+    def made(self, key: str) -> Path:
+        """The folder of the finished stage whose key begins so."""
+
 
 class Data(Stage["Pictures"]):
     """A data set by what it holds: its name and place are left to the digest of its content."""

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.pixel_models import TrainedModel
+from synthaug.diffusion.layout import FOLDER
+from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedModel
 from synthaug.evaluate.base import DenoiserEvaluation, Evaluation, ImageEvaluation, MappedEvaluation, Measurement
 from synthaug.evaluate.transformed import Transformed
 from synthaug.experiment import Experiment
@@ -33,6 +34,7 @@ from synthaug.stages.guide import TrainedGuide
 from synthaug.stages.images import Copies, Generated, Prepared
 
 S = TypeVar("S", Prepared, Generated)
+MADE_HERE = "run:"  # before the key of a stage of this home whose denoiser another experiment names
 
 
 class Line:
@@ -73,6 +75,9 @@ class Line:
     @cached_property
     def denoiser(self) -> Stage[Any] | None:
         model, seed = self.experiment.denoiser, self.experiment.seed
+        if isinstance(model, PretrainedUNet) and model.model.startswith(MADE_HERE):
+            place = self.library.made(model.model.removeprefix(MADE_HERE)) / FOLDER
+            model = dataclasses.replace(model, model=str(place))
         if isinstance(model, TrainedModel):
             named = self.named(model)
             return TrainedDenoiser(self.data, self.latents, model.of(seed), seed, self.subset_seed, self.size, named)
