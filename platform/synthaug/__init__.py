@@ -13,7 +13,7 @@ def run(
     subject: Experiment | Sweep,
     *,
     home: str | Path = "runs",
-    workers: int = 0,
+    workers: int | None = None,
     address: str | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:

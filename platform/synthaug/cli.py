@@ -233,8 +233,9 @@ def run(
     set_: SET = [],  # noqa: B006
     home: HOME = RUNS,
     workers: Annotated[
-        int, typer.Option(min=0, help="generation actors, and train workers; 0: all in this process")
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="generation actors, and train workers; 0: all in this process, a sweep as well"),
+    ] = None,
     address: ADDRESS = None,
     as_json: JSON = False,
 ) -> None:

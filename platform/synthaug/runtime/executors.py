@@ -48,6 +48,22 @@ class Workers:
         return Made({stage.key: time.monotonic() - began} if missing else {})
 
 
+class OneByOne:
+    """Many experiments one after another in this process, of which one that fails does not stop the others."""
+
+    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+        if isinstance(wave[0][0], Mapped):
+            return Here().run(plan, wave, heard)
+        made = Made()
+        for chain in wave:
+            try:
+                made.add(Here().run(plan, [chain], heard))
+            except Exception as error:  # whatever ends a trial; Tune takes it in the same way
+                failed = next(stage for stage in chain if not plan.store.is_ready(stage))
+                made.errors[failed.key] = str(error)
+        return made
+
+
 class SideBySide:
     """Many experiments side by side: units go to as many actors as pay for their start, trainings to trials."""
 

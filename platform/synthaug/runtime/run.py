@@ -11,7 +11,7 @@ from typing import Any
 from synthaug.experiment import Experiment, Sweep, Trial
 from synthaug.progress import say
 from synthaug.runtime import cluster
-from synthaug.runtime.executors import SideBySide, Workers
+from synthaug.runtime.executors import OneByOne, SideBySide, Workers
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Here, Made, Plan, make
 from synthaug.runtime.store import Store, record_key
@@ -27,11 +27,12 @@ def run(
     subject: Experiment | Sweep,
     *,
     home: str | Path = "runs",
-    workers: int = 0,
+    workers: int | None = None,
     address: str | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Make what is missing of an experiment or a sweep, and return what `--json` prints."""
+    """Make what is missing of an experiment or a sweep, and return what `--json` prints. Without `workers` a sweep runs
+    on Ray Tune and an experiment in this process; with 0 either does all in this process, without Ray."""
     store, name = Store(home).prepare(), name or "synthaug"
     if isinstance(subject, Sweep) and workers:
         raise UserError("the trials of a sweep train in one process each: leave --workers out, Ray uses every core")
@@ -44,9 +45,9 @@ def run(
         return answer(store, subject, trials, known.run_id, known.run_ids, Made())
     began = (
         bool(todo)
-        and (workers > 0 or isinstance(subject, Sweep))
+        and (workers if workers is not None else isinstance(subject, Sweep))
         # it takes seconds, and runs beside the checks and the opening of MLflow
-        and cluster.begin(address=address, dashboard=workers > 0)
+        and cluster.begin(address=address, dashboard=bool(workers))
     )
     try:
         prepare(plan, todo, trials)
@@ -60,7 +61,7 @@ def run(
     tracker = Tracker(store.home, name)
     store.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
     if isinstance(subject, Sweep):
-        return run_sweep(plan, subject, trials, tracker)
+        return run_sweep(plan, subject, trials, tracker, OneByOne() if workers == 0 else SideBySide())
     return run_experiment(plan, subject, tracker, Workers(workers) if workers and todo else Here())
 
 
@@ -130,7 +131,9 @@ def run_key(results: Iterable[Stage[Any]]) -> str:
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 
-def run_sweep(plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracker) -> dict[str, Any]:
+def run_sweep(
+    plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracker, executor: Executor
+) -> dict[str, Any]:
     """Every trial of a sweep, tracked below one parent run."""
     began, store = time.monotonic(), plan.store
     known = store.recorded(sweep, [s for t in trials for s in store.line(t.experiment).results.values()])
@@ -142,7 +145,7 @@ def run_sweep(plan: Plan, sweep: Sweep, trials: Sequence[Trial], tracker: Tracke
         if missing:
             say(f"{len(trials) - missing} of {len(trials)} trials are in the store, {missing} to run")
         # one walk over the results of all trials: what several need is made once
-        made = make(plan, SideBySide())
+        made = make(plan, executor)
         # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
         run_ids = log_trials(store, tracker, parent, trials, made, known.run_ids if known else ())
         # only now: the trials that ended well are logged, and need not be run again
