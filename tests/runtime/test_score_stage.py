@@ -176,6 +176,9 @@ def test_what_is_wrong_with_the_images_is_said_first(home: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             synthaug.run(experiment(denoiser=denoiser, seed=9), home=home)
+    blind = {"denoiser": replace(NET, {"labels": False}), "method": FromNoise(steps=2, guidance=2.0)}
+    with pytest.raises(UserError, match="guidance 2 needs a denoiser that knows classes"):
+        synthaug.run(experiment(**blind), home=home)
 
 
 def test_mirrors_of_digits_are_noted() -> None:

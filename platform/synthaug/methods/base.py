@@ -16,7 +16,7 @@ from synthaug.data.sample import Label, Sample, encode_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune
 from synthaug.diffusion.guide import Guide, PlacedGuide
-from synthaug.diffusion.pixel_models import PlacedDenoiser
+from synthaug.diffusion.pixel_models import DenoiserModel, PlacedDenoiser
 from synthaug.settings import seed_of, settings
 
 if TYPE_CHECKING:
@@ -202,6 +202,9 @@ class Maker(ABC):
 
     def check(self, own: Listing, names: Sequence[str], k: int) -> None:  # noqa: B027
         """Refuse what cannot be made of a data set, before anything runs; `names` are its classes' words."""
+
+    def check_denoiser(self, model: DenoiserModel) -> None:  # noqa: B027
+        """Refuse a denoiser that it cannot work with as it is set."""
 
     @abstractmethod
     def generate(

@@ -11,9 +11,10 @@ from pydantic import Field
 from synthaug.data.listing import Entry
 from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.pixel_models import DenoiserModel
 from synthaug.methods.base import Context, Method, Models, Row
 from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
-from synthaug.settings import Count, seed_of, settings
+from synthaug.settings import Count, UserError, seed_of, settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,11 @@ class FromNoise(Method):
     @property
     def needs_denoiser(self) -> bool:
         return True
+
+    def check_denoiser(self, model: DenoiserModel) -> None:
+        if self.guidance != 1 and not model.labels:
+            way = "train it with denoiser.labels=true, or leave guidance at 1"
+            raise UserError(f"guidance {self.guidance:g} needs a denoiser that knows classes; {way}", ("method",))
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         seed = seed_of(context.seed, "generate", sample.id, variant)

@@ -113,6 +113,7 @@ class Made(Mapped["Images"]):
         """A prompt that would be cut, or in which nothing that was learned occurs, ends the run before it begins."""
         if "denoiser" in self.inputs:
             check_noise(self.inputs["denoiser"], self.maker.latest)
+            self.maker.check_denoiser(self.inputs["denoiser"].model)  # type: ignore[attr-defined]
         entries, context = self.sources(given), self.context(given)
         pictures: Pictures = given["data"]
         self.maker.check(pictures.listing, context.names, self.k)
