@@ -99,6 +99,8 @@ def verdict() -> str:
     these three denoisers, this training subset and these test images, so each denoiser's own mean stands beside it."""
     found = {(row["arm"], row["seed"]): row["metrics"] for row in finished()}
     seeds = sorted({seed for _, seed in found})
+    if len(seeds) < 2:
+        return f"{len(seeds)} seeds are finished: a verdict takes two or more"
 
     def values(arm: str, metric: str) -> list[float]:
         return [found[arm, seed][metric] for seed in seeds]
