@@ -46,6 +46,8 @@ def finished(sweep: Sweep, file: Path, home: str = "runs") -> list[dict[str, Any
 
 
 def _missing(sweep: Sweep, file: Path, home: str) -> list[tuple[str, int]]:
+    """Arms and seeds that the file lacks; a sweep over a space is not cut into parts, so it has none."""
+    assert not sweep.space, "arms alone"
     done = {(row["arm"], row["seed"]) for row in finished(sweep, file, home)}
     trials = sorted(sweep.trials(), key=lambda trial: sweep.seeds.index(trial.seed))
     return [(trial.arm, trial.seed) for trial in trials if (trial.arm, trial.seed) not in done]

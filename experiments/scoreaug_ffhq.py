@@ -10,7 +10,8 @@ FFHQ = Dataset("ffhq", path=paper.HOMES["ffhq"], val_share=0)
 
 
 def one() -> Experiment:
-    """DDPM++, as many samples as training images, in 40 steps. EDM's paper: 2.39 with its augmentation, else 2.60."""
+    """DDPM++, 50,000 samples in 40 steps, trained on the official 60,000. EDM's paper, on all 70,000: 2.39 with its
+    augmentation, else 2.60."""
     return paper.measured(FFHQ, paper.ddpmpp(64, dropout=0.05), steps=40)
 
 

@@ -109,3 +109,12 @@ def test_a_detector_finds_what_was_done_and_nothing_else() -> None:
     shown, kinds = transformed(detector, real["test"])
     again, _ = transformed(detector, real["test"])
     assert np.array_equal(shown, again) and set(kinds) == {0, 1, 2}
+
+
+def test_a_shift_by_nothing_is_none() -> None:
+    """Drawn in one of 25 here; told to the detector as a shift it would learn what is not there."""
+    detector = TransformDetector(transforms=(Translation(most=0.25),))
+    images = bars(3000, 4)
+    shown, kinds = transformed(detector, images)
+    same = (shown.astype(int) - images == 0).all((1, 2, 3))
+    assert np.array_equal(same, kinds == 1) and 0.5 < (kinds == 1).mean() < 0.55

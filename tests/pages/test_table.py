@@ -210,3 +210,22 @@ def test_test_images_come_before_those_that_chose_the_model() -> None:
     assert {line.metric for line in found} == {"test:100/top1"} and {line.mean for line in found} == {0.5}
     assert "accuracy % (test:100/top1)" in table.text(found)
     assert "accuracy % (" not in table.text(table.lines(trials(sweep, lambda *_: 0.5), sweep))
+
+
+@pytest.mark.parametrize(("metric", "less"), [
+    ("fidelity/fid", True), ("fidelity/train/fid", True), ("fidelity/subset/kid", True), ("denoising/gap", True),
+    ("answers/rotation", True), ("memorised/share", True), ("test/top1", False), ("fidelity/recall", False),
+    ("memorised/distance_ratio", False), ("recognised/p", False), ("test/ece", True),
+])  # fmt: skip
+def test_which_numbers_are_better_where_they_are_lower(metric: str, less: bool) -> None:
+    """An arm that is 3 below plain and 6 above a control has gained nothing, whichever way the metric goes."""
+    sweep = Sweep(base=BASE, arms=ARMS, baseline="plain", controls=("twin",), metric=metric, seeds=4)
+    down = 1 if less else -1
+    level = {"plain": 15 * down, "twin": 6 * down, "better": 12 * down, "worse": 16 * down}
+    rows = trials(sweep, lambda arm, seed, _: level[arm] + noise(arm, seed))
+    for row in rows:
+        row["metrics"] = {metric: row["metrics"]["test/top1"]}
+    found = {line.name: line for line in table.lines(rows, sweep)}
+    assert found["better"].p == 1 and found["better"].hardest == "twin"
+    worse = found["worse"]
+    assert worse.p is not None and worse.p < 0.01 and worse.hardest == "plain"

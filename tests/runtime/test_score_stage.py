@@ -16,6 +16,7 @@ from synthaug.classify.detector import TransformDetector
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import DiffAugView
 from synthaug.data.dataset import Dataset
+from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.score_models import OnClean, ScoreAug, TrainedDiT, TrainedEDM
 from synthaug.diffusion.transforms import OneOrNone, Rotation, Translation
@@ -155,6 +156,13 @@ def test_a_transformer_on_latents(home: Path) -> None:
     assert latents.shape == (2, 4, 8, 8) and latents.dtype == np.float32
     again = synthaug.run(replace(subject, {"method": Resample(steps=2)}), home=home)
     assert again["stages"]["denoiser"]["cached"] and not again["stages"]["generate"]["cached"]
+
+
+def test_latents_in_float32_are_decoded_in_what_the_model_computes_in() -> None:
+    codec = Backbone("nano:sd", precision="bf16").load("cpu").codec
+    with torch.no_grad():
+        image = codec.decode(torch.zeros(1, *codec.shape))
+    assert image.dtype == torch.float32 and image.shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("fields,said", [

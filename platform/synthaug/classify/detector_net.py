@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from synthaug.classify import models
 from synthaug.diffusion.fit import Fitted, contained, fit
-from synthaug.diffusion.scoreaug import apply
+from synthaug.diffusion.scoreaug import apply, encode
 from synthaug.diffusion.transforms import OneOrNone
 from synthaug.settings import seed_of
 from synthaug.training import ALONE, Checkpoint, Report, World
@@ -66,6 +66,8 @@ def _drawn(detector: TransformDetector, images: Tensor, generator: torch.Generat
     kinds = torch.randint(len(detector.kinds), (len(images),), generator=generator)
     omega = OneOrNone(transforms=detector.transforms).chosen(kinds, images.shape[2], generator)
     x = apply(images.float() / 127.5 - 1, omega)  # what is cut out is grey, 0, as it is for the diffusion net
+    # a shift by no pixel is drawn now and then, and is none
+    kinds = torch.where((encode(omega) == 0).all(1), len(detector.kinds) - 1, kinds)
     return (x.clamp(-1, 1) + 1) / 2, kinds
 
 

@@ -74,7 +74,7 @@ class Codec:
     def decode(self, z: Tensor) -> Tensor:
         """Images (BCHW, in [0, 1]) of latents; differentiable."""
         size = max(1, _DECODED_PIXELS // self.resolution**2)
-        parts = (z / self.scale).split(size)
+        parts = (z / self.scale).to(self.dtype).split(size)
         x = torch.cat([self.pipe.vae.decode(part, return_dict=False)[0] for part in parts])
         self.counters["vae_decodes"] += len(z)
         return (x.float() / 2 + 0.5).clamp(0, 1)

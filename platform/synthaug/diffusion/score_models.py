@@ -12,7 +12,7 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.layout import FOLDER
 from synthaug.diffusion.pixel_models import TrainedModel, check_halving
 from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
-from synthaug.settings import Count, OneOf, UserError, settings
+from synthaug.settings import Count, OneOf, Share, UserError, settings
 from synthaug.training import Checkpoint, Report, World
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class ScoreAug:
 
     `told` is what it hears of it: the truth, nothing, or, as controls, what was done to another image of the batch, or
     with the truth about the next transform's parameters in the list (none is the last): a lie that can be learned.
-    `by` is where it hears that: added to the embedding of the noise level by a linear layer, as published, as channels
-    of the input, or as scale and shift of the first layer's features. `reading` is for transforms that are not linear
+    `by` is where it hears that: added to the embedding of the noise level by a linear layer (as published, but after
+    the embedding's own two layers, where diffusers adds a class, and silent at first), as channels of the input, or as
+    scale and shift of the first layer's features. `reading` is for transforms that are not linear
     (`scoreaug.loss`); `renorm` divides the loss by the square of a brightness.
     """
 
@@ -64,20 +65,21 @@ class TrainedScore(TrainedModel):
     """Trained as a stage, on exactly the images that the classifier may see; equal settings on equal images share it.
 
     `labels` makes it class-conditional; it also learns to do without for a share of `unlabelled` images, so that it can
-    be asked with and without, and guided by the difference. With both kinds of augmentation an image has one after the
-    other, or one of the two by the toss of a coin (`mixture`). What is kept is the average of the weights: over the
-    last tenth of training, or with a half-life of `ema` images as in EDM; the rate rises over `warmup` images.
-    Of several `replicas`, seeds of their own, the experiment's seeds take turns.
+    be asked with and without, and guided by the difference (with a share of 0 it must not be asked without). With both
+    kinds of augmentation an image has one after the other, or one of the two by the toss of a coin (`mixture`). What is
+    kept is the average of the weights: over the last tenth of training, or with a half-life of `ema` images as in EDM;
+    the rate rises over `warmup` images. `dropout` draws masks in each process: with more of them the net is another.
     """
 
     target: Target = "edm"
     labels: bool = False
-    unlabelled: Annotated[float, Field(gt=0, le=1)] = 0.1
+    unlabelled: Share = 0.1
     clean: OneOf[OnClean] | None = None
     scoreaug: OneOf[ScoreAug] | None = None
     mixture: bool = False
     warmup: Annotated[int, Field(ge=0)] = 0  # 0: 100 steps up, and after 1,000 down like the root
     ema: Annotated[int, Field(ge=0)] = 0
+    clip: Positive | None = 1.0  # of the norm of the gradient
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False  # pays on a GPU

@@ -84,8 +84,8 @@ def train(
         averaged = copy.deepcopy(net).eval().requires_grad_(False)
         lesson = Lesson(model, net, pictures, world, device)
         done = fit(
-            dict(net.named_parameters()), lesson.loss, steps=model.steps, lr=model.lr, weight_decay=0.0, clip=1.0,
-            report=report, checkpoint=checkpoint, world=world,
+            dict(net.named_parameters()), lesson.loss, steps=model.steps, lr=model.lr, weight_decay=0.0,
+            clip=model.clip, report=report, checkpoint=checkpoint, world=world,
             average=Average(
                 dict(averaged.named_parameters()), rate=partial(_rising, model) if model.warmup else falling,
                 newest=partial(_half_life, model) if model.ema else newest_share,
@@ -148,7 +148,7 @@ class Lesson:
         labels = self._labels(rows, generator)
         # last, so that arms which do other things to images have the same images and noise
         clean, noisy, told = self._drawn(count, size, generator)
-        if model.dropout:
+        if model.dropout:  # masks are each process's own: with another number of them a net is another, as good
             torch.manual_seed(seed_of(model.seed, "dropout", step, self.world.rank))
         x0, sigma, noise, labels = (
             part[mine].to(self.device, non_blocking=True) for part in (x0, sigma, noise, labels)

@@ -27,8 +27,9 @@ COLUMNS = ("x0", "x0 + n", "T(x0 + n)", "answer", "T(x0)")
 class DenoisingLoss(DenoiserEvaluation):
     """EDM's weighted loss on training images and on images that were held out, and the gap between the two: how much of
     what it knows it knows by heart. At the noise levels that part EDM's distribution of them into `levels` equal
-    shares (the middle of each), so that the plain mean over them is the loss that EDM trains; of at most `images` of
-    either split, `draws` of noise each."""
+    shares (the middle of each), so that the plain mean over them is the loss that an EDM net of coloured images trains
+    (a grey one is asked through its mean of three channels, at levels lower by the root of three); of at most `images`
+    of either split, `draws` of noise each."""
 
     in_latents: ClassVar[bool] = True
 

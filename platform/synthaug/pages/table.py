@@ -16,8 +16,12 @@ from synthaug.settings import UserError, did_you_mean
 PREFERRED = ("test/top1", "val/top1")
 # where nothing was classified
 OTHERWISE = ("fidelity/fid", "denoising/heldout")
-# how the names of numbers begin that are better where they are lower
-LOWER = ("fidelity/fid", "fidelity/kid", "denoising/", "memorised/share", "transformed/", "leak/")
+# numbers that are better where they are lower, by the last part of their names, and all of whose names begin so
+LOWER = {
+    "fid", "kid", "fid_of_sets", "share", "leak", "gap", "gap share", "heldout", "train", "loss", "ece", "copies",
+    "share_closer",
+}  # fmt: skip
+ERRORS = ("answers/",)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
     """A line for each arm and point, in the order of the sweep. P-values are corrected by Holm over all arms together,
     the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
     metric = metric_of(trials, sweep)
-    sign = -1 if metric.startswith(LOWER) else 1
+    sign = -1 if metric.rpartition("/")[2] in LOWER or metric.startswith(ERRORS) else 1
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     names: dict[tuple[str, str], str] = {}
     for trial in trials:

@@ -72,6 +72,7 @@ class OfImages(Measured, Computed[Result]):
 
     def check(self, given: Given) -> None:
         check_splits(self.evaluation, given["data"])
+        given["data"].size(self.size)
 
     def compute(self, given: Given) -> Outcome:
         pictures: Pictures = given["data"]
@@ -97,6 +98,7 @@ class OfDenoiser(Measured, Computed[Result]):
 
     def check(self, given: Given) -> None:
         check_splits(self.evaluation, given["data"])
+        given["data"].size(self.size)
         model = self.inputs["denoiser"].model  # type: ignore[attr-defined]  # trained or there already
         if self.evaluation.informed and not isinstance(model, TrainedScore):
             raise UserError(f"{type(self.evaluation).__name__} asks a net that was trained as TrainedEDM is")
@@ -115,9 +117,11 @@ class OfDenoiser(Measured, Computed[Result]):
         denoiser = model.informed(folder) if self.evaluation.informed else model.load(folder)
         real = {}
         for name in self.evaluation.needs:
-            images, labels = pictures.arrays(name, self.seed, size)
-            rows = list(self.evaluation.chosen(name, len(images)))
-            real[name] = clean(images[rows], model.space), torch.from_numpy(labels[rows])
+            entries = pictures.entries(name, self.seed)
+            # chosen first: of a million images a few hundred are decoded
+            chosen = [entries[row] for row in self.evaluation.chosen(name, len(entries))]
+            images = decode_all([pictures.listing.read(entry.id) for entry in chosen], size)
+            real[name] = clean(images, model.space), torch.tensor([entry.label for entry in chosen])
         result = self.evaluation.measure(denoiser, real, model.labels)
         return Outcome(result=result, calls=denoiser.rows)
 
