@@ -71,7 +71,7 @@ def test_time() -> Sweep:
     """Plain, AugMix, DiffAug and both, asked once, by DE, adaptive DE, DDA and DDA-SE, on clean digits and on a
     corruption of each family at severity 5 (DDA takes 50 steps forth and back for each image).
 
-    Measured, corrupted: second look 84.8, with DE 88.4 (+3.6: +2.0, +5.1), adaptive 88.3, DDA 85.3, DDA-SE 85.6. Cost:
+    Measured, corrupted: second look 85.1, with DE 88.4 (+3.3: +1.9, +4.6), adaptive 88.3, DDA 87.2, DDA-SE 87.1. Cost:
     37 minutes of two cores, 14 of them for images.
     """
     ways = (Single(), Ensemble(), ADAPTIVE, DDA(), DDA(self_ensemble=True))
