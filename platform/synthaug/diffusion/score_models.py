@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from synthaug.diffusion.backbone import Backbone
-from synthaug.diffusion.layout import FOLDER
+from synthaug.diffusion.layout import FOLDER, By, Target
 from synthaug.diffusion.pixel_models import TrainedModel, check_halving
 from synthaug.diffusion.transforms import Augmentation, EDMPipe, OneOrNone
 from synthaug.settings import Count, OneOf, Share, UserError, settings
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import NetDenoiser
     from synthaug.diffusion.fit import Fitted
 
-Target = Literal["edm", "velocity", "epsilon", "x0"]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -49,7 +48,7 @@ class ScoreAug:
 
     how: OneOf[Augmentation] = OneOrNone()
     told: Literal["truth", "nothing", "another's", "the next one"] = "truth"
-    by: Literal["embedding", "channels", "scale and shift"] = "embedding"
+    by: By = "embedding"
     reading: Literal["I", "II", "III"] = "I"
     renorm: bool = False
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from synthaug.diffusion.denoiser import NetDenoiser, Preconditioned, Sigma, per_row
-from synthaug.diffusion.layout import ABOUT, TOLD
+from synthaug.diffusion.layout import ABOUT, TOLD, By, Target
 from synthaug.diffusion.scoreaug import WIDTH
-from synthaug.diffusion.targets import Target, coefficients
+from synthaug.diffusion.targets import coefficients
 
 _FIRST = "conv_in"
-By = Literal["embedding", "channels", "scale and shift"]
 
 
 class Told(NamedTuple):
@@ -212,8 +211,7 @@ def _of_kind(net: Any, labels: int) -> Any:
     """A net of diffusers like this one, with so many classes to look up."""
     config = {name: value for name, value in net.config.items() if not name.startswith("_")}
     if isinstance(net, UNet2DModel):
-        # "identity" leaves a place that is filled later
-        config |= {"class_embed_type": None, "num_class_embeds": labels or None}
+        config["num_class_embeds"] = labels or None
     return type(net).from_config(config)
 
 
@@ -257,8 +255,8 @@ def read_informed(folder: Path, device: str | None = None) -> NetDenoiser:
 
 def _open(folder: Path, dtype: torch.dtype) -> tuple[Any, Target, dict[str, Any]]:
     about = json.loads((folder / ABOUT).read_text())
-    kind = UNet2DModel if (folder / "unet").is_dir() else DiTTransformer2DModel
-    plain: Any = kind.from_pretrained(folder / ("unet" if kind is UNet2DModel else "transformer"), torch_dtype=dtype)
+    part, kind = ("unet", UNet2DModel) if (folder / "unet").is_dir() else ("transformer", DiTTransformer2DModel)
+    plain: Any = kind.from_pretrained(folder / part, torch_dtype=dtype)
     return plain, about.pop("target"), about
 
 

@@ -7,14 +7,13 @@ weighted error of its guess at x0, where the weight makes it the plain error of 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from synthaug.diffusion.denoiser import Preconditioning, precondition, sigmas_of
+from synthaug.diffusion.layout import Target
 
-Target = Literal["edm", "velocity", "epsilon", "x0"]
 _LATEST = 1 - 1e-4  # at 1 there is nothing but noise, and sigma has no end
 
 

@@ -163,6 +163,12 @@ def own_class(sample: Sample, variant: int, context: Context, *, strength: float
     return Row(sample.id, sample.target, sample.target, variant, context.text(sample.target, seed), strength, seed)
 
 
+def unprompted(sample: Sample, variant: int, context: Context) -> Row:
+    """The same for a method that says nothing to a model."""
+    seed = seed_of(context.seed, "generate", sample.id, variant)
+    return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)
+
+
 def pick(choices: Sequence[T], seed: int, *purpose: str) -> T:
     """One of the choices, by a seed of a row."""
     # a seed for each purpose: else the adjective of an image would tell its domain

@@ -12,7 +12,7 @@ from synthaug.data.listing import Entry
 from synthaug.data.sample import Label, Sample, resize_image
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.pixel_models import DenoiserModel
-from synthaug.methods.base import Context, Method, Models, Row
+from synthaug.methods.base import Context, Method, Models, Row, unprompted
 from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
 from synthaug.settings import Count, UserError, seed_of, settings
 
@@ -52,8 +52,7 @@ class FromNoise(Method):
             raise UserError(f"guidance {self.guidance:g} needs a denoiser that knows classes; {way}", ("method",))
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
-        seed = seed_of(context.seed, "generate", sample.id, variant)
-        return Row(sample.id, sample.target, sample.target, variant, "", 1.0, seed)  # no prompt: nothing reads one
+        return unprompted(sample, variant, context)
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
@@ -106,7 +105,3 @@ class Resample(FromNoise):
             means = [codec.posterior(image, row.source)[0] for row, image in zip(rows, images, strict=True)]
             x0 = torch.cat(means).float() * codec.scale
         return x0 + self.sigma_max * noise
-
-    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
-        seed = seed_of(context.seed, "generate", sample.id, variant)
-        return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)

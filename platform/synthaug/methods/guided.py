@@ -12,9 +12,9 @@ from synthaug.data.sample import Label, Sample
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.guide import Guide
 from synthaug.diffusion.one_step import sigma_at
-from synthaug.methods.base import Context, Method, Models, Row
+from synthaug.methods.base import Context, Method, Models, Row, unprompted
 from synthaug.methods.diffuse_denoise import as_pixels, noise_of, pieces
-from synthaug.settings import seed_of, settings
+from synthaug.settings import settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +48,7 @@ class ClassifierGuided(Method):
         return 1.0  # it begins with pure noise
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
-        seed = seed_of(context.seed, "generate", sample.id, variant)
-        return Row(sample.id, sample.target, sample.target, variant, "", 0.0, seed)  # no prompt: nothing reads one
+        return unprompted(sample, variant, context)
 
     def generate(
         self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models

@@ -58,7 +58,8 @@ class OneByOne:
         for chain in wave:
             try:
                 made.add(Here().run(plan, [chain], heard))
-            except Exception as error:  # whatever ends a trial; Tune takes it in the same way
+            # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
+            except (ValueError, RuntimeError) as error:
                 failed = next(stage for stage in chain if not plan.store.is_ready(stage))
                 made.errors[failed.key] = str(error)
         return made
