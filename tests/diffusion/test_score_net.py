@@ -12,7 +12,7 @@ from diffusers import EDMEulerScheduler, UNet2DModel
 from memory import Memory, silent, weights
 from torch import Tensor
 
-from synthaug.diffusion import fit
+from synthaug.diffusion import fit, score_training
 from synthaug.diffusion.denoiser import UNetDenoiser, sigmas_of
 from synthaug.diffusion.pixel_models import PretrainedUNet
 from synthaug.diffusion.sampling import heun, karras_sigmas
@@ -395,3 +395,19 @@ def test_operations_are_counted() -> None:
     assert 3.4 < flops[1] / flops[0] < 4
     first = 2 * 8 * 8 * 16 * 3 * 9  # the first layer alone: two a weight and pixel
     assert flops[0] > 10 * first
+
+
+def test_which_rate_and_average_a_training_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EDM's where it is asked for, and else those of the other trainings."""
+    seen: list[fit.Average] = []
+
+    def spied(*args: Any, average: fit.Average, **more: Any) -> fit.Fitted:
+        seen.append(average)
+        return fit.Fitted()
+
+    monkeypatch.setattr(score_training, "fit", spied)
+    edm = model(warmup=600, ema=6000)
+    for settings in (edm, model()):
+        train(settings, PICTURES, 3, report=silent)
+    assert (seen[0].rate(50), seen[0].newest(100_000)) == (_rising(edm, 50), _half_life(edm, 100_000))
+    assert (seen[1].rate, seen[1].newest) == (fit.falling, fit.newest_share)
