@@ -34,7 +34,9 @@ def classifier(job: Job) -> None:
         transforms=(RandomCrop(padding=scale.net_pixels // 8), HorizontalFlip()),
     )  # fmt: skip
     net = build(scale.net, 10, seed=0).to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rate = partial(usual, net, recipe.optimizer.build(net.parameters()))
+    optimizer = recipe.optimizer.build(net.parameters())
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    rate = partial(usual, net, optimizer)
     batches = loader(job, files)
     one = (pixels[:size].to(DEVICE) / 255, labels[:size].to(DEVICE))
     others = {"ImageFolder": lambda: rate(steady(batches)), "one batch": lambda: rate([one] * STRETCH)}

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 import multiprocessing as mp
 import os
 from datetime import timedelta
@@ -17,7 +16,7 @@ from synthaug.classify import loop
 from synthaug.classify.augment import CutMix, HorizontalFlip, RandomCrop, TrivialAugment
 from synthaug.classify.mixing import Concat, LocalRandomReplace
 from synthaug.classify.models import build
-from synthaug.classify.optim import SGD, AdamW
+from synthaug.classify.optim import SGD, AdamW, SharpnessAware
 from synthaug.classify.recipe import Recipe
 from synthaug.settings import UserError, seed_of
 
@@ -81,7 +80,7 @@ def untimed(history):
     return [dict(entry) for entry in history]
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(), SGD(lr=0.05)])
+@pytest.mark.parametrize("optimizer", [AdamW(), SGD(lr=0.05), SharpnessAware(SGD(lr=0.05))])
 def test_resumed_equals_undisturbed_to_the_bit(optimizer):
     recipe = Recipe(steps=25, batch_size=16, evaluations=6, transforms=AUGMENTED, optimizer=optimizer, warmup=0.2)
     whole = train(recipe)
@@ -181,14 +180,6 @@ def test_stream_shows_each_image_once_an_epoch_from_any_step(length):
     for first in (1, 5, 17):
         later = loop.stream(order, 8, first)
         assert all(torch.equal(next(later), batch) for batch in batches[first:])
-
-
-def test_schedule():
-    assert [loop.schedule(step, 10, 0.4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert loop.schedule(0, 10, 0) == loop.schedule(4, 10, 0.4) == 1
-    for step in range(10):
-        assert loop.schedule(step, 10, 0) == pytest.approx(math.cos(math.pi * step / 20) ** 2)
-    assert [loop.schedule(step, 2, 1.0) for step in range(2)] == [0.5, 1]
 
 
 def test_the_model_is_chosen_by_validation_and_ties_by_loss(monkeypatch):
@@ -325,7 +316,9 @@ def test_mistakes_of_the_user():
         train(Recipe(steps=1, batch_size=2), world=loop.World(0, 3))
 
 
-TOGETHER = Recipe(steps=9, batch_size=15, evaluations=3, transforms=AUGMENTED[:2], optimizer=SGD(lr=0.1))
+TOGETHER = Recipe(
+    steps=9, batch_size=15, evaluations=3, transforms=AUGMENTED[:2], optimizer=SharpnessAware(SGD(lr=0.1))
+)
 
 
 def together(rank, folder):
@@ -343,7 +336,7 @@ def apart(rank, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """15 images over two processes: the slices are uneven."""
+    """15 images over two processes: the slices are uneven; SAM's worst point is that of the whole batch."""
     other = mp.get_context("spawn").Process(target=apart, args=(1, str(tmp_path)))
     other.start()
     together(0, str(tmp_path))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from synthaug.classify.mixing import Utilize
 from synthaug.classify.models import build, centre, check_size, crop_of, prepared, resized
@@ -203,11 +205,14 @@ class _Run:
         # one forward of all rows (batch, views): where a net has batch norm they share its statistics, as in DiffAug
         images = joined([images for images, _ in parts]).contiguous(memory_format=layout)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * schedule(number, self.total, self.recipe.warmup)
+            group["lr"] = peak * rate(self.recipe, number, self.total)
+        passes = count()
 
         def closure() -> Any:  # torch says float, and means this tensor
             self.optimizer.zero_grad()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            precise = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+            # SAM asks twice, and batch norm is to count a batch once
+            with precise, statistics_of(self.model, kept=next(passes) > 0):
                 logits = self.parallel(images)
             # in float32: bf16 has too few digits for the logarithm of a sum
             of_parts = logits.float().split([len(rows) for rows, _ in parts])
@@ -292,13 +297,26 @@ def evaluation_steps(total: int, evaluations: int) -> list[int]:
     return sorted({max(1, round(total * part / evaluations)) for part in range(1, evaluations + 1)})
 
 
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The share of the peak learning rate at `step` (0 .. total - 1): linear over `warmup`, then a cosine to 0."""
-    rise = round(total * warmup)
+def rate(recipe: Recipe, step: int, total: int) -> float:
+    """The share of the peak learning rate at `step` (0 .. total - 1): linear over the warm-up, then by the schedule."""
+    rise = round(total * recipe.warmup)
     if step < rise:
         return (step + 1) / rise
-    # 1 right after the warm-up, and 0 only after the last step, which would do nothing with it
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+    # 1 right after the warm-up; a cosine is 0 only after the last step, which would do nothing with it
+    return recipe.schedule.share((step - rise) / (total - rise))
+
+
+@contextmanager
+def statistics_of(model: nn.Module, *, kept: bool) -> Iterator[None]:
+    """The running statistics of batch norm left as they are, where they are to be kept."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats] if kept else []
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def stream(order: Callable[[int], torch.Tensor], size: int, first: int) -> Iterator[torch.Tensor]:

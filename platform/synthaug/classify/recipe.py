@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from synthaug.classify.augment import Transform
-from synthaug.classify.optim import AdamW, Optimizer
+from synthaug.classify.optim import AdamW, Cosine, Optimizer, Schedule
 from synthaug.classify.views import View
 from synthaug.settings import ContentOf, Count, OneOf, Share, UserError, settings
 
 
 @settings
 class Recipe:
-    """Model, optimiser, length, schedule (linear warm-up, then cosine to 0) and transforms of a training run.
+    """Model, optimiser, length, schedule (linear warm-up, then as it says) and transforms of a training run.
 
     Images are squashed to `image_size` (None: kept), then go through `transforms` in their order. Each of `views` adds
     its rows to the batch and its term to the loss, in which the batch itself counts `clean_weight`. `weights` is a
@@ -31,6 +31,7 @@ class Recipe:
     keeps_last: bool = False
     batch_size: Count = 64
     warmup: Share = 0.0
+    schedule: OneOf[Schedule] = Cosine()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     transforms: tuple[OneOf[Transform], ...] = ()
     views: tuple[OneOf[View], ...] = ()
