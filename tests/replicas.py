@@ -9,10 +9,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from scipy.io import savemat
 
 from shapes import class_folders, paint
 from synthaug.data.layouts import DOMAINS
 from synthaug.data.listing import Listing
+from synthaug.data.mat_layouts import LABELLED
 from synthaug.data.published import PUBLISHED
 
 WORDNETS = ("n01440764", "n02012849")
@@ -134,6 +136,57 @@ def imagenet_d(root: Path) -> Path:
     return root
 
 
+def tiny_imagenet(root: Path, train: int = 5, test: int = 2) -> Path:
+    """Tiny-ImageNet with two classes, the later first in wnids.txt; its test/ has no labels and is not read."""
+    found = []
+    for c, wordnet in enumerate(WORDNETS):
+        names = [f"{wordnet}_{i}.JPEG" for i in range(train)]
+        for i, name in enumerate(names):
+            paint(root / "train" / wordnet / "images" / name, 100 * c + i)
+        boxes = "".join(f"{name}\t0\t1\t6\t7\n" for name in names)
+        (root / "train" / wordnet / f"{wordnet}_boxes.txt").write_text(boxes)
+        found += [wordnet] * test
+    for i, _ in enumerate(found):
+        paint(root / "val" / "images" / f"val_{i}.JPEG", 500 + i)
+    lines = [f"val_{i}.JPEG\t{wordnet}\t0\t1\t6\t7\n" for i, wordnet in enumerate(found)]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    paint(root / "test" / "images" / "test_0.JPEG", 900)
+    (root / "wnids.txt").write_text("\n".join(reversed(WORDNETS)))
+    words = ("n01440764\ttench, Tinca tinca", "n02012849\tsand crane", "n99999999\tthing")
+    (root / "words.txt").write_text("\n".join(words) + "\n")
+    return root
+
+
+def flowers(root: Path, train: int = 2) -> Path:
+    """Oxford's flowers with all 102 classes; the images of a class do not follow one another."""
+    labels = np.tile(np.arange(1, 103, dtype=np.uint8), train + 2)
+    for i in range(len(labels)):
+        paint(root / "jpg" / f"image_{i + 1:05d}.jpg", i)
+    numbers = np.arange(1, len(labels) + 1, dtype=np.uint16)
+    sets = {"trnid": numbers[: 102 * train], "valid": numbers[102 * train : -102], "tstid": numbers[-102:]}
+    savemat(root / "imagelabels.mat", {"labels": labels})
+    savemat(root / "setid.mat", sets)
+    return root
+
+
+def cars(root: Path, labelled: str = "", train: int = 5) -> Path:
+    """Stanford's cars with three classes."""
+    (root / "devkit").mkdir(parents=True)
+    names = np.array([["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "Audi R8"]], dtype=object)
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": names})
+    save_cars(root, "train", root / "devkit" / "cars_train_annos.mat", 3 * train)
+    save_cars(root, "test", root / labelled / LABELLED, 6)
+    return root
+
+
+def save_cars(root: Path, split: str, path: Path, count: int) -> None:
+    annotations = np.zeros((1, count), dtype=[("bbox_x1", object), ("class", object), ("fname", object)])
+    for i in range(count):
+        annotations[0, i] = (39, np.uint8(i % 3 + 1), f"{i + 1:05d}.jpg")
+        paint(root / f"cars_{split}" / f"{i + 1:05d}.jpg", 1000 * (split == "test") + i)
+    savemat(path, {"annotations": annotations})
+
+
 def make(name: str, root: Path) -> Path:
     """A copy of a data set by its name, in the folder that its archive makes."""
     inner = root / PUBLISHED[name].folder
@@ -145,6 +198,8 @@ def make(name: str, root: Path) -> Path:
         semi_inat(inner)
     elif name == "domainnet":
         domainnet(inner)
+    elif name in ("tiny-imagenet", "flowers102", "cars"):
+        {"tiny-imagenet": tiny_imagenet, "flowers102": flowers, "cars": cars}[name](inner)
     elif name == "fashion":
         fashion(inner)
     elif name.startswith("cifar"):

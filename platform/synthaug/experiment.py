@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from synthaug.classify.augment import HorizontalFlip
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.subset import Subset
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune
@@ -73,7 +74,8 @@ class Experiment:
     LINE: ClassVar[Any] = None
 
     dataset: Dataset
-    subset: None = None
+    # of which training images new ones are made; None is all
+    subset: OneOf[Subset] | None = None
     backbone: Annotated[OneOf[Backbone] | None, BeforeValidator(_named_backbone)] = None
     method: OneOf[Method] | None = None
     # None is the method's own way, () none at all
@@ -136,6 +138,13 @@ class Experiment:
         return self
 
     @model_validator(mode="after")
+    def _has_learner(self) -> Experiment:
+        if self.subset is not None and self.recipe is None:
+            way = "say how it is trained (--set recipe.steps=300)"
+            raise UserError(f"{type(self.subset).__name__} asks a net that is being trained; {way}", ("recipe",))
+        return self
+
+    @model_validator(mode="after")
     def _has_one_size(self) -> Experiment:
         trained = self.denoiser.image_size if isinstance(self.denoiser, TrainedModel) else None
         if self.recipe is not None and trained not in (None, self.recipe.image_size):
@@ -172,6 +181,16 @@ class Experiment:
             both = " of ".join(filter(None, twice[0]))
             raise UserError(f"the numbers of two evaluations would have one name ({both}); ask for one of them apart")
         return evaluations
+
+    @staticmethod
+    def spelled(name: str, value: Any) -> tuple[str, Any]:
+        """A field and its value, where people call it otherwise: `amplification` counts the original too."""
+        if name != "amplification":
+            return name, value
+        if not isinstance(value, int) or value < 2:
+            said = "is how often an image stands in all, 2 or more; without new ones there is no method"
+            raise UserError(said, (name,))
+        return "k", value - 1
 
     @property
     def is_nano(self) -> bool:

@@ -298,6 +298,9 @@ def _set(cls: type, data: Any, path: str, new: Any) -> None:
         if isinstance(data[name], str):  # what was named just before
             data[name] = _named(owner, name, data[name])
         data = data[name]
+    owner = _owner(None if parents else cls, data)
+    if owner is not None and hasattr(owner, "spelled"):
+        last, new = owner.spelled(last, new)
     if isinstance(data, dict):
         data[last] = new
     elif isinstance(data, list) and last.isdigit() and int(last) < len(data):

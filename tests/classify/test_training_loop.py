@@ -185,16 +185,16 @@ def test_stream_shows_each_image_once_an_epoch_from_any_step(length):
 def test_the_model_is_chosen_by_validation_and_ties_by_loss(monkeypatch):
     scores = iter([(0.5, 1.0), (0.9, 3.0), (0.9, 2.0), (0.9, 2.0), (0.7, 0.1)])
     monkeypatch.setattr(
-        loop._Run, "validate", lambda self: dict(zip(("val/top1", "val/loss"), next(scores), strict=True))
+        loop.Run, "validate", lambda self: dict(zip(("val/top1", "val/loss"), next(scores), strict=True))
     )
     states = []
-    choose = loop._Run.choose
+    choose = loop.Run.choose
 
     def watched(self, done, entry):
         choose(self, done, entry)
         states.append(copy.deepcopy(self.model.state_dict()))
 
-    monkeypatch.setattr(loop._Run, "choose", watched)
+    monkeypatch.setattr(loop.Run, "choose", watched)
     trained = train(Recipe(steps=10, batch_size=8, evaluations=5))
     assert [same(trained.model, state) for state in states] == [False, False, True, False, False]
 

@@ -49,7 +49,7 @@ def data(**more: Any) -> loop.Data:
 def running(*views: View, world: World = ALONE, on: loop.Data | None = None, **fields: Any) -> Any:
     recipe = Recipe(**{"steps": 4, "batch_size": 8, "views": views, "transforms": (RandomCrop(1),)} | fields)
     denoiser = Counted()
-    run = loop._Run(recipe, Concat(), on or data(), 0, ALONE, CPU, denoiser)
+    run = loop.Run(recipe, Concat(), on or data(), 0, ALONE, CPU, denoiser)
     run.world = world  # now, because the others of a real one would have to be there
     torch.manual_seed(1)
     return run

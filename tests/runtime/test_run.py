@@ -71,12 +71,12 @@ import sys
 from test_run import experiment
 import synthaug
 from synthaug.classify import loop
-real = loop._Run.interval
+real = loop.Run.interval
 def told(self, *given):
     entry = real(self, *given)
     print("step", entry["step"], flush=True)
     return entry
-loop._Run.interval = told
+loop.Run.interval = told
 synthaug.run(experiment(), home=sys.argv[1])
 """
 
@@ -121,14 +121,14 @@ def test_killed_between_the_last_step_and_the_manifest_trains_only_what_no_check
 ) -> None:
     """The files are there and are written once more: what lies there without a manifest is nobody's."""
     write, steps = Disk.write, list[int]()
-    real = loop._Run.step
+    real = loop.Run.step
 
     def killed(self: Disk, name: str, data: bytes) -> None:
         if name == MANIFEST and self.root.parent.name == "train":
             raise Killed
         write(self, name, data)
 
-    def counted(self: loop._Run, number: int, indices: Tensor) -> Tensor:
+    def counted(self: loop.Run, number: int, indices: Tensor) -> Tensor:
         steps.append(number)
         return real(self, number, indices)
 
@@ -138,7 +138,7 @@ def test_killed_between_the_last_step_and_the_manifest_trains_only_what_no_check
     train = place_of(Store(tmp_path), experiment(), "train")
     assert (train / "model.safetensors").exists() and not (train / MANIFEST).exists()
     monkeypatch.setattr(Disk, "write", write)
-    monkeypatch.setattr(loop._Run, "step", counted)
+    monkeypatch.setattr(loop.Run, "step", counted)
     again = finished(*made_in(tmp_path, experiment()))
     assert steps == list(range(35, 40)), "those since the last of the eight evaluations but one"
     assert science(again) == science(undisturbed[1])

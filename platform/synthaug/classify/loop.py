@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -46,6 +47,7 @@ class Data:
     val_images: Images
     val_labels: torch.Tensor
     variants: Mapping[int, Images] = field(default_factory=dict)
+    start: Mapping[str, torch.Tensor] | None = None  # weights that training goes on from
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) == self.n_real + len(self.source_of_synthetic)
@@ -65,7 +67,7 @@ class Trained:
 
 
 @dataclass
-class _Progress:
+class Progress:
     """What a checkpoint holds beside model and optimiser."""
 
     step: int = 0
@@ -94,10 +96,8 @@ def train(
     `report` is called after each evaluation, in every process. `denoiser` is for views that need one.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # benchmark would choose kernels by their time, and so bits by what else the machine was doing
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with contained(recipe.threads, device), exact:
-        run = _Run(recipe, utilize, data, seed, world, device, denoiser)
+    with exact(recipe, device):
+        run = Run(recipe, utilize, data, seed, world, device, denoiser)
         done = run.restore(checkpoint.load() if checkpoint else None)
         if run.total == 0:  # published weights, asked as they are
             report(run.untrained(done))
@@ -110,7 +110,16 @@ def train(
     return Trained(done.best, done.history, done.step, done.step * recipe.batch_size, done.seconds, done.calls)
 
 
-class _Run:
+@contextmanager
+def exact(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """The threads of the recipe, and kernels that give the same bits each time."""
+    # benchmark would choose kernels by their time, and so bits by what else the machine was doing
+    same = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with contained(recipe.threads, device), same:
+        yield
+
+
+class Run:
     """Everything of a training run but its progress."""
 
     def __init__(
@@ -126,6 +135,8 @@ class _Run:
         self.ends = evaluation_steps(self.total, recipe.evaluations)
         # the same start for every arm of a seed, so that arms are paired
         model = build(recipe.model, data.labels.shape[1], weights=recipe.weights, seed=seed_of(seed, "init"))
+        if data.start is not None:
+            model.load_state_dict(data.start)
         check_size(model.net, recipe, data.images.shape[2])
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model: nn.Module = model.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -142,33 +153,28 @@ class _Run:
             raise UserError("there are no images to train on")
         return indices
 
-    def restore(self, state: dict[str, Any] | None) -> _Progress:
+    def restore(self, state: dict[str, Any] | None) -> Progress:
         if state is None:
-            return _Progress()
+            return Progress()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        return _Progress(**state["progress"])
+        return Progress(**state["progress"])
 
-    def state(self, done: _Progress) -> dict[str, Any]:
-        progress = {name: getattr(done, name) for name in _Progress.__dataclass_fields__}
+    def state(self, done: Progress) -> dict[str, Any]:
+        progress = {name: getattr(done, name) for name in Progress.__dataclass_fields__}
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
 
-    def untrained(self, done: _Progress) -> Entry:
+    def untrained(self, done: Progress) -> Entry:
         """The weights as they are given, evaluated."""
         entry = {"step": 0.0, "epoch": 0.0} | self.validate()
         self.choose(done, entry)
         done.history.append(entry)
         return entry
 
-    def interval(self, done: _Progress, checkpoint: Checkpoint | None) -> Entry:
+    def interval(self, done: Progress, checkpoint: Checkpoint | None) -> Entry:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""
         last = next(end for end in self.ends if end > done.step)
-        self.model.train()  # validate() leaves it in evaluation mode
-        batches = stream(self.order, self.recipe.batch_size, done.step)
-        while done.step < last:
-            self.stretch(done, batches, min(last, done.step + STRETCH))
-            if checkpoint and done.step < last and checkpoint.due():
-                checkpoint.save(self.state(done))
+        self.advance(done, last, checkpoint)
         began = time.monotonic()
         # in epochs of this use: concatenation's are 1 + k times as long as those of the real images
         entry = {"step": last, "epoch": last * self.recipe.batch_size / self.epoch_length}
@@ -179,7 +185,18 @@ class _Run:
         done.history.append(entry)
         return entry
 
-    def stretch(self, done: _Progress, batches: Iterator[torch.Tensor], last: int) -> None:
+    def advance(
+        self, done: Progress, last: int, checkpoint: Checkpoint | None, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:  # fmt: skip
+        """Train up to a step; `more` is kept beside the state."""
+        self.model.train()  # validate() leaves it in evaluation mode
+        batches = stream(self.order, self.recipe.batch_size, done.step)
+        while done.step < last:
+            self.stretch(done, batches, min(last, done.step + STRETCH))
+            if checkpoint and done.step < last and checkpoint.due():
+                checkpoint.save({**self.state(done), **more})
+
+    def stretch(self, done: Progress, batches: Iterator[torch.Tensor], last: int) -> None:
         """Some steps, each with random numbers of its own, so that it does not matter where a run was resumed."""
         began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
         losses = []  # tensors: read once after the stretch, because reading one waits for the device
@@ -283,7 +300,7 @@ class _Run:
         top1 = (logits.argmax(1) == labels).double().mean()  # the labels of real images are hard
         return {"val/top1": float(top1), "val/loss": float(cross_entropy(logits, labels))}
 
-    def choose(self, done: _Progress, entry: Entry) -> None:
+    def choose(self, done: Progress, entry: Entry) -> None:
         """Keep these weights if validation likes them better than any before."""
         # by validation and never by the test images, as the released code of UniDiffDA does
         score = (entry["val/top1"], -entry["val/loss"]) if "val/top1" in entry else None

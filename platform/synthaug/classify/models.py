@@ -1,4 +1,5 @@
-"""Classifiers: images in [0, 1] (or uint8) BCHW to logits; a small net of our own and everything in torchvision.
+"""Classifiers: images in [0, 1] (or uint8) BCHW to logits; a small net of our own, everything in torchvision, its nets
+with stems for small images, and everything in timm.
 
 torchvision is imported where it is used: it takes seconds, and the small net needs none of it.
 """
@@ -14,6 +15,7 @@ from torch import nn
 
 from synthaug.classify.augment import RandomCrop
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.small_models import SMALL, TIMM, from_timm
 from synthaug.settings import UserError, did_you_mean
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that torchvision's weights were trained with
@@ -64,11 +66,19 @@ def crop_of(recipe: Recipe) -> int | None:
 
 
 def check_size(net: nn.Module, recipe: Recipe, stored: int) -> None:
-    """Refuse images that a vision transformer has no positions for."""
+    """Refuse images of another size than the one that a net is made for."""
     # in the order of the pipeline, from its end: crop, then squash, then what lies on the disk
     size = crop_of(recipe) or recipe.image_size or stored
-    if recipe.model.startswith("vit_") and net.image_size != size:
-        raise UserError(f"{recipe.model} takes {net.image_size} px images, not {size}; set image_size={net.image_size}")
+    only = only_size(net)
+    if only not in (None, size):
+        raise UserError(f"{recipe.model} takes {only} px images, not {size}; set image_size={only}")
+
+
+def only_size(net: nn.Module) -> int | None:
+    """The one size of images that a net takes, as vision transformers do; None of all others."""
+    told = getattr(net, "pretrained_cfg", {})  # timm's nets have it
+    found = told["input_size"][-1] if told.get("fixed_input_size") else getattr(net, "image_size", None)
+    return cast(int | None, found)
 
 
 def resized(images: torch.Tensor, size: int | None) -> torch.Tensor:
@@ -96,13 +106,20 @@ def build(name: str, classes: int, *, weights: str | Path | None = None, seed: i
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        if name == "small":
-            model = Classifier(small(classes), *CENTRED)
-        else:
-            model = Classifier(_from_zoo(name, classes), *IMAGENET)
+        model = _made(name, classes)
     if weights is not None:
         _load(model, Path(weights).expanduser())
     return model
+
+
+def _made(name: str, classes: int) -> Classifier:
+    if name == "small":
+        return Classifier(small(classes), *CENTRED)
+    if name.startswith(TIMM):
+        net = from_timm(name.removeprefix(TIMM), classes)
+        told = cast(dict[str, tuple[float, ...]], net.pretrained_cfg)
+        return Classifier(net, told["mean"], told["std"])
+    return Classifier(_from_zoo(name, classes), *IMAGENET)
 
 
 def small(classes: int) -> nn.Sequential:
@@ -118,11 +135,13 @@ def small(classes: int) -> nn.Sequential:
 
 
 def _from_zoo(name: str, classes: int) -> nn.Module:
+    if name in SMALL:
+        return SMALL[name](classes)
     from torchvision import models as zoo
 
     choices = zoo.list_models(module=zoo)
     if name not in choices:
-        raise UserError(f"no model is called {name!r}{did_you_mean(name, ['small', *choices])}")
+        raise UserError(f"no model is called {name!r}{did_you_mean(name, ['small', *SMALL, *choices, f'{TIMM}NAME'])}")
     # the two old nets with extra heads would return tuples in training
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return cast(nn.Module, zoo.get_model(name, weights=None, num_classes=classes, **extra))
@@ -132,6 +151,9 @@ def head(model: nn.Module) -> tuple[str, nn.Linear]:
     """The last linear layer and its name: its input are the features, its output the logits."""
     # modules are named in the order they were made, the head last
     linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        # some of timm's end in a convolution; they can be trained, but not do what needs features
+        raise UserError("the model has no linear layer, and this needs its last one; choose another model")
     return linear[-1]
 
 

@@ -28,6 +28,11 @@ class Optimizer(ABC):
     def build(self, params: Iterable[torch.nn.Parameter]) -> Stepping:
         """The torch optimiser over `params`, or what takes steps as one does."""
 
+    @property
+    def plain(self) -> Optimizer:
+        """It without what stands around it."""
+        return self
+
 
 @settings
 class SGD(Optimizer):
@@ -76,6 +81,10 @@ class SharpnessAware(Optimizer):
         if isinstance(self.base, SharpnessAware):
             raise UserError("SAM of SAM is none; its base is a plain optimiser", ("base",))
         return self
+
+    @property
+    def plain(self) -> Optimizer:
+        return self.base
 
     def build(self, params: Iterable[torch.nn.Parameter]) -> SAM:
         given = list(params)

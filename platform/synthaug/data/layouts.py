@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from synthaug.data.folder import AT, Facts, Files, class_folders, contents, readable, refuse_bad, sized, visible_folders
 from synthaug.data.listing import Entry
@@ -23,6 +23,7 @@ POOL = 30  # images a class of Caltech-101 are usually there to train on, all ot
 SYNSETS = "LOC_synset_mapping.txt"
 SEVERITIES = "12345"  # of ImageNet-C
 ANY_NAME = re.compile(r".+")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _called(folder: Path, names: re.Pattern[str]) -> list[str]:
     raise UserError(f"{str(folder)!r} holds no folders {like}; unpack the archive again", AT)
 
 
-def _present(root: Path, files: Files) -> Files:
+def present(root: Path, files: Files) -> Files:
     """The same files, when every listed image is there, and in one split."""
     names = [name for named in files.splits.values() for name in named]
     # an archive half unpacked would go on as a smaller data set
@@ -122,8 +123,8 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is no text; unpack the archive again", AT) from None
 
 
-def _known(index: Mapping[str, int], name: str, file: Path) -> int:
-    """The class index of a name in a list file."""
+def _known(index: Mapping[str, T], name: str, file: Path) -> T:
+    """What a name in a list file stands for, such as the index of its class."""
     if name not in index:
         raise UserError(f"{file} speaks of {name!r}, which its neighbours do not know; unpack the archive again", AT)
     return index[name]
@@ -150,7 +151,7 @@ def cub(root: Path) -> Files:
         splits["train" if is_train == "1" else "test"][f"images/{path}"] = label
     # 001.Black_footed_Albatross: the number orders the classes and is no part of their names
     classes = tuple(folder.partition(".")[2] or folder for folder in folders)
-    return _present(root, Files(classes, splits))
+    return present(root, Files(classes, splits))
 
 
 def aircraft(root: Path) -> Files:
@@ -164,7 +165,7 @@ def aircraft(root: Path) -> Files:
         name = f"images_variant_{split}.txt"
         listed = rows(data, name, 2)
         splits[split] = {f"data/images/{image}.jpg": _known(index, variant, data / name) for image, variant in listed}
-    return _present(root, Files(variants, splits))
+    return present(root, Files(variants, splits))
 
 
 def caltech(root: Path) -> Files:
@@ -216,6 +217,32 @@ def _synsets(root: Path, classes: Sequence[str]) -> dict[str, str]:
     from torchvision.models import ResNet50_Weights  # takes seconds
 
     return dict(zip(classes, ResNet50_Weights.IMAGENET1K_V1.meta["categories"], strict=True))
+
+
+def tiny_imagenet(root: Path) -> Files:
+    """Tiny-ImageNet: wnids.txt, words.txt, train/{wnid}/images/, val/val_annotations.txt, val/images/; val/ is the test
+    set, because the labels of the official one were never published."""
+    # sorted, as those of ImageNet are: wnids.txt has them in no order
+    classes = tuple(sorted(name for (name,) in rows(root, "wnids.txt", 1)))
+    index, words = _index(classes), dict(rows(root, "words.txt", 2))
+    for name in classes:
+        _known(words, name, root / "wnids.txt")
+    listed = rows(root / "val", "val_annotations.txt", 6)  # with a box, in the last four columns
+    test = {f"val/images/{row[0]}": _known(index, row[1], root / "val" / "val_annotations.txt") for row in listed}
+    train = {image: index[name] for name in classes for image in _tiny_train(root, name)}
+    first = {name: words[name].partition(",")[0] for name in classes}
+    return present(root, Files(classes, {"train": train, "test": test}, first))
+
+
+def _tiny_train(root: Path, wordnet: str) -> list[str]:
+    """The training images of a class: those of its list of boxes, or of its folder if the list was not kept."""
+    folder = root / "train" / wordnet
+    if not (folder / "images").is_dir():
+        raise UserError(f"there is no folder {str(folder / 'images')!r}; unpack the archive again", AT)
+    boxes = f"{wordnet}_boxes.txt"
+    has_list = (folder / boxes).is_file()
+    names = [row[0] for row in rows(folder, boxes, 5)] if has_list else [n for n, _ in sized(str(folder / "images"))]
+    return [f"train/{wordnet}/images/{name}" for name in names]
 
 
 def class_root(root: Path) -> dict[str, Path]:
@@ -289,7 +316,7 @@ def domainnet(root: Path) -> Files:
             splits[f"test/{domain}"] = _listed(lists, f"{domain}_test.txt")
     if unknown := {label for named in splits.values() for label in named.values()} - folders.keys():
         raise UserError(f"the test lists in {str(lists)!r} number a class {min(unknown)} that real_train.txt lacks", AT)
-    return _present(root, Files(tuple(folders[label] for label in range(len(folders))), splits))
+    return present(root, Files(tuple(folders[label] for label in range(len(folders))), splits))
 
 
 def _listed(root: Path, name: str) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The published data sets of the UniDiffDA protocol: where their files are, how prompts speak of them, how many images
-a class the protocol trains on; and those that ask how robust a classifier of ImageNet is, which have test images only.
+a class the protocol trains on; others that classifiers are compared on; and those that ask how robust a classifier of
+ImageNet is, which have test images only.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from synthaug.data import layouts
+from synthaug.data import layouts, mat_layouts
 from synthaug.data.archive import afhqv2, ffhq, folder_or_zip
 from synthaug.data.cifar import CIFAR10, CIFAR100, Cifar, cifar
 from synthaug.data.folder import AT, Facts, class_folders, cut
@@ -148,6 +149,7 @@ IMAGENET = "train/ and val/ (or test/) with class folders"
 WORDNET_FOLDERS = "class folders such as n01440764"
 CORRUPTED = "folders such as gaussian_noise/1 or noise/gaussian_noise/1"
 CALTECH = "train/ and test/ with class folders, or with the class folders of the official archive"
+CARS = f"{', '.join(mat_layouts.CARS)} and {mat_layouts.LABELLED} (there or in devkit/)"
 
 
 def _semi_inat(level: str) -> Published:
@@ -201,6 +203,17 @@ PUBLISHED = {
         ("data/variants.txt", *(f"data/images_variant_{split}.txt" for split in ("train", "val", "test"))),
         (1, 5, 10),
         super_class="aircraft",
+    ),
+    # not of UniDiffDA's: two more fine-grained sets, and ImageNet for small nets
+    "flowers102": Published(
+        on_disk(mat_layouts.flowers), "flowers-102", ("jpg", "imagelabels.mat", "setid.mat"), super_class="flower"
+    ),
+    "cars": Published(on_disk(mat_layouts.cars), "stanford_cars", mat_layouts.CARS, super_class="car", layout=CARS),
+    "tiny-imagenet": Published(
+        on_disk(layouts.tiny_imagenet),
+        "tiny-imagenet-200",
+        ("wnids.txt", "words.txt", "train", "val/val_annotations.txt", "val/images"),
+        size=64,
     ),
     # medical sets and DomainNet have prompts of their own in UniDiffDA, all others "a photo of a {}"
     "blood": Published(

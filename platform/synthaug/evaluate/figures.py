@@ -23,6 +23,16 @@ def gallery(lines: Sequence[Sequence[bytes]], tile: int = 64) -> np.ndarray:
     return np.concatenate(rows, 0)
 
 
+def tiles(rows: Sequence[Sequence[bytes]], tile: int = 48) -> np.ndarray:
+    """Rows of encoded images, which need not be equally long."""
+    width = max((len(row) for row in rows), default=1)
+    white = np.full((tile + 4, tile + 4, 3), 255, np.uint8)
+    shown = [
+        [_framed(resize_image(decode_image(data), tile), first=False)[:, : tile + 4] for data in row] for row in rows
+    ]
+    return np.concatenate([np.concatenate([*row, *[white] * (width - len(row))], 1) for row in shown] or [white], 0)
+
+
 def _framed(pixels: np.ndarray, first: bool) -> np.ndarray:
     """A tile with a margin; the real image gets a wider gap to its right."""
     return np.pad(pixels, ((2, 2), (2, 10 if first else 2), (0, 0)), constant_values=255)

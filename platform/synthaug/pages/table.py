@@ -42,6 +42,7 @@ class Line:
     baseline: str
     p: float | None
     hardest: str
+    trained_on: float | None  # images, real and generated
     images: float
     seconds: float
     calls: float
@@ -153,7 +154,9 @@ def _line(
     }
     difference = None if test is None else paired_test(test.ours, test.theirs, level)[:3]
     base, hardest = ("", "") if test is None else (test.baseline, test.hardest)
-    return Line(name, metric, values, *mean_interval(values), difference, base, p, hardest, *cost.values())
+    sizes = [t["metrics"]["train/set"] for t in group if "train/set" in t["metrics"]]
+    size = sum(sizes) / len(sizes) if sizes else None
+    return Line(name, metric, values, *mean_interval(values), difference, base, p, hardest, size, *cost.values())
 
 
 def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:
@@ -185,6 +188,7 @@ HEADER = (
     "difference",
     "corrected interval",
     "p (Holm)",
+    "trained on",
     "images",
     "device s",
     "denoiser calls",
@@ -206,7 +210,8 @@ def cells(line: Line) -> tuple[str, ...]:
         against = f" ({line.hardest})" if line.hardest != line.baseline else ""
         p = "" if line.p is None else p_text(line.p) + against
         difference = (number(d, line.metric, "+"), interval(low, high, line.metric, "+"), p)
-    cost = (f"{line.images:.0f}", f"{line.seconds:.0f}", f"{line.calls:.0f}")
+    size = "" if line.trained_on is None else f"{line.trained_on:.0f}"
+    cost = (size, f"{line.images:.0f}", f"{line.seconds:.0f}", f"{line.calls:.0f}")
     mean = number(line.mean, line.metric)
     return line.name, mean, interval(line.low, line.high, line.metric), *difference, *cost
 

@@ -32,9 +32,8 @@ class Finished:
 
     @property
     def results(self) -> dict[str, Result]:
-        """What was measured, by the names of the evaluations."""
-        # trainings are among the results, and measure nothing
-        found = {name: self.manifests[name].result for name in self.line.results}
+        """What was measured or looked at, by the names of the stages."""
+        found = {name: manifest.result for name, manifest in self.manifests.items()}
         return {name: result for name, result in found.items() if result is not None}
 
     def history(self, stage: Stage[Any]) -> list[dict[str, float]]:

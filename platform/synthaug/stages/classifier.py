@@ -26,13 +26,14 @@ WEIGHTS = "model.safetensors"
 
 class Classifier(Trained["nn.Module"]):
     """`images` are what is generated, of which variants 1..k are used; `copies` are for the recipe's views, by their
-    places; `denoiser` is there for views that work with it in the loop."""
+    places; `denoiser` is there for views that work with it in the loop, `start` if training goes on from a net."""
 
     kind, version, cost = "train", 2, "train"
 
     def __init__(
         self, data: Stage[Pictures], images: Stage[Any] | None, copies: Mapping[int, Stage[Any]],
-        denoiser: Stage[Any] | None, recipe: Recipe, utilize: Utilize, k: int, seed: int, named: Mapping[str, str],
+        denoiser: Stage[Any] | None, start: Stage[Any] | None, recipe: Recipe, utilize: Utilize, k: int, seed: int,
+        named: Mapping[str, str],
     ) -> None:  # fmt: skip
         self.recipe, self.utilize, self.k, self.seed = recipe, utilize, k, seed
         self.places = {place: stage.k for place, stage in copies.items()}
@@ -43,7 +44,7 @@ class Classifier(Trained["nn.Module"]):
             # without images their use decides nothing: plain training is one stage for all methods compared to it
             settings |= {"utilize": keyed(utilize), "k": k}
         looks = {f"copies.{place}": stage for place, stage in copies.items()}
-        inputs = {"data": data, "images": images, **looks, "denoiser": denoiser}
+        inputs = {"data": data, "images": images, **looks, "denoiser": denoiser, "start": start}
         # equal views draw from equal copies, which enter the key once
         again = {f"copies.{place}" for place in copies if recipe.views.index(recipe.views[place]) < place}
         super().__init__(settings, inputs, keyed=[role for role in inputs if role not in again])
@@ -80,13 +81,14 @@ class Classifier(Trained["nn.Module"]):
 
         from synthaug.classify.loop import train
 
+        data = self.training_data(given)
         trained = train(
-            self.recipe, self.utilize, self.training_data(given), seed=self.seed, report=loop.report,
+            self.recipe, self.utilize, data, seed=self.seed, report=loop.report,
             checkpoint=loop.checkpoint, world=loop.world, denoiser=given.denoiser(),
         )  # fmt: skip
         # safetensors takes contiguous tensors only, and channels_last may leave others
         weights = save({name: value.contiguous() for name, value in trained.model.items()})
-        counts = {"steps": trained.steps, "images": trained.images_seen}
+        counts = {"steps": trained.steps, "images": trained.images_seen, "set": len(data.labels)}
         return Outcome({WEIGHTS: weights}, trained.seconds, trained.denoiser_calls, trained.history, counts=counts)
 
     def training_data(self, given: Given) -> Data:
@@ -113,6 +115,7 @@ class Classifier(Trained["nn.Module"]):
             val_images=torch.from_numpy(val_images),
             val_labels=torch.from_numpy(val_labels),
             variants=self.variants(given, size),
+            start=given["start"].model.classifier.state_dict() if "start" in self.inputs else None,
         )
 
     def variants(self, given: Given, size: int) -> dict[int, np.ndarray]:
@@ -131,10 +134,11 @@ class Classifier(Trained["nn.Module"]):
     def numbers(
         self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
     ) -> Mapping[str, float]:
-        """Those of the evaluation whose weights were kept."""
+        """Those of the evaluation whose weights were kept, and how many images there were to train on."""
         # as training chose: of equal accuracies the lower loss, of equals the first
         best = max(history, key=lambda entry: (entry.get("val/top1", 0.0), -entry.get("val/loss", 0.0)))
-        return {name: best[name] for name in ("val/top1", "val/loss") if name in best}
+        found = {name: best[name] for name in ("val/top1", "val/loss") if name in best}
+        return found | ({"train/set": float(counts["set"])} if "set" in counts else {})
 
     def load(self, at: Folder, given: Given) -> nn.Module:
         """The trained classifier, on the device that a denoiser is put on too."""
@@ -162,4 +166,5 @@ class Judge(Classifier):
     def numbers(
         self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
     ) -> Mapping[str, float]:
-        return {f"judge/{name}": value for name, value in super().numbers(history, result, counts).items()}
+        found = super().numbers(history, result, counts)
+        return {f"judge/{name}": value for name, value in found.items() if name.startswith("val/")}

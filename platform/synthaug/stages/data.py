@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -121,8 +121,12 @@ class Mask(Computed[Pictures]):
         """The ids of the images that stay."""
 
     def compute(self, given: Given) -> Outcome:
+        return self.outcome(self.choose(given))
+
+    def outcome(self, chosen: Iterable[str]) -> Outcome:
+        """The choice as it is kept."""
         # sorted, because a set comes in any order and the file is to have the same bytes each time
-        ids = sorted(self.choose(given))
+        ids = sorted(chosen)
         return Outcome({self.FILE: canonical(ids)}, counts={"chosen": len(ids)})
 
     def at_most(self, given: Given) -> Pictures:

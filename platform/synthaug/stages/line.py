@@ -32,6 +32,7 @@ from synthaug.stages.evaluate import ImageByImage, OfDenoiser, OfImages, Whole
 from synthaug.stages.filter import Filtered, Scores
 from synthaug.stages.guide import TrainedGuide
 from synthaug.stages.images import Copies, Generated, Prepared
+from synthaug.stages.subset import Chosen, EarlyNet
 
 S = TypeVar("S", Prepared, Generated)
 MADE_HERE = "run:"  # before the key of a stage of this home whose denoiser another experiment names
@@ -50,10 +51,22 @@ class Line:
     def data(self) -> Data:
         return Data(self.experiment.dataset, self.library)
 
-    @property
+    @cached_property
     def sources(self) -> Stage[Pictures]:
         """Whose training images new ones are made of; everything else sees all of `data`."""
-        return self.data
+        subset, learner = self.experiment.subset, self.learner
+        if subset is None or learner is None:
+            return self.data
+        return Chosen(self.data, learner, subset, self.experiment.seed)
+
+    @cached_property
+    def learner(self) -> EarlyNet | None:
+        """The net that tells which images are learned slowly."""
+        subset, recipe = self.experiment.subset, self.experiment.recipe
+        if subset is None or recipe is None:
+            return None
+        early = subset.early.of(recipe)
+        return EarlyNet(self.data, subset, recipe, self.experiment.seed, self.named(early))
 
     @property
     def subset_seed(self) -> int | None:
@@ -163,7 +176,7 @@ class Line:
     def judge(self) -> Any:
         """The classifier of the real images alone, whom a filter or a measurement of images may ask."""
         # The recipe stays: so it is the very classifier that plain training gives, and is found if that was done.
-        without: dict[str, Any] = dict.fromkeys(("backbone", "method", "finetune", "filter"))
+        without: dict[str, Any] = dict.fromkeys(("subset", "backbone", "method", "finetune", "filter"))
         real_only = dataclasses.replace(self.experiment, **without)
         # by a line of the same class, which may say otherwise what training sees
         return type(self)(real_only, self.library)._classifier(Judge)
@@ -216,7 +229,9 @@ class Line:
         looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
         named = self.named(recipe)
         denoiser = self.denoiser if looping else None
-        return shape(self.data, self.images, copies, denoiser, recipe, e.utilize, e.k, e.seed, named)
+        goes_on = e.subset is not None and not e.subset.restart and self.images is not None
+        start = self.learner if goes_on else None
+        return shape(self.data, self.images, copies, denoiser, start, recipe, e.utilize, e.k, e.seed, named)
 
     @cached_property
     def results(self) -> dict[str, Stage[Any]]:
