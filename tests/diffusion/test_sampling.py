@@ -13,7 +13,16 @@ from torch import Tensor
 
 from synthaug.diffusion.denoiser import Denoiser, UNetDenoiser, sigmas_of
 from synthaug.diffusion.oracle import GaussianDenoiser, MixtureDenoiser
-from synthaug.diffusion.sampling import diffuse_denoise, euler, guided, heun, invert, karras_sigmas
+from synthaug.diffusion.sampling import (
+    ancestral,
+    diffuse_denoise,
+    euler,
+    guided,
+    heun,
+    invert,
+    karras_sigmas,
+    standard_noise,
+)
 
 MU = np.array([0.5, -1.0])
 COV = np.array([[1.0, 0.6], [0.6, 0.8]])
@@ -91,6 +100,36 @@ def test_correlation_kept_by_flow_is_the_root_of_that_kept_by_sampling() -> None
     rho = tau**2 / (tau**2 + SIGMA**2)
     assert np.corrcoef(x0[:, 0], drawn[:, 0])[0, 1] == pytest.approx(rho, abs=4 / np.sqrt(n))
     assert np.corrcoef(x0[:, 0], solved[:, 0])[0, 1] == pytest.approx(np.sqrt(rho), abs=4 / np.sqrt(n))
+
+
+def test_the_reverse_sde_step_by_step_is_posterior_sampling() -> None:
+    """Ancestral steps: the marginal stays, and of x0 is kept what the exact posterior keeps, not what the flow does.
+    Each step is the exact q(x_next | x, x0) for a known x0; in 500 of them what the guess leaves out is small."""
+    n = 50_000
+    x0, x = noisy(n)
+    generator = torch.Generator().manual_seed(3)
+    steps = karras_sigmas(500, 1e-3, SIGMA)
+    made = ancestral(GAUSSIAN, x, steps, draw=lambda like: standard_noise(like, generator)).numpy()
+    d = np.diag(COV)
+    assert np.all(np.abs(made.mean(0) - MU) < 4 * np.sqrt(d / n))
+    assert np.all(np.abs(np.cov(made.T) - COV) < 0.02)
+    kept = (x0.numpy() - MU).T @ (made - MU) / n
+    gain = COV @ np.linalg.inv(COV + SIGMA**2 * np.eye(2))
+    assert np.all(np.abs(kept - gain @ COV) < 0.02)
+    assert np.abs((x0.numpy() - MU).T @ (flow(x).numpy() - MU) / n - gain @ COV).max() > 0.2, "the flow keeps more"
+
+
+def test_an_ancestral_step_is_the_posterior_of_the_next_level() -> None:
+    """With the truth for a guess: q(x_t | x_s, x0) of x_s = x_t + noise, by Bayes' rule for Gaussians."""
+    s, t, rows = 2.0, 0.7, 200_000
+    x0 = torch.full((rows, 1), 0.3, dtype=torch.float64)
+    x = torch.full((rows, 1), 1.9, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    made = ancestral(lambda x, sigma, cond: x0, x, [s, t], draw=lambda like: standard_noise(like, generator))
+    precision = 1 / t**2 + 1 / (s**2 - t**2)
+    mean = (0.3 / t**2 + 1.9 / (s**2 - t**2)) / precision
+    assert made.mean().item() == pytest.approx(mean, abs=4 / np.sqrt(rows * precision))
+    assert made.var().item() == pytest.approx(1 / precision, rel=4 * np.sqrt(2 / rows))
 
 
 class EpsilonNet:

@@ -31,11 +31,12 @@ from synthaug.methods.diff_ii import DiffII, Inversion
 from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.methods.diffuse_mix import DiffuseMix
-from synthaug.methods.from_noise import FromNoise, Resample
+from synthaug.methods.from_noise import Boomerang, FromNoise, Resample
 from synthaug.methods.gif import GIF
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.methods.retrieval import Retrieval
+from synthaug.methods.upsample import Upsample
 from synthaug.settings import subclasses
 
 SD, PIX2PIX = Backbone("nano:sd"), Backbone("nano:pix2pix")
@@ -180,7 +181,12 @@ ANY_GUIDE = _Guide()
 
 
 @pytest.mark.parametrize(
-    "method", [FromNoise(steps=3), FromNoise(steps=1), FromNoise(steps=3, guidance=2.0), Resample(steps=2)]
+    "method",
+    [
+        *(FromNoise(steps=3), FromNoise(steps=1), FromNoise(steps=3, guidance=2.0), Resample(steps=2)),
+        *(Resample(steps=5, kept=2, guidance=3.0), Boomerang(steps=3)),
+    ],
+    ids=str,
 )
 def test_samples_of_the_denoiser_cost_what_is_said(method: FromNoise) -> None:
     class Net:
@@ -191,16 +197,26 @@ def test_samples_of_the_denoiser_cost_what_is_said(method: FromNoise) -> None:
 
     models = Models(None, denoiser=(SimpleNamespace(labels=True, space=None), None))  # type: ignore[arg-type]
     vars(models)["denoiser"] = Preconditioned(Net())
-    rows = planned(method)[:2]
-    images, labels = method.generate(rows, [np.zeros((8, 8, 3), np.uint8)] * 2, models)
+    rows = [row for row in planned(method, method.together) if row.source in [s.id for s in SOURCES[:2]]]
+    images, labels = method.generate(rows, [np.zeros((8, 8, 3), np.uint8)] * len(rows), models)
     assert models.denoiser.rows == sum(method.calls(row, None) for row in rows) == models.counters["unet_calls"]
-    assert [image.shape for image in images] == [(4, 4, 3)] * 2 and list(labels) == [((r.target, 1.0),) for r in rows]
+    assert [image.shape for image in images] == [(4, 4, 3)] * len(rows) and list(labels) == [
+        ((r.target, 1.0),) for r in rows
+    ]
 
 
 def test_no_method_is_left_out() -> None:
-    known = {type(maker) for maker, _ in CASES} | {DiffuseDenoise, ClassifierGuided, FromNoise, Resample}
+    known = {type(maker) for maker, _ in CASES} | {
+        DiffuseDenoise,
+        ClassifierGuided,
+        FromNoise,
+        Resample,
+        Boomerang,
+        Upsample,
+    }
     ours = {kind for kind in subclasses(Method) if kind.__module__.startswith("synthaug.")}
-    assert Retrieval().calls(planned(Retrieval())[0], None) == 0, "nothing is generated"
+    for method in (Retrieval(), Upsample()):
+        assert method.calls(planned(method)[0], None) == 0, "nothing is generated"
     assert {kind.__name__ for kind in ours - known} <= {"SDEdit", "Retrieval"}, "RealGuidance by another name"
 
 

@@ -153,8 +153,8 @@ def test_nothing_of_validation_or_test_images_enters(tmp_path: Path, monkeypatch
     for number in range(2):
         root = tmp_path / str(number)
         class_folders(root / "train", ("cat", "dog"), 8)
-        for split in ("val", "test"):
-            class_folders(root / split, ("cat", "dog")[:: 1 - 2 * number], 5, first=1000 * (number + 1))
+        for place, split in enumerate(("val", "test"), 1):
+            class_folders(root / split, ("cat", "dog")[:: 1 - 2 * number], 5, first=1000 * place + 100 * number)
         subject = dataclasses.replace(experiment(), dataset=Dataset("folder", path=str(root)))
         made_in(tmp_path / f"home{number}", subject, "slow")
         home = place_of(Store(tmp_path / f"home{number}"), subject, "slow")

@@ -43,6 +43,19 @@ def heun(denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = Non
     return x
 
 
+def ancestral(
+    denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = None, *, draw: Callable[[Tensor], Tensor]
+) -> Tensor:  # fmt: skip
+    """The reverse SDE: at each level x is drawn anew given the guess, from q(x_next | x, x0) (Ho et al. 2020, equation
+    6, without their shrinking of x). `draw` gives unit noise like what it is given."""
+    for s, s_next in pairwise(map(float, sigmas)):
+        x0, share = denoiser(x, s, cond), (s_next / s) ** 2
+        x = x0 + share * (x - x0)
+        if s_next > 0:
+            x = x + s_next * (1 - share) ** 0.5 * draw(x)
+    return x
+
+
 def invert(
     denoiser: Denoiser, x: Tensor, sigmas: Iterable[float], cond: Any = None, *, corrections: int = 0
 ) -> Tensor:  # fmt: skip
