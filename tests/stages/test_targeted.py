@@ -196,3 +196,10 @@ def test_mistakes_of_the_user() -> None:
         replace(experiment(), {"subset.clusters": 1})
     assert isinstance(replace(experiment(), {"subset": "AtRandom"}).subset, AtRandom)
     assert replace(experiment(), {"utilize": "Concat"}).utilize == Concat()
+
+
+def test_faithfulness_is_of_each_image_and_its_own_source(here: Path) -> None:
+    """Copies of the slow ones are their sources: nothing is further away, everything is left."""
+    found = synthaug.run(replace(experiment(), {"evaluations": [{"kind": "Faithfulness"}]}), home=here)["metrics"]
+    assert found["faithful/distance"] == 0 and found["faithful/left"] == pytest.approx(1, abs=1e-6)
+    assert found["faithful/left_of_others"] < 0.9 and 0 <= found["faithful/agreement"] <= 1

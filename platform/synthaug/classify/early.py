@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from synthaug.classify.loop import Data, Images, Progress, Run, exact, gather, predict
+from synthaug.classify.loop import Data, Images, Progress, Run, exact, features, gather, predict
 from synthaug.classify.mixing import Concat
-from synthaug.classify.models import head, prepared
+from synthaug.classify.models import prepared
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.subset import Early, Layer
 from synthaug.training import ALONE, Checkpoint, Entry, Report, World
@@ -106,13 +105,4 @@ def signals(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def outputs(model: nn.Module, images: Images, layer: Layer) -> np.ndarray:
     """What a trained net, as it is evaluated, puts out of each image: its logits, or what its last layer is given."""
-    if layer == "logits":
-        return predict(model, images).numpy()
-    caught: list[Any] = []
-    _, last = head(model)
-    hook = last.register_forward_pre_hook(lambda layer, given: caught.append(given[0].flatten(1).float().cpu()))
-    try:
-        predict(model, images)
-    finally:
-        hook.remove()
-    return torch.cat(caught).numpy()
+    return (predict if layer == "logits" else features)(model, images).numpy()

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from synthaug.classify.mixing import Utilize
-from synthaug.classify.models import build, centre, check_size, crop_of, prepared, resized
+from synthaug.classify.models import build, centre, check_size, crop_of, head, prepared, resized
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import Batch
 from synthaug.diffusion.fit import contained
@@ -369,3 +369,15 @@ def predict(model: nn.Module, images: Images, batch: int = 256) -> torch.Tensor:
     with torch.inference_mode():
         parts = [model(gather(images, rows).to(device)) for rows in torch.split(torch.arange(len(images)), batch)]
     return torch.cat(parts).float().cpu()
+
+
+def features(model: nn.Module, images: Images) -> torch.Tensor:
+    """What the last layer of a model is given of images, with the model in evaluation mode."""
+    seen = list[torch.Tensor]()
+    _, last = head(model)
+    hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1).float().cpu()))
+    try:
+        predict(model, images)
+    finally:
+        hook.remove()
+    return torch.cat(seen)

@@ -171,8 +171,11 @@ class ImageEvaluation(Measurement):
     """One kind of measurement of generated images beside real ones; the classifier in training takes no part.
 
     With `needs_classifier`, `measure` is given one more argument, `judge`: the classifier that was trained on the real
-    images alone. With an `examiner` that is one trained in this way, on all training images of the data set.
+    images alone. With an `examiner` that is one trained in this way, on all training images of the data set. One that
+    is `paired` is given `sources`: of each image the place in the set "subset" of the one that it was made of.
     """
+
+    paired: ClassVar[bool] = False
 
     @property
     def examiner(self) -> Recipe | None:

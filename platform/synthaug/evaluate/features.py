@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,24 +126,10 @@ class OwnFeatures(Extractor):
         raise AssertionError("OwnFeatures is given the classifier of its recipe")
 
     def of(self, net: nn.Module | None) -> Embed:
-        import torch
-
-        from synthaug.classify.loop import predict
-        from synthaug.classify.models import head
+        from synthaug.classify.loop import features
 
         assert net is not None, "OwnFeatures is given the classifier of its recipe"
-        last = head(net)[1]
-
-        def embed(images: np.ndarray) -> torch.Tensor:
-            seen = list[torch.Tensor]()
-            hook = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].float().cpu()))
-            try:
-                predict(net, images)
-            finally:
-                hook.remove()
-            return torch.cat(seen)
-
-        return embed
+        return partial(features, net)
 
     def about(self) -> dict[str, str]:
         return {"name": f"{self.recipe.model} trained on all training images", "digest": hash_of(keyed(self))}

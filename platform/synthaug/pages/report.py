@@ -26,7 +26,7 @@ from synthaug.settings import UserError, to_json
 PNG = "data:image/png;base64,"
 MANY = 8  # arms that can be told apart in one figure
 # how the names of numbers about generated images begin
-OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/")
+OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/", "faithful/")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;

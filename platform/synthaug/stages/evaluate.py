@@ -82,6 +82,9 @@ class OfImages(Measured, Computed[Result]):
         images, targets = decode_all([s.image for s in made], size), np.array([s.target for s in made])
         real = {name: pictures.arrays(name, self.seed, size)[0] for name in self.evaluation.needs}
         asked = {"judge": given["judge"]} if "judge" in self.inputs else {}
+        if self.evaluation.paired:
+            place = {entry.id: number for number, entry in enumerate(pictures.entries(SUBSET, self.seed))}
+            asked["sources"] = np.array([place[s.source] for s in made])
         return Outcome(result=self.evaluation.measure(images, targets, real, pictures.listing.classes, **asked))
 
 
