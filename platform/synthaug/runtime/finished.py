@@ -58,7 +58,7 @@ class Finished:
             seconds[stage.cost] += spent.seconds
             calls += spent.calls
             # copies, and what a method must have first, are no generated images
-            images += spent.images if stage is self.line.generated else 0
+            images += spent.images if stage.counted else 0
         costs = {f"cost/{name}_s": value for name, value in seconds.items()}
         costs |= {"cost/denoiser_calls": float(calls), "cost/device_s": sum(seconds.values())}
         return found | costs | {"gen/images": float(images)}

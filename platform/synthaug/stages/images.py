@@ -35,13 +35,20 @@ class Made(Mapped["Images"]):
     def __init__(
         self, seed: int, maker: Maker, k: int, settings: Mapping[str, Any], inputs: Mapping[str, Stage[Any] | None],
         backbone: Backbone | None = None, backbone_key: Mapping[str, Any] = MappingProxyType({}),
-        tuning: Sequence[Finetune] = (),
+        tuning: Sequence[Finetune] = (), first: int = 1,
     ) -> None:  # fmt: skip
-        self.seed, self.maker, self.k = seed, maker, k
+        assert (first - 1) % maker.together == 0, "variants that are made together begin with the first of them"
+        self.seed, self.maker, self.k, self.first = seed, maker, k, first
         # the text-to-image model that it works with, if it does, how that one enters keys, and how it was fitted
         self.backbone, self.backbone_key, self.tuning = backbone, dict(backbone_key), tuple(tuning)
         self._context: tuple[Pictures, Context] | None = None  # with the pictures that it was made of
-        super().__init__({**backbone_key, **settings}, inputs)
+        begins = {"first": first} if first > 1 else {}
+        super().__init__({**backbone_key, **settings, **begins}, inputs)
+
+    @property
+    def wanted(self) -> range:
+        """The numbers of its variants."""
+        return range(self.first, self.first + self.k)
 
     # --- the plan
 
@@ -50,7 +57,7 @@ class Made(Mapped["Images"]):
         return self.maker.sources(pictures.entries(self.split, self.seed))
 
     def units(self, given: Given) -> Sequence[int]:
-        return self.shards(range(1, self.k + 1), len(self.sources(given)))
+        return self.shards(self.wanted, len(self.sources(given)))
 
     def shards(self, variants: Iterable[int], sources: int) -> list[int]:
         """Numbers of the shards that hold some variants, block by block and within a block variant by variant, so that
@@ -120,7 +127,7 @@ class Made(Mapped["Images"]):
         if self.backbone is None:
             return
         # of all variants: a method may draw words for each row, and the longest prompt could come last
-        rows = self.plan(entries, range(1, self.k + 1), context)
+        rows = self.plan(entries, self.wanted, context)
         tokens = [tokens_of(self.tuning, label) for label in range(len(context.names))]
         self.backbone.check_prompts(
             {text: tokens[row.target] for row in rows for text in (row.prompt, row.later) if text}
@@ -181,8 +188,9 @@ class Made(Mapped["Images"]):
         """Which variants are complete, and what they cost, whoever made them: another run may have asked for more."""
         sources, variants, found = len(self.sources(given)), list[int](), list[Receipt]()
         # from the first on without a gap, because whoever comes asks for variants 1..k
-        while more := self._of_variant(at, len(variants) + 1, sources):
-            variants += range(len(variants) + 1, len(variants) + self.maker.together + 1)
+        while more := self._of_variant(at, self.first + len(variants), sources):
+            at_hand = self.first + len(variants)
+            variants += range(at_hand, at_hand + self.maker.together)
             found += more
         names = sorted({name for receipt in found for name in receipt.counters})
         counters = {name: sum(receipt.counters.get(name, 0) for receipt in found) for name in names}
@@ -225,7 +233,7 @@ class Prepared(Made):
 class Generated(Made):
     """The images of a method."""
 
-    kind, cost = "generate", "generate"
+    kind, cost, counted = "generate", "generate", True
 
 
 class Copies(Made):
@@ -263,13 +271,14 @@ class Images:
         return from_parquet(read_part(self.at, number, self.stage.suffix))
 
     def samples(self, k: int, sources: Collection[str] | None = None) -> list[Sample]:
-        """Variants 1..k (of some sources)."""
+        """The first k of the variants (of some sources)."""
         found: list[Sample] = []
-        for number in self.stage.shards(range(1, k + 1), len(self.sources)):
+        first = self.stage.first
+        for number in self.stage.shards(range(first, first + k), len(self.sources)):
             if sources is None or any(entry.id in sources for entry in self.stage.entries(number, self.sources)):
                 found += self.shard(number)
         # where several are made together, a shard may hold more than k
-        return [s for s in found if s.variant <= k and (sources is None or s.source in sources)]
+        return [s for s in found if s.variant < first + k and (sources is None or s.source in sources)]
 
     def gallery(self, k: int, classes: int = 12) -> list[list[bytes]]:
         """For each class a source and its variants; sources are chosen by hash, not as the first ones."""
@@ -279,8 +288,8 @@ class Images:
             chosen[entry.label] = entry
         shown = [chosen[label] for label in sorted(chosen)][:classes]
         made = {(s.source, s.variant): s.image for s in self.samples(k, {entry.id for entry in shown})}
-        last = min(k, 10)
-        return [[self.read(e.id), *(made[e.id, number] for number in range(1, last + 1))] for e in shown]
+        numbers = self.stage.wanted[: min(k, 10)]
+        return [[self.read(e.id), *(made[e.id, number] for number in numbers)] for e in shown]
 
     def array_of(self, source: str) -> np.ndarray:
         """The array that was made of a source, where arrays are what is made."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
+from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.layout import FOLDER
@@ -31,10 +32,11 @@ from synthaug.stages.detector import TrainedDetector
 from synthaug.stages.evaluate import ImageByImage, OfDenoiser, OfImages, Whole
 from synthaug.stages.filter import Filtered, Scores
 from synthaug.stages.guide import TrainedGuide
-from synthaug.stages.images import Copies, Generated, Prepared
+from synthaug.stages.images import Copies, Generated, Made, Prepared
 from synthaug.stages.subset import Chosen, EarlyNet
 
-S = TypeVar("S", Prepared, Generated)
+S = TypeVar("S", bound=Made)
+C = TypeVar("C", bound=Classifier)
 MADE_HERE = "run:"  # before the key of a stage of this home whose denoiser another experiment names
 
 
@@ -148,18 +150,19 @@ class Line:
         return self._of_backbone(Generated, e.method, e.k, self.prepared, self.guide)
 
     def _of_backbone(
-        self, shape: type[S], maker: Maker, k: int, prepared: Prepared | None = None, guide: TrainedGuide | None = None
-    ) -> S:
+        self, shape: type[S], maker: Maker, k: int, prepared: Prepared | None = None,
+        guide: TrainedGuide | None = None, sources: Stage[Pictures] | None = None, first: int = 1,
+    ) -> S:  # fmt: skip
         e, backbone, named = self.experiment, self.experiment.generator, self.named(maker)
         # the words are those of its first version
         settings: dict[str, Any] = {"method": keyed(maker), "method version": maker.version, "seed": e.seed}
         settings |= {"contents": named} if named else {}
         # in this order their keys enter the key of the images
         inputs = {
-            "data": self.sources, "adapter": self.adapters, "prepared": prepared,
+            "data": sources or self.sources, "adapter": self.adapters, "prepared": prepared,
             "denoiser": self.denoiser if maker.needs_denoiser else None, "guide": guide,
         }  # fmt: skip
-        return shape(e.seed, maker, k, settings, inputs, backbone, self.backbone_key(backbone), e.tuning)
+        return shape(e.seed, maker, k, settings, inputs, backbone, self.backbone_key(backbone), e.tuning, first)
 
     @cached_property
     def images(self) -> Generated | Filtered | None:
@@ -217,10 +220,11 @@ class Line:
 
     @cached_property
     def classifier(self) -> Classifier:
-        return self._classifier(Classifier)
+        return self._classifier(Classifier, self.images)
 
-    def _classifier(self, shape: type[Classifier]) -> Classifier:
-        e, recipe = self.experiment, self.experiment.recipe
+    def _classifier(self, shape: type[C], images: Stage[Any] | None = None, recipe: Recipe | None = None) -> C:
+        """One of `images`, by another recipe than the experiment's if there is one."""
+        e, recipe = self.experiment, recipe or self.experiment.recipe
         assert recipe is not None, "no classifier is trained"
         views = recipe.views
         wanted = {place: view.copies() for place, view in enumerate(views)}
@@ -229,9 +233,9 @@ class Line:
         looping = any(view.needs_denoiser for place, view in enumerate(views) if place not in copies)
         named = self.named(recipe)
         denoiser = self.denoiser if looping else None
-        goes_on = e.subset is not None and not e.subset.restart and self.images is not None
+        goes_on = e.subset is not None and not e.subset.restart and images is not None
         start = self.learner if goes_on else None
-        return shape(self.data, self.images, copies, denoiser, start, recipe, e.utilize, e.k, e.seed, named)
+        return shape(self.data, images, copies, denoiser, start, recipe, e.utilize, e.k, e.seed, named)
 
     @cached_property
     def results(self) -> dict[str, Stage[Any]]:
