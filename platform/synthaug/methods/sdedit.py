@@ -71,3 +71,15 @@ class SDEdit(Method):
         if self.steps * self.strength >= 1:
             return []
         return [f"strength {self.strength} of {self.steps} steps is less than one step: one is run"]
+
+
+@settings
+class SeveralStrengths(SDEdit):
+    """Variants of different strengths, in their order and then from the first again: targeted augmentation's images
+    from several step counts. `strength` is that of `strengths` in its turn."""
+
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.5, 0.4, 0.6, 0.3)
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        strength = self.strengths[(variant - 1) % len(self.strengths)]
+        return self.prompts(own_class(sample, variant, context, strength=strength), context)
