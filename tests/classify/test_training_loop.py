@@ -14,10 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from synthaug.classify import loop
 from synthaug.classify.augment import CutMix, HorizontalFlip, RandomCrop, TrivialAugment
+from synthaug.classify.early import train_early
 from synthaug.classify.mixing import Concat, LocalRandomReplace
 from synthaug.classify.models import build
 from synthaug.classify.optim import SGD, AdamW, SharpnessAware
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.subset import Early
 from synthaug.settings import UserError, seed_of
 
 torch.set_num_threads(1)
@@ -325,8 +327,19 @@ def together(rank, folder):
     meet, wait = f"file://{folder}/meet", timedelta(seconds=180)
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=wait)
     trained = train(TOGETHER, world=loop.World(rank, 2))
-    torch.save({"model": trained.model, "history": trained.history}, f"{folder}/{rank}.pt")
+    learned = early(loop.World(rank, 2))
+    kept = {"model": trained.model, "history": trained.history, "early": learned.model}
+    torch.save(kept | {"losses": torch.from_numpy(learned.losses)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def early(world):
+    """The net that tells slow images from fast ones; processes share what they ask of it."""
+    images, labels = made(31, 0)
+    return train_early(
+        TOGETHER, Early(epochs=2), images, torch.eye(3)[labels].double(), seed=0, report=lambda entry: None,
+        world=world, device=torch.device("cpu"),
+    )  # fmt: skip
 
 
 def apart(rank, folder):
@@ -342,11 +355,14 @@ def test_two_processes_equal_one(tmp_path):
     together(0, str(tmp_path))
     other.join(60)
     assert other.exitcode == 0
-    alone = train(TOGETHER)
+    alone, learned = train(TOGETHER), early(loop.World())
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         for name, value in alone.model.items():
             assert torch.allclose(found["model"][name], value, atol=1e-5), name
+        for name, value in learned.model.items():
+            assert torch.allclose(found["early"][name], value, atol=1e-5), name
+        assert torch.allclose(found["losses"], torch.from_numpy(learned.losses), atol=1e-4)
         for ours, theirs in zip(alone.history, found["history"], strict=True):
             assert theirs == pytest.approx(ours, abs=1e-4)
 

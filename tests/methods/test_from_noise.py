@@ -24,10 +24,11 @@ class Shrinks:
     net = SimpleNamespace(config=SimpleNamespace(sample_size=SIZE), device=torch.device("cpu"))
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows, self.asked = 0, list[tuple[float, torch.Tensor]]()
 
     def __call__(self, x: torch.Tensor, sigma: Any, cond: Any = None) -> torch.Tensor:
         self.rows += len(x)
+        self.asked.append((float(sigma), x))
         s2 = torch.as_tensor(sigma) ** 2
         towards = 0.0 if cond is None else (cond.float() / 10).reshape(-1, 1, 1, 1)
         return ((x + s2 * towards) / (1 + s2)).to(x.dtype)
@@ -73,6 +74,19 @@ def test_an_image_hangs_on_no_other(method: FromNoise) -> None:
         mine = [row for row in rows(k) if row.source == f"s{n}"]
         alone, _ = method.generate(mine, [given[n]] * k, models())
         assert all(np.array_equal(a, b) for a, b in zip(alone, together[n::3], strict=True))
+
+
+@pytest.mark.parametrize("method", [Resample(steps=3), Boomerang(steps=3)], ids=str)
+def test_the_first_question_is_about_exactly_the_noise_that_was_added(method: FromNoise) -> None:
+    """F5: neither a level too high nor one too low."""
+    given, asked = images(2), models()
+    method.generate(rows(sources=2), given, asked)
+    sigma, x = asked.denoiser.asked[0]  # type: ignore[attr-defined]
+    x0 = torch.from_numpy(np.stack(given)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    noise = torch.stack(
+        [torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(100 * n + 1)) for n in range(2)]
+    )
+    assert sigma == pytest.approx(2.0, abs=1e-12) and torch.equal(x, x0 + 2.0 * noise)
 
 
 def test_noise_goes_on_where_it_was() -> None:
