@@ -136,4 +136,4 @@ def closed_loop() -> Sweep:
 
 if __name__ == "__main__":
     for study in (main, amplification, steps, selectors, closed_loop):
-        print(go_on(study(), RESULTS.with_stem(f"{RESULTS.stem}_{study.__name__}")))
+        print(go_on(study(), RESULTS.with_stem(f"{RESULTS.stem}_{study.__name__}"), at_once=30))

@@ -13,15 +13,13 @@ from synthaug.pages import table
 from synthaug.runtime.store import Store
 from synthaug.settings import hash_of
 
-AT_ONCE = 4  # trials between two writings
 
-
-def go_on(sweep: Sweep, file: Path, home: str = "runs") -> str:
-    """Run what the file lacks of a sweep, and say how its arms compare."""
+def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str:
+    """Run what the file lacks of a sweep, and say how its arms compare; written after so many trials of a seed."""
     file.parent.mkdir(exist_ok=True)
     while missing := _missing(sweep, file, home):
         seed = missing[0][1]
-        arms = [arm for arm, other in missing if other == seed][:AT_ONCE]
+        arms = [arm for arm, other in missing if other == seed][:at_once]
         # comparisons are for the end: a part of the arms may lack those that they are compared with
         alone: dict[str, Any] = {"baseline": None, "controls": (), "against": {}, "seeds": (seed,)}
         part = replace(sweep, alone | {"arms": {arm: sweep.arms[arm] for arm in arms}})
