@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.kept import go_on
+from experiments.kept import finished, go_on
 from synthaug.classify.augment import RandomCrop, TrivialAugment
 from synthaug.classify.optim import AdamW, SharpnessAware
 from synthaug.classify.recipe import Recipe
@@ -19,6 +19,7 @@ from synthaug.data.dataset import Dataset
 from synthaug.diffusion.score_models import TrainedEDM
 from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.faithful import Faithfulness
+from synthaug.evaluate.stats import mean_interval, paired_test
 from synthaug.experiment import Experiment, Sweep
 from synthaug.methods.from_noise import Boomerang, FromNoise, Resample
 from synthaug.methods.upsample import Upsample
@@ -134,6 +135,34 @@ def closed_loop() -> Sweep:
     return Sweep(base=base, arms=arms, baseline="any", seeds=SEEDS)
 
 
+def file_of(study: str) -> Path:
+    """Where what is finished of a study is kept."""
+    return RESULTS.with_stem(f"{RESULTS.stem}_{study}")
+
+
+def by_faithfulness() -> str:
+    """The number of steps chosen by faithfulness: for each seed the most after which the judge still takes as large a
+    share of the images for their class as of the validation images. The trials are those of `steps`; the test images
+    choose nothing."""
+    rows = finished(steps(), file_of("steps"))
+    by_seed: dict[int, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], {})[row["arm"]] = row["metrics"]
+    chosen, tops = [], {"chosen": list[float](), "original": list[float](), "50 steps": list[float]()}
+    for arms in by_seed.values():
+        counts = {name: arm for name, arm in arms.items() if name.endswith(" steps")}
+        kept = [name for name, arm in counts.items() if arm["faithful/agreement"] >= arm["judge/val/top1"]]
+        chosen.append(max(kept or counts, key=lambda name: int(name.split()[0]) * (1 if kept else -1)))
+        for name, values in tops.items():
+            values.append(arms[chosen[-1] if name == "chosen" else name]["test/top1"])
+    said = [f"{name}: {100 * mean_interval(values)[0]:.1f}" for name, values in tops.items()]
+    for other in ("original", "50 steps"):
+        d, low, high, p = paired_test(tops["chosen"], tops[other])
+        said.append(f"chosen against {other}: {100 * d:+.1f} ({100 * low:+.1f}, {100 * high:+.1f}), p = {p:.3f}")
+    return "\n".join([f"chosen by faithfulness: {', '.join(chosen)}", *said])
+
+
 if __name__ == "__main__":
     for study in (main, amplification, steps, selectors, closed_loop):
-        print(go_on(study(), RESULTS.with_stem(f"{RESULTS.stem}_{study.__name__}"), at_once=30))
+        print(go_on(study(), file_of(study.__name__), at_once=30))
+    print(by_faithfulness())

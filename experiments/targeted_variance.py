@@ -51,7 +51,9 @@ def measured(seed: int) -> dict[tuple[str, str], dict[str, float]]:
         line = store.line(subject)
         stage: Classifier = line.classifier
         data = stage.training_data(store.planned(stage))
-        early = store.load(store.line(one(seed=seed)).learner).model
+        learner = store.line(one(seed=seed)).learner
+        assert learner is not None
+        early = store.load(learner).model
         nets = {
             "early": early,
             "trained on the originals": store.load(store.line(replace(subject, ORIGINAL)).classifier),

@@ -15,6 +15,7 @@ from synthaug.classify.subset import Layer, Signals, Subset
 from synthaug.data.listing import Entry as Image
 from synthaug.evaluate import figures
 from synthaug.evaluate.base import Result
+from synthaug.progress import say
 from synthaug.settings import keyed, seed_of
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
 from synthaug.stages.classifier import WEIGHTS
@@ -133,6 +134,8 @@ class Chosen(Mask):
         made = self.outcome(entry.id for entry, wanted in zip(entries, chosen, strict=True) if wanted)
         _, sizes = np.unique([entry.label for entry in entries], return_counts=True)
         counts = {**made.counts, "of": len(entries), "alone in their class": int((sizes == 1).sum())}
+        if (sizes == 1).any():
+            say(f"{(sizes == 1).sum()} classes have one image: nothing tells it from others, and it counts as slow")
         result: Result = {
             "metrics": {}, "curves": {"loss of slow and fast images": curve(learner.losses, chosen)},
             "pictures": {
