@@ -23,7 +23,7 @@ from synthaug.evaluate.transformed import Transformed
 from synthaug.experiment import Experiment, Sweep
 from synthaug.methods.from_noise import FromNoise
 
-STEPS, SEEDS = 1500, (0, 1, 2)
+STEPS, SEEDS, WIDTH = 1500, (0, 1, 2), (16, 32, 32)
 FLIPS: dict[str, Any] = {"denoiser.clean": OnClean(Flips(), told=False)}
 SCORE: dict[str, Any] = {"denoiser.scoreaug": ScoreAug()}
 ARMS: dict[str, dict[str, Any]] = {
@@ -40,10 +40,11 @@ RESULTS = Path(__file__).parent / "results" / "fashion_scoreaug.jsonl"
 
 def one(shots: int | None, k: int) -> Experiment:
     """A net, samples of it, and what they are like beside 10,000 held-out images."""
+    net = dataclasses.replace(NET, channels=WIDTH, image_size=None, steps=STEPS)
     looks = (Fidelity(extractor=OWN, sets=4), Memorised(), Transformed(TransformDetector(steps=1000)))
     return Experiment(
         dataset=Dataset("fashion", shots=shots, val_share=0), method=FromNoise(most=1000), k=k,
-        denoiser=dataclasses.replace(NET, image_size=None, steps=STEPS), evaluations=(*looks, DenoisingLoss()),
+        denoiser=net, evaluations=(*looks, DenoisingLoss()),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from synthaug.classify.detector import TransformDetector
 from synthaug.classify.detector_net import train_detector, transformed
 from synthaug.diffusion.oracle import EmpiricalDenoiser
 from synthaug.diffusion.scoreaug import Omega, apply
-from synthaug.diffusion.transforms import Rotation, Translation
+from synthaug.diffusion.transforms import Brightness, Rotation, Translation
 from synthaug.evaluate.denoising import DenoisingLoss
 from synthaug.evaluate.fidelity import nearest_two
 from synthaug.evaluate.memorised import Memorised
@@ -106,6 +106,7 @@ def test_a_detector_finds_what_was_done_and_nothing_else() -> None:
     found = Transformed(detector).measure(leaking, np.zeros(200, int), real, ["a"], net)["metrics"]
     assert found["transformed/leak"] == pytest.approx(0.3, abs=0.07)
     assert found["transformed/rotation"] == pytest.approx(0.3, abs=0.05)
+    assert clean["transformed/real"] == pytest.approx(0.05, abs=0.05)
     shown, kinds = transformed(detector, real["test"])
     again, _ = transformed(detector, real["test"])
     assert np.array_equal(shown, again) and set(kinds) == {0, 1, 2}
@@ -118,3 +119,21 @@ def test_a_shift_by_nothing_is_none() -> None:
     shown, kinds = transformed(detector, images)
     same = (shown.astype(int) - images == 0).all((1, 2, 3))
     assert np.array_equal(same, kinds == 1) and 0.5 < (kinds == 1).mean() < 0.55
+
+
+def test_what_cannot_be_told_is_not_called_leaking() -> None:
+    """Images of every brightness: the likelier answer is wrong for many of the real ones."""
+    dice = np.random.default_rng(5)
+
+    def lit(count: int, seed: int) -> np.ndarray:
+        share = dice.uniform(0.2, 1, (count, 1, 1, 1))
+        return (bars(count, seed) * share).astype(np.uint8)
+
+    detector = TransformDetector(transforms=(Brightness(),), steps=150, batch_size=32, lr=3e-3)
+    net, _ = train_detector(detector, lit(64, 0), report=lambda entry: None)
+    real = {"test": lit(400, 1)}
+    found = Transformed(detector).measure(lit(300, 2), np.zeros(300, int), real, ["a"], net)["metrics"]
+    assert abs(found["transformed/leak"]) < 0.08
+    with torch.inference_mode():
+        plain = float((net(torch.from_numpy(real["test"]).float() / 255).argmax(1) != 1).float().mean())
+    assert plain > 0.12 > found["transformed/real"], "the likelier answer calls many more of the real ones brightened"

@@ -50,6 +50,7 @@ class Result(TypedDict, total=False):
 class Measurement(ABC):
     """One kind of measurement: an Evaluation asks a classifier, an ImageEvaluation looks at generated images."""
 
+    version: ClassVar[int] = 1  # raise it when its numbers change
     needs_classifier: ClassVar[bool] = False  # the experiment's recipe says how it is trained
 
     @property

@@ -254,6 +254,7 @@ class Line:
     def measured(self, evaluation: Measurement) -> Stage[Any]:
         """The numbers of one evaluation."""
         e, named = self.experiment, self.named(evaluation)
+        named |= {"version": str(evaluation.version)} if evaluation.version > 1 else {}
         if isinstance(evaluation, ImageEvaluation):
             return OfImages(
                 evaluation, self.data, self.images, self.asked(evaluation), e.k, e.seed, self.size, named
