@@ -25,6 +25,7 @@ from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.filter import BaseProb
 from synthaug.experiment import Experiment, Sweep, read, replace
 from synthaug.methods.upsample import Upsample
+from synthaug.pages.plan import describe, plan
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 from synthaug.stages.data import Pictures
@@ -84,6 +85,14 @@ def test_the_scores_are_kept_the_hardest_first(here: Path, answer: dict[str, Any
     losses = [float(row["loss"]) for row in rows]
     assert len(rows) == 60 and losses == sorted(losses, reverse=True)
     assert all((float(row["margin"]) <= 0) >= (float(row["loss"]) > 0.7) or float(row["margin"]) < 0.4 for row in rows)
+
+
+def test_a_plan_says_that_it_knows_only_the_most(here: Path, answer: dict[str, Any], tmp_path: Path) -> None:
+    before, after = (plan(experiment(), home) for home in (tmp_path, here))
+    assert before["stages"]["generate"]["at most"] and before["stages"]["generate"]["images"] == 120
+    text = describe(experiment(), before)
+    assert "at most 120 images" in text and "stages to make, at most: 120 images" in text
+    assert "at most" not in after["stages"]["generate"] and "at most" not in describe(experiment(), after)
 
 
 def test_the_report_shows_both_kinds(here: Path, answer: dict[str, Any], tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def todo_of(store: Store, stage: Stage[Any], past: Past) -> dict[str, Any]:
         with suppress(Unmade):  # hangs on what an input will give: not known before that is made
             cost = stage.estimate(given)
     found = {"key": stage.key, "path": str(store.at(stage).local()), "cached": cached}
+    if any(other.bounds and not store.is_made(other) for other in stage.inputs.values()):
+        found["at most"] = True
     return found | {"images": cost.images, "calls": cost.calls, "bytes": round(cost.images * past.bytes_each(stage))}
 
 
@@ -97,13 +99,15 @@ def describe(subject: Experiment | Sweep, found: dict[str, Any]) -> str:
     stages = found["stages"]
     for name, stage in list(stages.items())[:SHOWN]:
         state = "cached" if stage["cached"] else "to make"
-        state += f", {stage['images']} images" if stage["images"] else ""
+        most = "at most " if stage.get("at most") else ""
+        state += f", {most}{stage['images']} images" if stage["images"] else ""
         state += f", {stage['calls']} denoiser calls" if stage["calls"] else ""
         lines.append(f"{name:12} {stage['key']}  {state}")
     if len(stages) > SHOWN:
         lines.append(f"... and {len(stages) - SHOWN} stages more")
     missing, todo = found["missing"], sum(not stage["cached"] for stage in stages.values())
     said = f"{found['trials']} trials, {todo} of {len(stages)} stages to make"
+    said += ", at most" if any(stage.get("at most") for stage in stages.values()) else ""
     said += f": {missing['images']} images, {missing['calls']} denoiser calls, {missing['bytes'] / 1e6:.1f} MB"
     if missing.get("seconds"):
         said += f", about {missing['seconds']:.0f} s of generation on one device"

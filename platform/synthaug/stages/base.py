@@ -164,6 +164,7 @@ class Stage(ABC, Generic[T]):
     name: ClassVar[str] = ""  # for people; the kind, unless it says otherwise
     cost: ClassVar[str] = ""
     there: ClassVar[bool] = False  # it need not be made: its key says what lies on the disk already
+    bounds: ClassVar[bool] = False  # until it is made only the most that may come of it is known
     counted: ClassVar[bool] = False  # what it makes are the generated images that people count
     k: int = 0  # variants of each image that are wanted, where there are variants
     keyless: ClassVar[bool] = False  # its settings are among those of its users, in the place of a key

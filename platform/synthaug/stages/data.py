@@ -114,6 +114,7 @@ class Pictures:
 class Mask(Computed[Pictures]):
     """A choice among the training images of `data`: what comes of it stands for the data where new images are made."""
 
+    bounds: ClassVar[bool] = True
     FILE: ClassVar[str] = "ids.json"
 
     @abstractmethod
