@@ -54,17 +54,7 @@ class Classifier(Trained["nn.Module"]):
         return entry
 
     def check(self, given: Given) -> None:
-        """Refuse a recipe that could not be trained, without making any weights."""
-        import torch
-
-        from synthaug.classify import models
-
-        pictures: Pictures = given["data"]
-        size = pictures.size(self.recipe.image_size)
-        with torch.device("meta"):
-            model = models.build(self.recipe.model, len(pictures.listing.classes))
-        # on "meta" the net has shapes and no memory
-        models.check_size(model.net, self.recipe, size)
+        check_recipe(self.recipe, given["data"])
         if "denoiser" in self.inputs:
             check_noise(self.inputs["denoiser"], max(view.latest for view in self.recipe.views if view.needs_denoiser))
 
@@ -141,17 +131,32 @@ class Classifier(Trained["nn.Module"]):
         return found | ({"train/set": float(counts["set"])} if "set" in counts else {})
 
     def load(self, at: Folder, given: Given) -> nn.Module:
-        """The trained classifier, on the device that a denoiser is put on too."""
-        import torch
-        from safetensors.torch import load
+        return trained_net(self.recipe, given["data"], at.read(WEIGHTS))
 
-        from synthaug.classify import models
 
-        pictures: Pictures = given["data"]
-        model = models.build(self.recipe.model, len(pictures.listing.classes))
-        model.load_state_dict(load(at.read(WEIGHTS)))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return models.prepared(self.recipe, model).to(device)
+def check_recipe(recipe: Recipe, pictures: Pictures) -> None:
+    """Refuse one that could not be trained, without making any weights."""
+    import torch
+
+    from synthaug.classify import models
+
+    with torch.device("meta"):
+        model = models.build(recipe.model, len(pictures.listing.classes))
+    # on "meta" the net has shapes and no memory
+    models.check_size(model.net, recipe, pictures.size(recipe.image_size))
+
+
+def trained_net(recipe: Recipe, pictures: Pictures, weights: bytes) -> nn.Module:
+    """A trained classifier as it is evaluated, on the device that a denoiser is put on too."""
+    import torch
+    from safetensors.torch import load
+
+    from synthaug.classify import models
+
+    model = models.build(recipe.model, len(pictures.listing.classes))
+    model.load_state_dict(load(weights))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return models.prepared(recipe, model).to(device)
 
 
 class Judge(Classifier):

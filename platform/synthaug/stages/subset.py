@@ -18,7 +18,7 @@ from synthaug.evaluate.base import Result
 from synthaug.progress import say
 from synthaug.settings import keyed, seed_of
 from synthaug.stages.base import Folder, Given, Loop, Outcome, Stage, Trained
-from synthaug.stages.classifier import WEIGHTS
+from synthaug.stages.classifier import WEIGHTS, check_recipe, trained_net
 from synthaug.stages.data import SUBSET, Mask, Pictures
 from synthaug.training import Entry
 
@@ -54,14 +54,7 @@ class EarlyNet(Trained[Learner]):
         super().__init__(settings, {"data": data})
 
     def check(self, given: Given) -> None:
-        import torch
-
-        from synthaug.classify import models
-
-        pictures: Pictures = given["data"]
-        with torch.device("meta"):
-            model = models.build(self.recipe.model, len(pictures.listing.classes))
-        models.check_size(model.net, self.recipe, pictures.size(self.recipe.image_size))
+        check_recipe(self.recipe, given["data"])
 
     def fit(self, given: Given, loop: Loop) -> Outcome:
         import torch
@@ -86,17 +79,9 @@ class EarlyNet(Trained[Learner]):
         return Outcome(files, found.seconds, history=found.history, counts=counts)
 
     def load(self, at: Folder, given: Given) -> Learner:
-        import torch
-        from safetensors.torch import load
-
-        from synthaug.classify import models
-
-        pictures: Pictures = given["data"]
-        model = models.build(self.recipe.model, len(pictures.listing.classes))
-        model.load_state_dict(load(at.read(WEIGHTS)))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         with np.load(io.BytesIO(at.read(SEEN))) as seen:
-            return Learner(models.prepared(self.recipe, model).to(device), seen["losses"], seen["margins"])
+            net = trained_net(self.recipe, given["data"], at.read(WEIGHTS))
+            return Learner(net, seen["losses"], seen["margins"])
 
 
 class Chosen(Mask):
