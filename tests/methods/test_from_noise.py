@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from synthaug.diffusion.sampling import heun, karras_sigmas
+from synthaug.diffusion.score_models import TrainedEDM
 from synthaug.methods.base import Models, Row
 from synthaug.methods.from_noise import Boomerang, FromNoise, Noise, Resample
 from synthaug.settings import UserError
@@ -107,3 +108,13 @@ def test_local_sampling_asks_for_no_class() -> None:
 def test_more_parts_than_steps_are_refused() -> None:
     with pytest.raises(UserError, match="of 2 steps no 3 parts"):
         Resample(steps=2, kept=3)
+
+
+def test_a_net_that_always_had_a_class_is_not_asked_without() -> None:
+    always = TrainedEDM(labels=True, unlabelled=0.0)
+    for method in (Boomerang(), Resample(guidance=2.0)):
+        with pytest.raises(UserError, match="asks without a class"):
+            method.check_denoiser(always)
+        method.check_denoiser(TrainedEDM(labels=True))
+    Resample().check_denoiser(always)
+    Boomerang().check_denoiser(TrainedEDM())

@@ -53,6 +53,14 @@ class FromNoise(Method):
         if self.guidance != 1 and not model.labels:
             way = "train it with denoiser.labels=true, or leave guidance at 1"
             raise UserError(f"guidance {self.guidance:g} needs a denoiser that knows classes; {way}", ("method",))
+        if self.asks_without and model.labels and getattr(model, "unlabelled", None) == 0:
+            said = f"{type(self).__name__} asks without a class, and the denoiser was never trained so"
+            raise UserError(f"{said}; train it with denoiser.unlabelled=0.1", ("denoiser", "unlabelled"))
+
+    @property
+    def asks_without(self) -> bool:
+        """Whether a denoiser that knows classes is asked for none, too."""
+        return self.guidance != 1
 
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         return unprompted(sample, variant, context)
@@ -153,6 +161,10 @@ class Boomerang(FromNoise):
 
     guidance: Annotated[float, Field(ge=1, le=1)] = 1.0
     sigma_max: Annotated[float, Field(gt=0.002, le=80)] = 2.0
+
+    @property
+    def asks_without(self) -> bool:
+        return True
 
     def start(self, rows: Sequence[Row], images: Sequence[np.ndarray], noise: Tensor, models: Models) -> Tensor:
         return shown(rows, images, noise, models) + self.sigma_max * noise
