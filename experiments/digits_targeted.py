@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.kept import finished, go_on
+from experiments.targeted import ORIGINAL, Arms, also, compare, longer, new, upsampled
 from synthaug.classify.augment import RandomCrop, TrivialAugment
 from synthaug.classify.optim import AdamW, SharpnessAware
 from synthaug.classify.recipe import Recipe
-from synthaug.classify.subset import AtRandom, Early, Forgotten, HighLoss, LowMargin, Misclassified, Slow
+from synthaug.classify.subset import AtRandom, Early, Forgotten, HighLoss, LowMargin, Misclassified, Slow, Subset
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.score_models import TrainedEDM
 from synthaug.evaluate.accuracy import Accuracy
@@ -22,7 +23,6 @@ from synthaug.evaluate.faithful import Faithfulness
 from synthaug.evaluate.stats import mean_interval, paired_test
 from synthaug.experiment import Experiment, Sweep
 from synthaug.methods.from_noise import Boomerang, FromNoise, Resample
-from synthaug.methods.upsample import Upsample
 from synthaug.stages.practice import ClosedLoop
 
 SHOTS, SIZE, STEPS, SEEDS = 20, 16, 600, (0, 1, 2, 3, 4)
@@ -36,24 +36,17 @@ RECIPE = Recipe(
 # 8 epochs, after which the net is right about nine of ten of them; arms that train otherwise have the same slow images
 EARLY = Early(recipe=RECIPE)
 SLOW = Slow(early=EARLY)
-ORIGINAL: dict[str, Any] = {"method": None, "subset": None}
 SAM: dict[str, Any] = {"recipe.optimizer": SharpnessAware(AdamW(lr=2e-3))}
-LONGER: dict[str, Any] = {"recipe.steps": None, "recipe.epochs": EPOCHS}
 TRIVIAL: dict[str, Any] = {"recipe.transforms": (RandomCrop(padding=1), TrivialAugment())}
 RESULTS = Path(__file__).parent / "results" / "digits_targeted.jsonl"
-Arms = dict[str, dict[str, Any]]
 
 
 def back(count: int, kept: int = 1) -> Resample:
-    """The last `count` of a hundred steps, run as fewer: noise as it is there, and a sixth of the steps."""
+    """The last `count` of a hundred steps, run as fewer: noise as it is there, and a sixth of the steps. Half of EDM's
+    way, sigma 2.5 on [-1, 1], is more noise than half of Stable Diffusion's, 1.6 times what its latents vary by."""
     low, high = (sigma ** (1 / 7) for sigma in (0.002, 80.0))
     sigma = (low + (high - low) * count / 100) ** 7  # EDM's levels (Karras et al. 2022, equation 5)
     return Resample(sigma_max=sigma, steps=max(2, round(count * 18 / 100), kept), kept=kept)
-
-
-def upsampled(times: int) -> dict[str, Any]:
-    """The slow ones that often, without new images."""
-    return {"method": Upsample(), "amplification": times}
 
 
 def one(**fields: Any) -> Experiment:
@@ -68,20 +61,15 @@ def one(**fields: Any) -> Experiment:
 def main() -> Sweep:
     """What the paper claims: original, upsampled, new images of all, of any as many, of the slow ones; by AdamW and by
     SAM, at equal steps and at equal epochs, with TrivialAugment. Not measured yet."""
-    plain: Arms = {
+    arms: Arms = {
         "original": ORIGINAL, "upsampled 2": upsampled(2), "any 2": {"subset": AtRandom(early=EARLY)},
-        "all 2": {"subset": None}, "slow 2": {}, "slow 5": {"amplification": 5},
+        "all 2": {"subset": None}, "slow 2": {}, "upsampled 5": upsampled(5), "slow 5": {"amplification": 5},
     }  # fmt: skip
-    arms = plain | {f"{name}, SAM": arm | SAM for name, arm in plain.items()}
-    arms |= {f"{name}, equal epochs": arm | LONGER for name, arm in list(arms.items()) if "original" not in name}
-    arms |= {f"{name}, TrivialAugment": plain[name] | TRIVIAL for name in ("original", "slow 2", "slow 5")}
-    controls = ("upsampled 2", "any 2", "all 2")
-    against: dict[str, tuple[str, ...]] = {
-        name: (name.replace("slow 2", "original").replace("slow 5", "original"),)
-        for name in arms
-        if name.endswith("TrivialAugment") and not name.startswith("original")
-    }
-    return Sweep(base=one(), arms=arms, baseline="original", controls=controls, against=against, seeds=SEEDS)
+    arms = also(arms, "SAM", SAM)
+    arms = also(arms, "equal epochs", longer(EPOCHS), new(arms))
+    arms = also(arms, "TrivialAugment", TRIVIAL, ("original", "upsampled 2", "slow 2", "upsampled 5", "slow 5"))
+    against = {"slow 2": ("original", "upsampled 2", "any 2", "all 2"), "slow 5": ("original", "upsampled 5")}
+    return compare(one(), arms, against=against, seeds=SEEDS)
 
 
 def amplification() -> Sweep:
@@ -89,10 +77,11 @@ def amplification() -> Sweep:
     arms: Arms = {"original": ORIGINAL}
     for times in (2, 3, 5):
         arms |= {f"upsampled {times}": upsampled(times), f"slow {times}": {"amplification": times}}
-    arms["slow 5, of one way back"] = {"amplification": 5, "method": back(50, kept=4)}
-    # which images are used is no matter of how long: all at equal steps, and at equal epochs
-    arms |= {f"{name}, equal epochs": arm | LONGER for name, arm in list(arms.items()) if name != "original"}
-    return Sweep(base=one(), arms=arms, baseline="original", seeds=SEEDS)
+    arms["slow 5 of one way back"] = {"amplification": 5, "method": back(50, kept=4)}
+    arms = also(arms, "equal epochs", longer(EPOCHS), new(arms))
+    against: dict[str, tuple[str, ...]] = {f"slow {n}": ("original", f"upsampled {n}") for n in (2, 3, 5)}
+    against["slow 5 of one way back"] = ("original", "upsampled 5", "slow 5")
+    return compare(one(), arms, against=against, seeds=SEEDS)
 
 
 def steps() -> Sweep:
@@ -100,39 +89,53 @@ def steps() -> Sweep:
     arms: Arms = {"original": ORIGINAL, "upsampled 2": upsampled(2)}
     arms |= {f"{count} steps": {"method": back(count)} for count in (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)}
     arms["from noise"] = {"method": FromNoise()}
-    arms["local sampling of all"] = {"method": Boomerang(steps=18), "subset": None}
-    return Sweep(base=one(), arms=arms, baseline="original", controls=("upsampled 2",), seeds=SEEDS)
+    arms["local sampling of all"] = {"method": Boomerang(), "subset": None}
+    return compare(one(), arms, ("upsampled 2",), {"local sampling of all": ("original",)}, SEEDS)
 
 
 def selectors() -> Sweep:
-    """Which images, as many of each class. Not measured yet."""
-    early: dict[str, Any] = {"early": EARLY}
-    chosen: dict[str, Any] = {
-        "slow": SLOW, "slow by features": Slow(early=EARLY, layer="features"), "highest loss": HighLoss(**early),
-        "slow of three": Slow(early=EARLY, clusters=3), "lowest margin": LowMargin(**early),
-        "misclassified": Misclassified(**early), "any": AtRandom(**early),
-        "forgotten": Forgotten(early=Early(epochs=50, recipe=RECIPE)),
-        "slow after 2 epochs": Slow(early=Early(epochs=2, recipe=RECIPE)),
-        "slow after 32 epochs": Slow(early=Early(epochs=32, recipe=RECIPE)),
+    """Which images, each choice beside as many of each class of any; of what is misclassified there are as many as
+    there are. Not measured yet."""
+    late, soon, later = (Early(epochs=epochs, recipe=RECIPE) for epochs in (50, 2, 32))
+    chosen: dict[str, Subset] = {
+        "slow": SLOW, "highest loss": HighLoss(early=EARLY), "lowest margin": LowMargin(early=EARLY),
+        "any": AtRandom(early=EARLY), "misclassified": Misclassified(early=EARLY),
+        "slow going on": Slow(early=EARLY, restart=False), "forgotten": Forgotten(early=late),
     }  # fmt: skip
-    arms: Arms = {"original": ORIGINAL} | {name: {"subset": subset} for name, subset in chosen.items()}
-    arms["slow, going on"] = {"subset": Slow(early=EARLY, restart=False)}
-    return Sweep(base=one(), arms=arms, baseline="original", controls=("any",), seeds=SEEDS)
+    others = {
+        "slow by features": Slow(early=EARLY, layer="features"), "slow of three": Slow(early=EARLY, clusters=3),
+        "slow after 2 epochs": Slow(early=soon), "slow after 32 epochs": Slow(early=later),
+    }  # fmt: skip
+    alike: dict[str, Subset] = {
+        f"any as {name}": AtRandom(early=like.early, like=like) for name, like in others.items()
+    }
+    alike["any as forgotten"] = AtRandom(early=late)
+    every: dict[str, Subset] = {**chosen, **others, **alike}
+    arms: Arms = {"original": ORIGINAL} | {name: {"subset": subset} for name, subset in every.items()}
+    against = {name.removeprefix("any as "): ("original", name) for name in alike} | {
+        name: ("original",) for name in alike
+    }
+    return compare(one(), arms, ("any",), against, SEEDS)
 
 
 def closed_loop() -> Sweep:
     """Four rounds of new images of a tenth of the digits: of those whose candidates the learner is least certain about,
-    of those that it is least certain about themselves, of any; and the slow ones at once. Not measured yet."""
+    of those that it is least certain about themselves, of any; and as many in one round. Not measured yet."""
     names = ("dataset", "denoiser", "method", "k", "recipe", "evaluations")
     base = ClosedLoop(rounds=4, share=0.1, **{name: getattr(one(), name) for name in names})
     quick = Resample(sigma_max=back(50).sigma_max, steps=2)
+    once: dict[str, Any] = {"rounds": 1, "share": 0.4}
     arms: Arms = {
-        "any": {"by": "random"}, "least certain": {}, "least certain, by candidates": {"candidates": quick},
-        "any, one round": {"by": "random", "rounds": 1, "share": 0.4},
-        "least certain, one round": {"rounds": 1, "share": 0.4},
-        "any, eight times as many": {"by": "random", "amplification": 9},
+        "original": {"method": None}, "any": {"by": "random"}, "least certain": {},
+        "least certain by candidates": {"candidates": quick}, "any of one round": once | {"by": "random"},
+        "least certain of one round": once, "any eight times as many": {"by": "random", "amplification": 9},
     }  # fmt: skip
-    return Sweep(base=base, arms=arms, baseline="any", seeds=SEEDS)
+    against = {
+        "any": ("original",), "any of one round": ("original",), "least certain of one round": ("any of one round",),
+        "least certain": ("any",), "least certain by candidates": ("any", "least certain"),
+        "any eight times as many": ("any", "least certain"),
+    }  # fmt: skip
+    return compare(base, arms, against=against, seeds=SEEDS)
 
 
 def file_of(study: str) -> Path:

@@ -1,13 +1,15 @@
 """Targeted augmentation's own experiments (Nguyen et al., ICLR 2026, arXiv:2505.21574): what they share. Not run here.
 
 Its figures are bars without numbers; what is known of them stands in the docstrings. The paper generates with GLIDE,
-guidance 3, 100 steps of which the last 50 are run; Stable Diffusion 1.5 stands in for it here, with the same numbers.
-How long the net is trained before it tells slow from fast, rho and the rates are not in what is published: 8 epochs,
-and what USEFUL, on which the paper builds, has.
+guidance 3, 100 steps of which the last 50 are run; Stable Diffusion 1.5 stands in for it here with these numbers, which
+in its schedule is noise of 1.6 times the latents' spread (GLIDE's schedule is another). How long the net is trained
+before it tells slow from fast, rho and the rates are not in what is published: 8 epochs, and what is said of USEFUL, on
+which the paper builds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthaug.classify.augment import HorizontalFlip, RandomCrop, TrivialAugment
@@ -17,35 +19,32 @@ from synthaug.classify.subset import AtRandom, Early, Slow
 from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Sweep
 from synthaug.methods.base import Method
-from synthaug.methods.sdedit import SDEdit, SeveralStrengths
+from synthaug.methods.sdedit import FromPrompt, SDEdit, SeveralStrengths
 from synthaug.methods.upsample import Upsample
 
 Arms = dict[str, dict[str, Any]]
 EPOCHS, BATCH, SEEDS = 200, 128, (0, 1, 2)
 OPTIMIZER = SGD(lr=0.1)
-# rho and the images of a training set, by data set
 RHO = {"cifar10": 0.05, "cifar100": 0.1, "tiny-imagenet": 0.2}
-IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny-imagenet": 100_000}
+# images that are trained on: a fiftieth of the official ones chooses the weights
+VAL_SHARE = 0.02
+IMAGES = {"cifar10": 49_000, "cifar100": 49_000, "tiny-imagenet": 98_000}
 FAITHFUL = SDEdit(strength=0.5, steps=100, guidance=3.0)
 # "images saved at different step counts": each variant begins elsewhere
 FROM_SEVERAL = SeveralStrengths(strengths=(0.5, 0.4, 0.6, 0.3), steps=100, guidance=3.0)
-FROM_NOISE = SDEdit(strength=1.0, steps=100, guidance=3.0)
+FROM_NOISE = FromPrompt(steps=100, guidance=3.0)
 ORIGINAL: dict[str, Any] = {"method": None, "subset": None}
 
 
-def steps_of(dataset: str, batch: int = BATCH) -> int:
-    """The optimiser steps of 200 epochs of the originals."""
-    return EPOCHS * IMAGES[dataset] // batch
-
-
 def task(dataset: str, model: str = "cifar_resnet18", method: Method = FAITHFUL) -> Experiment:
-    """The paper trains on all images and does not say which weights it tests; here a fiftieth chooses them."""
+    """The paper trains on all images and does not say which weights it tests. Steps are 200 epochs of the originals."""
     size = 64 if dataset == "tiny-imagenet" else 32
     recipe = Recipe(
-        model=model, optimizer=OPTIMIZER, schedule=Steps(), steps=steps_of(dataset), batch_size=BATCH,
-        transforms=(RandomCrop(padding=size // 8), HorizontalFlip()), precision="bf16", evaluations=20,
+        model=model, optimizer=OPTIMIZER, schedule=Steps(), steps=round(EPOCHS * IMAGES[dataset] / BATCH),
+        batch_size=BATCH, transforms=(RandomCrop(padding=size // 8), HorizontalFlip()), precision="bf16",
+        evaluations=20,
     )  # fmt: skip
-    data = Dataset(dataset, path=f"data/{dataset}", val_share=0.02)
+    data = Dataset(dataset, path=f"data/{dataset}", val_share=VAL_SHARE)
     # by this recipe whatever an arm trains by, so that all arms have the same slow images
     return Experiment(dataset=data, method=method, subset=Slow(early=Early(recipe=recipe)), k=1, recipe=recipe)
 
@@ -71,29 +70,52 @@ def targeted(amplification: int) -> dict[str, Any]:
     return {"amplification": amplification}
 
 
-def sharp(arm: dict[str, Any], rho: float) -> dict[str, Any]:
-    """An arm trained with SAM."""
-    return arm | {"recipe.optimizer": SharpnessAware(OPTIMIZER, rho=rho)}
+def sharp(rho: float) -> dict[str, Any]:
+    """Trained with SAM, at twice the passes a step."""
+    return {"recipe.optimizer": SharpnessAware(OPTIMIZER, rho=rho)}
 
 
-def with_sam(arms: Arms, rho: float) -> Arms:
-    """Each arm by SGD and by SAM."""
-    return arms | {f"{name}, SAM": sharp(arm, rho) for name, arm in arms.items()}
+def trivial(size: int) -> dict[str, Any]:
+    """Trained with TrivialAugment."""
+    return {"recipe.transforms": (RandomCrop(padding=size // 8), HorizontalFlip(), TrivialAugment())}
 
 
-def trivial(arm: dict[str, Any], size: int) -> dict[str, Any]:
-    """An arm with TrivialAugment in training."""
-    transforms = (RandomCrop(padding=size // 8), HorizontalFlip(), TrivialAugment())
-    return arm | {"recipe.transforms": transforms}
+def longer(epochs: int = EPOCHS) -> dict[str, Any]:
+    """Equal epochs, so that larger sets are trained on for longer."""
+    return {"recipe.steps": None, "recipe.epochs": epochs}
 
 
-def both_lengths(arms: Arms, epochs: int) -> Arms:
-    """Each arm at equal steps, and at equal epochs, where larger sets are trained on for longer."""
-    longer = {"recipe.steps": None, "recipe.epochs": epochs}
-    larger = {name: arm for name, arm in arms.items() if arm.get("method", FAITHFUL) is not None}
-    return arms | {f"{name}, equal epochs": arm | longer for name, arm in larger.items()}
+def also(arms: Arms, how: str, fields: Mapping[str, Any], names: Sequence[str] | None = None) -> Arms:
+    """The arms, and some of them (all, if none is named) in another way as well."""
+    return arms | {f"{name}, {how}": {**arms[name], **fields} for name in (arms if names is None else names)}
 
 
-def compare(base: Experiment, arms: Arms, *, baseline: str = "original", controls: tuple[str, ...] = ()) -> Sweep:
-    """Arms with three paired seeds, as in the paper."""
-    return Sweep(base=base, arms=arms, baseline=baseline, controls=controls, seeds=SEEDS)
+def new(arms: Arms) -> list[str]:
+    """The arms that are not the originals alone."""
+    return [name for name, arm in arms.items() if arm.get("method", FAITHFUL) is not None]
+
+
+def compare(
+    base: Experiment, arms: Arms, controls: Sequence[str] = (), against: Mapping[str, Sequence[str]] | None = None,
+    seeds: tuple[int, ...] = SEEDS,
+) -> Sweep:  # fmt: skip
+    """Each arm beside the original that is trained in the same way, and the controls that are. `against` says otherwise
+    for some arms, in whatever way they are trained."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in arms:
+        kind, *ways = name.split(", ")
+        if kind == "original":
+            continue
+        told = () if against is None else tuple(against.get(kind, ()))
+        wanted = told or ("original", *(() if kind in controls else controls))
+        found[name] = tuple(alike for other in wanted if (alike := _alike(other, ways, arms)))
+    # SAM and TrivialAugment themselves stand beside what is trained without
+    found |= {name: ("original",) for name in arms if name.startswith("original, ")}
+    return Sweep(base=base, arms=arms, baseline="original", against=found, seeds=seeds)
+
+
+def _alike(other: str, ways: Sequence[str], arms: Arms) -> str:
+    """An arm that is trained in the same ways, if there is one; the originals at equal epochs are at equal steps."""
+    shared = [way for way in ways if other != "original" or way != "equal epochs"]
+    name = ", ".join((other, *shared))
+    return name if name in arms else ""

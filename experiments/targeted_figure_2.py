@@ -28,9 +28,10 @@ def tiny_imagenet() -> Sweep:
 
 
 def _bars(dataset: str, amplification: int) -> Sweep:
-    arms = {
+    arms: protocol.Arms = {
         "original": protocol.ORIGINAL, "upsampled": protocol.upsampled(),
         "targeted": protocol.targeted(amplification),
     }  # fmt: skip
-    arms = protocol.both_lengths(protocol.with_sam(arms, protocol.RHO[dataset]), protocol.EPOCHS)
-    return protocol.compare(protocol.task(dataset), arms, controls=("upsampled",))
+    arms = protocol.also(arms, "SAM", protocol.sharp(protocol.RHO[dataset]))
+    arms = protocol.also(arms, "equal epochs", protocol.longer(), protocol.new(arms))
+    return protocol.compare(protocol.task(dataset), arms, ("upsampled",))

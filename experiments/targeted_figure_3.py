@@ -44,5 +44,5 @@ def _bars(model: str, transformer: bool = False) -> Sweep:
         }
         base = replace(base, fields)
     arms = {"original": protocol.ORIGINAL, "upsampled": protocol.upsampled(), "targeted": protocol.targeted(5)}
-    arms = protocol.both_lengths(arms, protocol.EPOCHS)
-    return protocol.compare(base, arms, controls=("upsampled",))
+    arms = protocol.also(arms, "equal epochs", protocol.longer(), protocol.new(arms))
+    return protocol.compare(base, arms, ("upsampled",))

@@ -1,8 +1,9 @@
 """How much the gradients of mini-batches vary on real sets: the originals, slow ones repeated, new images of them.
 
-Theorem 4.3 of targeted augmentation, whose noise is planted, looked at on digits: at the net that has told slow from
-fast, and at the trained one. `python experiments/targeted_variance.py` runs what of digits_targeted.py it needs; a
-minute or two for each seed beyond that.
+Beside theorem 4.3 of targeted augmentation, whose noise is planted, what can be measured where it is not: the variance
+given the images, which holds what differs between images as well, and not the theorem's own term, which is of the
+images that might have been drawn. At the net that has told slow from fast, and at the trained one. `python
+experiments/targeted_variance.py` runs what of digits_targeted.py it needs; a minute or two for each seed beyond that.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 import synthaug
-from experiments.digits_targeted import BATCH, ORIGINAL, SEEDS, one, upsampled
+from experiments.digits_targeted import BATCH, SEEDS, one
+from experiments.targeted import ORIGINAL, upsampled
 from synthaug.evaluate.stats import mean_interval, paired_test
 from synthaug.experiment import Experiment, replace
 from synthaug.runtime.store import Store

@@ -351,3 +351,12 @@ def test_who_knows_only_digits_says_so() -> None:
     ours = tiny(denoiser="nano:ddpm")
     assert not [note for note in ours.notes() if "only digits" in note]
     assert [n for n in replace(ours, {"dataset": "glyphs"}).notes() if "nano:ddpm knows only digits" in n]
+
+
+def test_a_field_of_one_class_is_replaced_whole_too() -> None:
+    """By its value, and deeper down, where JSON says no class."""
+    base = Experiment(dataset=Dataset("digits", shots=2), recipe=Recipe(steps=2), subset=Slow())
+    assert replace(base, {"recipe": Recipe(steps=7)}).recipe == Recipe(steps=7)
+    assert replace(base, {"subset.early.recipe": Recipe(epochs=3)}).subset == Slow(early=Early(recipe=Recipe(epochs=3)))
+    sweep = Sweep(base=base, arms={"long": {"recipe": Recipe(steps=7)}}, seeds=(0,))
+    assert sweep.trials()[0].experiment.recipe == Recipe(steps=7)

@@ -142,6 +142,10 @@ class Experiment:
         if self.subset is not None and self.recipe is None:
             way = "say how it is trained (--set recipe.steps=300)"
             raise UserError(f"{type(self.subset).__name__} asks a net that is being trained; {way}", ("recipe",))
+        if self.subset is not None and not self.subset.restart and self.recipe is not None:
+            early = self.subset.early.of(self.recipe).model
+            if early != self.recipe.model:
+                raise UserError(f"{self.recipe.model} cannot go on from {early}", ("subset", "restart"))
         return self
 
     @model_validator(mode="after")

@@ -286,28 +286,49 @@ def replace(value: Any, fields: Mapping[str, Any]) -> Any:
 
 def _set(cls: type, data: Any, path: str, new: Any) -> None:
     *parents, last = path.split(".")
+    here: type | None = cls  # the class whose fields come next, where JSON does not say
     for depth, name in enumerate(parents):
         if isinstance(data, list) and name.isdigit() and int(name) < len(data):
             data = data[int(name)]
             continue
-        owner = _owner(cls if depth == 0 else None, data)
+        owner = _owner(here, data)
         if isinstance(data, dict) and data.get(name, data) is None:
             data[name] = _implied(owner, data, name)
         if not isinstance(data, dict) or data.get(name) is None:
             raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
         if isinstance(data[name], str):  # what was named just before
             data[name] = _named(owner, name, data[name])
-        data = data[name]
-    owner = _owner(None if parents else cls, data)
+        data, here = data[name], _held(owner, name)
+    owner = _owner(here, data)
     if owner is not None and hasattr(owner, "spelled"):
         last, new = owner.spelled(last, new)
     if isinstance(data, dict):
-        data[last] = new
+        data[last] = _bare(owner, last, new)
     elif isinstance(data, list) and last.isdigit() and int(last) < len(data):
         data[int(last)] = new
     else:
         many = f"{len(data)} of them are there" if isinstance(data, list) else f"{data!r} has no settings"
         raise UserError(f"there is no {last!r}: {many}; give {'.'.join(parents)} as a whole", tuple(path.split(".")))
+
+
+def _bare(owner: type | None, name: str, new: Any) -> Any:
+    """JSON for a field: where it holds one class alone, which one is not said."""
+    hint = get_type_hints(owner, include_extras=True).get(name) if owner is not None else None
+    if isinstance(new, dict) and isinstance(new.get("kind"), str) and hint is not None and not _says_kind(hint):
+        return {key: value for key, value in new.items() if key != "kind"}
+    return new
+
+
+def _held(owner: type | None, name: str) -> type | None:
+    """The one class of settings that a field can hold, if it is one."""
+    hint = get_type_hints(owner).get(name) if owner is not None else None
+    found = [arg for arg in _flat(hint) if isinstance(arg, type) and dataclasses.is_dataclass(arg)]
+    return found[0] if len(found) == 1 else None
+
+
+def _says_kind(hint: Any) -> bool:
+    marks = getattr(hint, "__metadata__", ())
+    return any(isinstance(mark, _Kinded) for mark in marks) or any(map(_says_kind, get_args(hint)))
 
 
 def _owner(cls: type | None, data: Any) -> type | None:

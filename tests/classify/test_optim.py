@@ -147,6 +147,59 @@ def test_its_state_is_that_of_its_base():
     assert torch.equal(w, other)
 
 
+def test_both_passes_of_a_step_ask_about_one_loss(monkeypatch):
+    """Under the same masks of dropout, and the next step under others."""
+    masks = []
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))
+
+        def forward(self, images):
+            mask = torch.rand(len(images), 3 * 64) < 0.5
+            masks.append(mask)
+            return self.net(images.float().flatten(1) * mask)
+
+    monkeypatch.setattr(loop, "build", lambda name, classes, **_: Net())
+    images = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    none = torch.empty(0, dtype=torch.long)
+    data = loop.Data(images, torch.eye(3).repeat(2, 1).double(), 6, none, images[:0], none)
+    recipe = Recipe(steps=2, batch_size=6, evaluations=1, optimizer=SharpnessAware(SGD(lr=0.1)))
+    loop.train(recipe, Concat(), data, seed=0, report=lambda entry: None, device=torch.device("cpu"))
+    assert len(masks) == 4 and torch.equal(masks[0], masks[1]) and torch.equal(masks[2], masks[3])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_a_pass_that_fails_leaves_the_weights_as_they_were():
+    w = at_ones()
+
+    def fails():
+        if not torch.equal(w.detach(), torch.ones(2).double()):
+            raise RuntimeError("out of memory")
+        return half_square(w)()
+
+    with pytest.raises(RuntimeError):
+        SAM([w], torch.optim.SGD([w], lr=1.0), 0.1).step(fails)
+    assert w.tolist() == [1, 1]
+
+
+def test_half_precision_and_groups_of_weights():
+    """Squares of small half-precision numbers are 0: the norm is taken of wider ones."""
+    w = nn.Parameter(torch.full((4,), 1e-4, dtype=torch.float16))
+    sam, seen = SAM([{"params": [w]}], torch.optim.SGD([w], lr=1.0), 0.5), []
+
+    def closure():
+        sam.zero_grad()
+        seen.append(w.detach().float().clone())
+        loss = (w * 1e-4).sum()
+        loss.backward()
+        return loss
+
+    sam.step(closure)
+    assert torch.linalg.vector_norm(seen[1] - seen[0]).item() == pytest.approx(0.5, rel=1e-3)
+
+
 def test_sam_of_sam_is_refused():
     with pytest.raises(UserError, match="SAM of SAM"):
         SharpnessAware(SharpnessAware())

@@ -26,7 +26,7 @@ from synthaug.classify.subset import (
     Slow,
     slow_learnable,
 )
-from synthaug.settings import seed_of
+from synthaug.settings import UserError, seed_of
 
 torch.set_num_threads(1)
 
@@ -94,6 +94,28 @@ def test_the_same_for_a_seed_and_torch_for_torch():
     assert np.array_equal(tensors.numpy(), found)
 
 
+def test_the_order_of_images_and_the_numbers_of_classes_are_no_matter():
+    outputs, losses, labels, _ = groups((30, 30), seed=2)
+    rng = np.random.default_rng(0)
+    outputs += rng.normal(0, 3, outputs.shape)
+    found = slow_learnable(outputs, losses, labels, seed=5)
+    for _ in range(5):
+        order = rng.permutation(len(labels))
+        assert np.array_equal(slow_learnable(outputs[order], losses[order], labels[order], seed=5), found[order])
+    assert np.array_equal(slow_learnable(outputs, losses, 10 - 3 * labels, seed=5), found)
+
+
+def test_numbers_of_any_kind_are_taken_and_what_is_none_is_refused():
+    outputs, losses, labels, slow = groups((20, 8))
+    half = torch.from_numpy(outputs).bfloat16().requires_grad_()
+    assert np.array_equal(slow_learnable(half, losses, labels, seed=0), slow)
+    assert np.array_equal(slow_learnable(outputs.tolist(), losses.tolist(), labels.tolist(), seed=0), slow)
+    with pytest.raises(UserError, match="diverged"):
+        slow_learnable(outputs, np.where(np.arange(len(losses)) == 3, np.nan, losses), labels, seed=0)
+    with pytest.raises(UserError, match="not of one set"):
+        slow_learnable(outputs, losses[1:], labels, seed=0)
+
+
 @pytest.mark.parametrize("clusters", [2, 3])
 def test_a_class_of_one_image_of_equal_images_and_of_two(clusters):
     labels = np.array([0, 1, 1, 1, 2, 2])
@@ -138,6 +160,15 @@ def test_the_others_take_as_many_of_each_class():
     # the number of all images of a class, over many seeds: every image has its turn
     often = sum(AtRandom()(seen, seed).astype(int) for seed in range(200))
     assert often.min() > 20
+
+
+def test_as_many_as_another_choice():
+    outputs, losses, labels, _ = groups((20, 8))
+    seen = signals(outputs + np.random.default_rng(1).normal(0, 2, outputs.shape), losses, labels)
+    like = Slow(clusters=4)
+    ours, theirs = AtRandom(like=like)(seen, 0), like(seen, 0)
+    assert [ours[labels == c].sum() for c in range(3)] == [theirs[labels == c].sum() for c in range(3)]
+    assert ours.sum() < AtRandom()(seen, 0).sum()
 
 
 def test_a_share_of_the_highest_losses():

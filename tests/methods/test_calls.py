@@ -36,6 +36,7 @@ from synthaug.methods.gif import GIF
 from synthaug.methods.guided import ClassifierGuided
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.methods.retrieval import Retrieval
+from synthaug.methods.sdedit import FromPrompt, SeveralStrengths
 from synthaug.methods.upsample import Upsample
 from synthaug.settings import subclasses
 
@@ -79,6 +80,10 @@ CASES = [
     (RealGuidance(strength=1.0, steps=1), SD),
     (RealGuidance(strength=0.9, guidance=1.0, **FIVE), SD),
     (RealGuidance(strength=0.9, guidance=0.0, **FIVE), SD),
+    (SeveralStrengths(strengths=(0.2, 0.9), **FIVE), SD),
+    (FromPrompt(**FIVE), SD),
+    (FromPrompt(guidance=1.0, **FIVE), SD),
+    (FromPrompt(guidance=1.0, **FIVE), LCM),
     (DiffAug(strength=0.5, **FIVE), SD),
     (DiffMix(strength=0.7, steps=10), SD),
     (GIF(strength=0.7, variants=2, clip=Clip("nano:clip"), **FIVE), SD),

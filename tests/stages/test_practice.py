@@ -15,8 +15,10 @@ from shapes import Noise, tiny
 from synthaug.classify.loop import predict
 from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
+from synthaug.diffusion.score_models import TrainedEDM
 from synthaug.evaluate.filter import BaseProb
 from synthaug.experiment import read
+from synthaug.methods.from_noise import FromNoise, Resample
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 from synthaug.stages.practice import ClosedLoop
@@ -119,10 +121,12 @@ def test_a_learner_of_its_own_recipe() -> None:
 
 
 def test_what_it_refuses() -> None:
-    for fields, name in (
-        ({"filter": BaseProb()}, "filter"),
-        ({"subset": "Slow"}, "subset"),
-        ({"recipe": None}, "recip"),
-    ):
+    two: dict[str, Any] = {"method": Resample(kept=2), "denoiser": TrainedEDM()}
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"filter": BaseProb()}, "filter"), ({"subset": "Slow"}, "subset"), ({"recipe": None}, "recipe"),
+        (two | {"k": 3}, "makes 2 variants"), ({"candidates": Resample()}, "by the method itself"),
+        ({"method": FromNoise(), "denoiser": TrainedEDM(), "candidates": FromNoise(most=5)}, "of each image"),
+    ]  # fmt: skip
+    for fields, name in refused:
         with pytest.raises(UserError, match=name):
             experiment(**fields)

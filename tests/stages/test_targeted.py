@@ -203,6 +203,8 @@ def test_mistakes_of_the_user() -> None:
         replace(experiment(), {"recipe": None})
     with pytest.raises(UserError, match="clusters"):
         replace(experiment(), {"subset.clusters": 1})
+    with pytest.raises(UserError, match="cannot go on from resnet18"):
+        replace(experiment(), {"subset.restart": False, "subset.early.recipe": Recipe(model="resnet18", steps=1)})
     assert isinstance(replace(experiment(), {"subset": "AtRandom"}).subset, AtRandom)
     assert replace(experiment(), {"utilize": "Concat"}).utilize == Concat()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from synthaug.classify.loop import Data, Images, Progress, Run, exact, features, gather, predict
+from synthaug.classify.loop import Data, Images, Progress, Run, exact, features, predict
 from synthaug.classify.mixing import Concat
 from synthaug.classify.models import prepared
 from synthaug.classify.recipe import Recipe
@@ -79,10 +79,13 @@ def note(done: Progress, seen: Watched, report: Report) -> None:
 
 
 def look(run: Run, seen: Watched) -> None:
-    """Ask all images as they are, without transforms; processes share them."""
+    """Ask all images as they are, without transforms; processes share them, and ask one net."""
+    if run.world.size > 1:  # statistics of batch norm are each process's own
+        for buffer in run.model.buffers():
+            torch.distributed.broadcast(buffer, 0)
     labels = run.data.labels.argmax(1)  # of real images they are hard
     mine = torch.arange(len(labels))[run.world.mine]
-    logits = predict(prepared(run.recipe, run.model), gather(run.data.images, mine)).double()
+    logits = predict(prepared(run.recipe, run.model), run.data.images, rows=mine).double()
     found = torch.zeros(2, len(labels), dtype=torch.float64)
     found[:, mine] = signals(logits, labels[mine])
     if run.world.size > 1:

@@ -93,7 +93,8 @@ def train(
 ) -> Trained:
     """Train `recipe` on `data`; the same result whether or not it was interrupted.
 
-    `report` is called after each evaluation, in every process. `denoiser` is for views that need one.
+    `report` is called after each evaluation, in every process. `denoiser` is for views that need one. Of a net with
+    batch norm each process has its own statistics of its share of a batch, so that their number is not without effect.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with exact(recipe, device):
@@ -215,6 +216,14 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
+    def drawn(self, state: list[torch.Tensor] | None = None) -> list[torch.Tensor]:
+        """Where this process's random numbers are, or put back to where they were."""
+        mine = [torch.default_generator]
+        mine += [torch.cuda.default_generators[self.device.index or 0]] if self.device.type == "cuda" else []
+        for generator, before in zip(mine, state or (), strict=False):
+            generator.set_state(before)
+        return [generator.get_state() for generator in mine] if state is None else state
+
     def step(self, number: int, indices: torch.Tensor) -> torch.Tensor:
         """One optimiser step; the loss stays on the device, so that a GPU need not wait."""
         parts = self.parts(number, indices)
@@ -223,13 +232,15 @@ class Run:
         images = joined([images for images, _ in parts]).contiguous(memory_format=layout)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate(self.recipe, number, self.total)
-        passes = count()
+        passes, drawn = count(), self.drawn()
 
         def closure() -> Any:  # torch says float, and means this tensor
             self.optimizer.zero_grad()
+            if again := next(passes):  # SAM asks twice, and is to ask about one loss: under the same masks of dropout
+                self.drawn(drawn)
             precise = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
-            # SAM asks twice, and batch norm is to count a batch once
-            with precise, statistics_of(self.model, kept=next(passes) > 0):
+            # and batch norm counts a batch once
+            with precise, statistics_of(self.model, kept=again > 0):
                 logits = self.parallel(images)
             # in float32: bf16 has too few digits for the logarithm of a sum
             of_parts = logits.float().split([len(rows) for rows, _ in parts])
@@ -362,12 +373,13 @@ def gather(images: Images, indices: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(images[indices.numpy()])
 
 
-def predict(model: nn.Module, images: Images, batch: int = 256) -> torch.Tensor:
-    """Logits (float32, on the CPU) of images, with the model in evaluation mode."""
+def predict(model: nn.Module, images: Images, batch: int = 256, *, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits (float32, on the CPU) of images, or some rows of them, with the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()  # batch norm must not see which images are asked together
     with torch.inference_mode():
-        parts = [model(gather(images, rows).to(device)) for rows in torch.split(torch.arange(len(images)), batch)]
+        asked = torch.split(torch.arange(len(images)) if rows is None else rows, batch)
+        parts = [model(gather(images, some).to(device)) for some in asked]
     return torch.cat(parts).float().cpu()
 
 

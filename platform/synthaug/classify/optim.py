@@ -71,7 +71,7 @@ class SharpnessAware(Optimizer):
     """SAM (Foret et al. 2021): two passes a step, the gradient being that of the worst point within `rho`. `adaptive`
     measures that distance in units of each weight (ASAM, Kwon et al. 2021, whose rho is ten times larger or more)."""
 
-    # 0.05 is that of the paper; targeted augmentation has 0.1 for CIFAR and 0.2 for Tiny-ImageNet
+    # that of the paper on SAM
     base: OneOf[Optimizer] = SGD()
     rho: Positive = 0.05
     adaptive: bool = False
@@ -98,7 +98,7 @@ class SAM:
     0.01) and g is the gradient at w.
 
     `step(closure)` calls the closure twice; it must clear the gradients, and may add them up over parts of a batch.
-    What else passes change (statistics of batch norm) is the closure's to leave alone the second time.
+    What else passes draw or change (masks of dropout, statistics of batch norm) is the closure's to keep the same.
     """
 
     ETA = 0.01  # of ASAM: weights of nearly 0 move too
@@ -107,7 +107,8 @@ class SAM:
         self, params: Iterable[torch.nn.Parameter], base_optimizer: torch.optim.Optimizer, rho: float, *,
         adaptive: bool = False,
     ) -> None:  # fmt: skip
-        self.params, self.base_optimizer, self.rho, self.adaptive = list(params), base_optimizer, rho, adaptive
+        given = [p for item in params for p in (item["params"] if isinstance(item, dict) else [item])]
+        self.params, self.base_optimizer, self.rho, self.adaptive = given, base_optimizer, rho, adaptive
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -127,10 +128,12 @@ class SAM:
             # kept and put back, because what is added and taken off again is not to the bit what it was
             before = [p.clone() for p in moved]
             torch._foreach_add_(moved, self.ascent(moved))
-        with torch.enable_grad():
-            closure()
-        with torch.no_grad():
-            torch._foreach_copy_(moved, before)
+        try:
+            with torch.enable_grad():
+                closure()
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(moved, before)
         self.base_optimizer.step()
         return loss
 
@@ -141,10 +144,13 @@ class SAM:
         grads = [p.grad for p in params if p.grad is not None]
         scales = [p.abs() + self.ETA for p in params] if self.adaptive else None
         scaled = grads if scales is None else list(torch._foreach_mul(scales, grads))
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(scaled)))
+        # squares of half precision would be 0, or more than it has numbers for
+        wide = [g.float() if g.dtype.itemsize < 4 else g for g in scaled]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(wide)))
         # without asking the device which it is
         length = torch.where(norm > 0, self.rho / norm, torch.zeros_like(norm))
-        return list(torch._foreach_mul(scaled if scales is None else torch._foreach_mul(scales, scaled), length))
+        steps = wide if scales is None else torch._foreach_mul(scales, wide)
+        return [step.to(p) for step, p in zip(torch._foreach_mul(steps, length), params, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         return self.base_optimizer.state_dict()

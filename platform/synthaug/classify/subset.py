@@ -6,14 +6,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
 
 from synthaug.classify.optim import Steps
 from synthaug.classify.recipe import Recipe
-from synthaug.settings import Count, Share, seed_of, settings
+from synthaug.settings import Count, Share, UserError, seed_of, settings
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,9 @@ Layer = Literal["logits", "features"]
 @settings
 class Early:
     """How the net is trained whose answers tell images apart: for some epochs on the real images alone, at its peak
-    rate, else as the recipe says (None: the experiment's own; of SAM its base). It stops sooner once the error on the
-    training images falls by less than `slows` of the most that an epoch has lowered it by."""
+    rate, else as the recipe says (None: the experiment's own; of SAM its base; a warm-up is that share of these
+    epochs). It stops sooner once the error on the training images falls by less than `slows` of the most that an epoch
+    has lowered it by."""
 
     # 8 is what USEFUL, on which the paper builds, has for ResNet-18 on CIFAR-10
     epochs: Count = 8
@@ -63,7 +64,8 @@ class Signals:
 
 @settings
 class Subset(ABC):
-    """A choice among the training images. Training starts anew with the new images, or goes on from the early net."""
+    """A choice among the training images. Training starts anew with the new images, or goes on from the early net by
+    the whole recipe, and so has that net's epochs more."""
 
     early: Early = Early()
     restart: bool = True
@@ -93,7 +95,9 @@ class Slow(Subset):
 
 @settings
 class Ranked(Subset):
-    """As many of each class as `Slow` would choose by the same net, by another order."""
+    """As many of each class as `like` would choose by the same net, by another order."""
+
+    like: Slow = Slow()
 
     def choose(self, signals: Signals, seed: int) -> np.ndarray:
         scores = self.scores(signals, seed)
@@ -107,7 +111,7 @@ class Ranked(Subset):
 
     def counts(self, signals: Signals, seed: int) -> dict[int, int]:
         """How many of each class."""
-        like = Slow()(signals, seed)
+        like = self.like(signals, seed)
         return {int(label): int(like[signals.labels == label].sum()) for label in np.unique(signals.labels)}
 
     @abstractmethod
@@ -179,16 +183,31 @@ class Misclassified(Subset):
 def slow_learnable(outputs: Arrays, losses: Arrays, labels: Arrays, *, seed: int, clusters: int = 2) -> Arrays:
     """The images that are learned slowly (a mask): the outputs of each class in clusters (k-means), the one whose mean
     loss is the highest. A class of one image is slow; of images that are all alike the one of the highest loss is."""
-    if not isinstance(labels, np.ndarray):
-        import torch
+    found = _slow(_array(outputs), _array(losses), _array(labels), seed, clusters)
+    if isinstance(labels, np.ndarray) or not hasattr(labels, "device"):
+        return found  # type: ignore[return-value]
+    import torch
 
-        arrays = [torch.as_tensor(value).detach().cpu().numpy() for value in (outputs, losses, labels)]
-        mask = slow_learnable(arrays[0], arrays[1], arrays[2], seed=seed, clusters=clusters)
-        return torch.from_numpy(mask).to(labels.device)
+    return torch.from_numpy(found).to(labels.device)
+
+
+def _array(values: Any) -> np.ndarray:
+    """Numbers of numpy, torch or a list as an array; half precision as the single one that it stands for."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    return np.asarray(values)
+
+
+def _slow(outputs: np.ndarray, losses: np.ndarray, labels: np.ndarray, seed: int, clusters: int) -> np.ndarray:
+    if not len(outputs) == len(losses) == len(labels):
+        raise UserError(f"{len(outputs)} outputs, {len(losses)} losses and {len(labels)} labels are not of one set")
+    if not (np.isfinite(outputs).all() and np.isfinite(losses).all()):
+        raise UserError("some outputs or losses are no numbers: the net has diverged; lower the lr of its recipe")
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        groups = clustered(outputs[members].reshape(len(members), -1), clusters, seed_of(seed, "slow", int(label)))
+        groups = clustered(outputs[members].reshape(len(members), -1), clusters, seed_of(seed, "slow"))
         means = [losses[members[groups == group]].mean() for group in range(groups.max() + 1)]
         if len(means) > 1:
             chosen[members[groups == int(np.argmax(means))]] = True
@@ -196,18 +215,22 @@ def slow_learnable(outputs: Arrays, losses: Arrays, labels: Arrays, *, seed: int
 
 
 def clustered(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """The number of each point's cluster; as many as there are different points at most."""
+    """The number of each point's cluster; as many as there are different points at most. The order of points is no
+    matter; where there are no clusters, starts are, and so the seed."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
+    points = points.astype(float)
     # equal images have outputs that differ in their last bits, by where in a batch they were
-    if np.ptp(points, axis=0).max() <= 1e-5 * np.abs(points).max():
+    if np.ptp(points, axis=0).max() <= 1e-6 * np.abs(points).max():
         return np.zeros(len(points), int)
     different = len(np.unique(points, axis=0))
+    order = np.lexsort(points.T)
+    found = np.empty(len(points), int)
     # of one thread, so that sums are the same wherever they are made; of ten starts the best
     with threadpool_limits(1):
-        found = KMeans(min(clusters, different), n_init=10, random_state=seed % 2**32).fit_predict(points.astype(float))
-    return np.asarray(found)
+        found[order] = KMeans(min(clusters, different), n_init=10, random_state=seed % 2**32).fit_predict(points[order])
+    return found
 
 
 def in_both(chosen: np.ndarray, losses: np.ndarray, labels: np.ndarray) -> np.ndarray:

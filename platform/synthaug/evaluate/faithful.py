@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+CHUNK = 1024  # images
+
+
 @settings
 class Faithfulness(ImageEvaluation):
     """Each generated image beside its source, asked of the classifier of the real images alone.
@@ -24,7 +27,8 @@ class Faithfulness(ImageEvaluation):
     - left: the mean correlation with the source of what either has beyond the mean image; `left_of_others` is that of
       the source with another one of its class, which is what there is where nothing of the source is left
 
-    Faithful is a high agreement with little left. A class of one image has no other and counts for agreement alone.
+    Faithful is a high agreement with little left. The judge has seen the sources in training, so what is close to them
+    it knows in any case. A class of one image has no other and counts for agreement alone.
     """
 
     needs_classifier: ClassVar[bool] = True
@@ -47,16 +51,13 @@ class Faithfulness(ImageEvaluation):
         mine = others >= 0
         if mine.any():
             sources, others, made = sources[mine], others[mine], made[mine]
-            theirs = features(judge, real["subset"]).double().numpy()
-            ours = features(judge, made).double().numpy()
+            theirs, ours = (features(judge, images).numpy() for images in (real["subset"], made))
             usual = np.median(np.linalg.norm(theirs[sources] - theirs[others], axis=1))
             if usual > 0:
                 distance = np.median(np.linalg.norm(ours - theirs[sources], axis=1))
                 found["distance"] = float(distance / usual)
-            plain = real["subset"].reshape(len(real["subset"]), -1) / 255
-            beyond = plain - plain.mean(0)
-            found["left"] = correlation(made.reshape(len(made), -1) / 255 - plain.mean(0), beyond[sources])
-            found["left_of_others"] = correlation(beyond[others], beyond[sources])
+            found["left"] = correlation(made, real["subset"], sources)
+            found["left_of_others"] = correlation(real["subset"], real["subset"], sources, others)
         return {"metrics": {f"faithful/{name}": value for name, value in found.items()}, "about": about}
 
 
@@ -74,7 +75,16 @@ def other_of(sources: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """The mean over rows of what two have in common; of rows that have nothing to compare nothing."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(((a * b).sum(1)[norms > 0] / norms[norms > 0]).mean()) if (norms > 0).any() else 0.0
+def correlation(images: np.ndarray, real: np.ndarray, sources: np.ndarray, rows: np.ndarray | None = None) -> float:
+    """The mean correlation of images (or some rows of them) with their sources, of what is beyond the mean of the real
+    ones; of images without anything beyond it none. Some at a time: as numbers they are many times as large."""
+    mean, found = real.mean(0) / 255, list[np.ndarray]()
+    for first in range(0, len(sources), CHUNK):
+        mine = slice(first, first + CHUNK)
+        a = (images[mine] if rows is None else images[rows[mine]]) / 255 - mean
+        b = real[sources[mine]] / 255 - mean
+        a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        found.append((a * b).sum(1)[norms > 0] / norms[norms > 0])
+    values = np.concatenate(found)
+    return float(values.mean()) if len(values) else 0.0

@@ -83,3 +83,28 @@ class SeveralStrengths(SDEdit):
     def plan(self, sample: Sample, variant: int, context: Context) -> Row:
         strength = self.strengths[(variant - 1) % len(self.strengths)]
         return self.prompts(own_class(sample, variant, context, strength=strength), context)
+
+
+@settings
+class FromPrompt(Method):
+    """Text to image: nothing of the source goes in but its class. An edit of strength 1 is not that, as the last level
+    of a schedule leaves some hundredths of the source."""
+
+    steps: Count = 25
+    guidance: Annotated[float, Field(ge=0)] = 7.5
+    prompts: OneOf[Prompts] = Plain()
+
+    def plan(self, sample: Sample, variant: int, context: Context) -> Row:
+        return self.prompts(own_class(sample, variant, context, strength=1.0), context)
+
+    def generate(
+        self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        made = models.pipeline.txt2img(
+            [row.prompt for row in rows], [row.seed for row in rows], steps=self.steps, guidance=self.guidance
+        )
+        return made, [((row.target, 1.0),) for row in rows]
+
+    def calls(self, row: Row, backbone: Backbone | None) -> int:
+        assert backbone is not None, "this method needs a backbone"
+        return backbone.calls(Loop(self.steps, self.guidance), 1.0)

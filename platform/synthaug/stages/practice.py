@@ -1,5 +1,7 @@
-"""A closed loop: rounds of training and generating, in which new images are made where the learner is least certain
-("Deliberate Practice", Askari-Hemmat et al. 2025, arXiv:2502.15588)."""
+"""A closed loop: rounds of training and generating, in which new images are made where the learner is least certain, as
+in "Deliberate Practice" (Askari-Hemmat et al. 2025, arXiv:2502.15588). Theirs steers the sampler by the learner's
+entropy; here sources are chosen by it, which stands in for that with any method.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +70,7 @@ class Uncertain(Mask):
         pictures: Pictures = given["data"]
         ids = [entry.id for entry in pictures.entries(SUBSET, self.seed)]
         scores = self.entropies(given) if "learner" in self.inputs else np.array([self.lot(id) for id in ids])
+        assert len(scores) == len(ids), "of each image one"
         count = max(1, round(self.share * len(ids)))
         return {ids[n] for n in np.argsort(-scores, kind="stable")[:count]}
 
@@ -161,8 +164,8 @@ class PracticeLine(Line):
 class ClosedLoop(Experiment):
     """`rounds` times the learner so far (trained by the recipe `learner`, or the experiment's own) is asked, and k new
     variants are made of the `share` of the training images that it is least certain about; the classifier is trained
-    on all of them. `candidates` are made of all images first, by a method with fewer steps, and the learner is asked
-    about these, as the paper has it; None asks about the sources. `by="random"` is the control of the same size."""
+    on all of them. `candidates` are made of all images first, by the same method with fewer steps, and the learner is
+    asked about these; None asks about the sources. `by="random"` is the control of as many images a round."""
 
     LINE: ClassVar[Any] = PracticeLine
 
@@ -179,4 +182,15 @@ class ClosedLoop(Experiment):
         for name in ("subset", "filter"):
             if getattr(self, name) is not None:
                 raise UserError("a closed loop chooses by itself which images are made", (name,))
+        if self.method is not None and self.k % self.method.together:
+            said = f"{type(self.method).__name__} makes {self.method.together} variants of a source at once"
+            raise UserError(f"{said}; a round needs k = {self.method.together} or a multiple", ("k",))
+        if self.candidates is not None:
+            self._of_a_kind(self.candidates)
         return self
+
+    def _of_a_kind(self, candidates: Method) -> None:
+        """Refuse candidates that would need other models than the method, or are not one of each image."""
+        if type(candidates) is not type(self.method) or candidates.together > 1 or getattr(candidates, "most", None):
+            said = "candidates are made of each image, one each, by the method itself with other settings"
+            raise UserError(said, ("candidates",))

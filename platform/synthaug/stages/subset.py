@@ -87,7 +87,7 @@ class EarlyNet(Trained[Learner]):
 class Chosen(Mask):
     """The images that a `Subset` chooses by that net; new ones are made of these alone."""
 
-    kind, cost = "slow", "early"
+    kind, version, cost = "slow", 2, "early"
 
     def __init__(self, data: Stage[Pictures], learner: EarlyNet, subset: Subset, seed: int) -> None:
         self.subset, self.seed = subset, seed
