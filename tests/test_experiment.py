@@ -12,6 +12,7 @@ from shapes import NANO, Noise, OtherNoise, class_folders, tiny
 from synthaug.classify.augment import HorizontalFlip, Transform
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace, Replace, Utilize
 from synthaug.classify.optim import SGD, Optimizer
+from synthaug.classify.subset import Early, Slow
 from synthaug.classify.views import View
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
