@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import synthaug
-from making import place_of
+from making import made_in, place_of
 from shapes import Noise
 from synthaug.classify.detector import TransformDetector
 from synthaug.classify.recipe import Recipe
+from synthaug.classify.subset import Early, Slow
 from synthaug.classify.views import DiffAugView
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
+from synthaug.diffusion.layout import FOLDER
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.diffusion.score_models import OnClean, ScoreAug, TrainedDiT, TrainedEDM
 from synthaug.diffusion.transforms import OneOrNone, Rotation, Translation
@@ -33,6 +36,7 @@ from synthaug.pages.export import export_images
 from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
+from synthaug.stages.classifier import WEIGHTS
 
 NET = TrainedEDM(
     channels=(8, 16), steps=4, batch_size=4, image_size=8, labels=True,
@@ -195,3 +199,19 @@ def test_mirrors_of_digits_are_noted() -> None:
     assert [note for note in mirrored.notes() if "mirrored images" in note]
     assert not [n for n in experiment(denoiser=mirrored.denoiser, dataset=Dataset("fashion")).notes() if "mirror" in n]
     assert not [n for n in experiment(method=Noise(), denoiser=None, evaluations=(Memorised(),)).notes()]
+
+
+@pytest.mark.nightly
+def test_two_workers_learn_the_same_net(home: Path, tmp_path: Path, cluster: None) -> None:
+    """Two processes of Ray Train, gradients added up; the net that tells slow images from fast ones, too."""
+    early = Early(epochs=2, recipe=Recipe(epochs=1, batch_size=8, image_size=8))
+    recipe = Recipe(steps=2, batch_size=8, image_size=8, evaluations=1)
+    chosen = experiment(recipe=recipe, method=Resample(steps=2), subset=Slow(early=early), evaluations=(Accuracy(),))
+    for subject, stage, file in (
+        (experiment(), "denoiser", f"{FOLDER}/unet/diffusion_pytorch_model.safetensors"), (chosen, "early", WEIGHTS),
+    ):  # fmt: skip
+        made_in(home, subject, stage)
+        made_in(tmp_path, subject, stage, workers=2)
+        one, two = (load_file(place_of(Store(where), subject, stage) / file) for where in (home, tmp_path))
+        assert one.keys() == two.keys() and any(bool(value.abs().max() > 0) for value in one.values())
+        assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-4, stage
