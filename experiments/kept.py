@@ -27,12 +27,19 @@ def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str
         told = [_asked(trial.experiment, home) for trial in part.trials()]
         rows = [{"asked": asked} | trial for asked, trial in zip(told, made, strict=True)]
         names = ("asked", "arm", "seed", "fields", "metrics")
-        text = "".join(json.dumps({name: row[name] for name in names}) + "\n" for row in rows)
+        text = "".join(json.dumps({name: _short(row[name]) for name in names}) + "\n" for row in rows)
         half = file.with_suffix(".half")
         half.write_text((file.read_text() if file.is_file() else "") + text)
         half.rename(file)  # what is there is whole
     found = table.lines(finished(sweep, file, home), sweep)
     return f"{table.text(found)}\n{table.note(found, sweep)}"
+
+
+def _short(value: Any) -> Any:
+    """Numbers to six digits, so that files stay small."""
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def finished(sweep: Sweep, file: Path, home: str = "runs") -> list[dict[str, Any]]:
