@@ -87,7 +87,8 @@ def amplification() -> Sweep:
 
 
 def steps() -> Sweep:
-    """How far back, at amplification 2; from nothing but noise; local sampling of all. Not measured yet."""
+    """How far back, at amplification 2; from nothing but noise; local sampling of all. Measured: 97.1 to 97.7 whatever
+    the number of steps (original 97.6), from noise 97.3, local sampling 95.6; half a core-hour after `main`."""
     arms: Arms = {"original": ORIGINAL, "upsampled 2": upsampled(2)}
     arms |= {f"{count} steps": {"method": back(count)} for count in (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)}
     arms["from noise"] = {"method": FromNoise()}
