@@ -1,7 +1,7 @@
 """Targeted augmentation on handwritten digits: is it enough to make new images of what is learned slowly?
 
 200 digits at 16 pixels; images by a class-conditional net that has seen exactly these, so that nothing from outside
-helps. `python experiments/digits_targeted.py` runs all of it, keeps what is finished in results/, and goes on from
+helps. `python -m experiments.digits_targeted` runs all of it, keeps what is finished in results/, and goes on from
 there on any machine.
 """
 
@@ -110,7 +110,7 @@ def selectors() -> Sweep:
         "slow after 2 epochs": Slow(early=soon), "slow after 32 epochs": Slow(early=later),
     }  # fmt: skip
     alike: dict[str, Subset] = {
-        f"any as {name}": AtRandom(early=like.early, like=like) for name, like in others.items()
+        f"any as {name}": AtRandom(early=s.early, layer=s.layer, clusters=s.clusters) for name, s in others.items()
     }
     alike["any as forgotten"] = AtRandom(early=late)
     every: dict[str, Subset] = {**chosen, **others, **alike}

@@ -1,6 +1,6 @@
 """ScoreAug on photographs of clothing: 300, 3,000 and 60,000 of them, beside flips, which many baselines lack.
 
-`apt-get install dataset-fashion-mnist` brings the data. `python experiments/fashion_scoreaug.py` runs all of it, some
+`apt-get install dataset-fashion-mnist` brings the data. `python -m experiments.fashion_scoreaug` runs all of it, some
 hours, keeps what is finished in results/ and goes on from there on any machine.
 """
 

@@ -1,7 +1,7 @@
 """Targeted augmentation on photographs of clothing, with images by a class-conditional net that has seen the training
 images alone: 2,000 of them with five seeds, and all 60,000 with three.
 
-`apt-get install dataset-fashion-mnist` brings the data. `python experiments/fashion_targeted.py` runs all of it, some
+`apt-get install dataset-fashion-mnist` brings the data. `python -m experiments.fashion_targeted` runs all of it, some
 hours, keeps what is finished in results/ and goes on from there on any machine.
 """
 

@@ -10,6 +10,7 @@ from typing import Any
 import synthaug
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.pages import table
+from synthaug.progress import say
 from synthaug.runtime.store import Store
 from synthaug.settings import hash_of
 
@@ -17,7 +18,18 @@ from synthaug.settings import hash_of
 def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str:
     """Run what the file lacks of a sweep, and say how its arms compare; written after so many trials of a seed."""
     file.parent.mkdir(exist_ok=True)
+    try:
+        _run(sweep, file, home, at_once)
+    except KeyboardInterrupt:
+        say(f"stopped; what was finished is in {file.name} and {home}, run the same command again to go on")
+        raise SystemExit(130) from None
+    found = table.lines(finished(sweep, file, home), sweep)
+    return f"{table.text(found)}\n{table.note(found, sweep)}"
+
+
+def _run(sweep: Sweep, file: Path, home: str, at_once: int) -> None:
     while missing := _missing(sweep, file, home):
+        say(f"{file.stem}: {len(missing)} of {len(sweep.trials())} trials are not in {file}; some at a time:")
         seed = missing[0][1]
         arms = [arm for arm, other in missing if other == seed][:at_once]
         # comparisons are for the end: a part of the arms may lack those that they are compared with
@@ -31,8 +43,6 @@ def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str
         half = file.with_suffix(".half")
         half.write_text((file.read_text() if file.is_file() else "") + text)
         half.rename(file)  # what is there is whole
-    found = table.lines(finished(sweep, file, home), sweep)
-    return f"{table.text(found)}\n{table.note(found, sweep)}"
 
 
 def _short(value: Any) -> Any:

@@ -3,7 +3,7 @@
 Beside theorem 4.3 of targeted augmentation, whose noise is planted, what can be measured where it is not: the variance
 given the images, which holds what differs between images as well, and not the theorem's own term, which is of the
 images that might have been drawn. At the net that has told slow from fast, and at the trained one. `python
-experiments/targeted_variance.py` runs what of digits_targeted.py it needs; a minute or two for each seed beyond that.
+-m experiments.targeted_variance` runs what of digits_targeted.py it needs; a minute or two for each seed beyond that.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Finetune
 from synthaug.diffusion.pixel_models import DenoiserModel, PretrainedUNet, TrainedModel
 from synthaug.evaluate.accuracy import Accuracy
-from synthaug.evaluate.base import Measurement
+from synthaug.evaluate.base import ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter
 from synthaug.methods.base import Method
 from synthaug.settings import (
@@ -121,7 +121,8 @@ class Experiment:
         wanting = [part for part in parts if getattr(part, "needs_denoiser", False)]
         if wanting and self.denoiser is None:
             way = (
-                "--set denoiser=TrainedUNet trains one on your images, denoiser=nano:ddpm is the embedded one of digits"
+                "--set denoiser=TrainedUNet (or TrainedEDM, which samples well) trains one on your images, "
+                "denoiser=nano:ddpm is the embedded one of digits"
             )
             raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))
         return self
@@ -216,6 +217,10 @@ class Experiment:
             of_method.append("the recipe mirrors images (HorizontalFlip), which changes their class in this data set")
         if not self.dataset.can_mirror and self.denoiser is not None and self.denoiser.mirrors:
             of_method.append("the denoiser is trained on mirrored images too, whose class is another in this data set")
+        if self.subset is not None and self.method is None:
+            of_method.append("subset chooses the images that new ones are made of, and no method makes any")
+        if self.method is None and all(isinstance(e, ImageEvaluation) for e in self.evaluations):
+            of_method.append("nothing is measured: the evaluations look at generated images, and no method makes any")
         if self.denoiser == PretrainedUNet("nano:ddpm") and self.dataset.name != "digits":
             of_method.append("nano:ddpm knows only digits; TrainedUNet is trained on your images")
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))

@@ -165,7 +165,7 @@ def find_class(base: type[T], kind: str) -> type[T]:
 def did_you_mean(word: str, choices: list[str]) -> str:
     """`; did you mean x?`, or the choices when nothing is near."""
     near = difflib.get_close_matches(word, choices, 1, 0.6)
-    return f"; did you mean {near[0]}?" if near else f"; choices: {', '.join(choices)}"
+    return f"; did you mean {near[0]}?" if near else f"; choices: {', '.join(choices) or 'none'}"
 
 
 def explain(error: ValidationError, cls: type) -> UserError:
@@ -297,7 +297,7 @@ def _set(cls: type, data: Any, path: str, new: Any) -> None:
         if not isinstance(data, dict) or data.get(name) is None:
             raise UserError(_no_way(cls, data, tuple(parents[:depth]), name), tuple(parents[: depth + 1]))
         if isinstance(data[name], str):  # what was named just before
-            data[name] = _named(owner, name, data[name])
+            data[name] = _whole(owner, name, _named(owner, name, data[name]))
         data, here = data[name], _held(owner, name)
     owner = _owner(here, data)
     if owner is not None and hasattr(owner, "spelled"):
@@ -317,6 +317,17 @@ def _bare(owner: type | None, name: str, new: Any) -> Any:
     if isinstance(new, dict) and isinstance(new.get("kind"), str) and hint is not None and not _says_kind(hint):
         return {key: value for key, value in new.items() if key != "kind"}
     return new
+
+
+def _whole(owner: type | None, name: str, named: dict[str, str]) -> dict[str, Any]:
+    """What is named, with its defaults, so that paths lead further down; as it is, if it needs more than a name."""
+    hint = get_type_hints(owner).get(name) if owner is not None else None
+    for base in [arg for arg in _flat(hint) if isinstance(arg, type) and arg.__module__ != "builtins"]:
+        try:
+            return to_json(from_json(base, dict(named)))
+        except UserError:
+            continue
+    return dict(named)
 
 
 def _held(owner: type | None, name: str) -> type | None:

@@ -71,7 +71,7 @@ def test_vit_has_8_by_8_patches_of_one_size_of_image(name: str, size: int) -> No
     model = on_meta(name)
     assert model.net.seq_length == 65 and model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
     check_size(model.net, Recipe(model=name, steps=1), size)
-    with pytest.raises(UserError, match=f"{name} takes {size} px images, not 48; set image_size={size}"):
+    with pytest.raises(UserError, match=f"{name} takes {size} px images, not 48; set recipe.image_size={size}"):
         check_size(model.net, Recipe(model=name, steps=1), 48)
 
 
@@ -142,7 +142,7 @@ def test_timm_tells_the_normalisation_and_the_size(timm: None) -> None:
     assert torch.allclose(model.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     assert torch.allclose(model.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
     assert model(torch.rand(2, 3, 24, 24)).shape == (2, 5) and head(model)[1].out_features == 5
-    with pytest.raises(UserError, match="timm:tiny_fake_24 takes 24 px images, not 32; set image_size=24"):
+    with pytest.raises(UserError, match="timm:tiny_fake_24 takes 24 px images, not 32; set recipe.image_size=24"):
         check_size(model.net, Recipe(model="timm:tiny_fake_24", steps=1), 32)
 
 

@@ -165,8 +165,7 @@ def test_the_others_take_as_many_of_each_class():
 def test_as_many_as_another_choice():
     outputs, losses, labels, _ = groups((20, 8))
     seen = signals(outputs + np.random.default_rng(1).normal(0, 2, outputs.shape), losses, labels)
-    like = Slow(clusters=4)
-    ours, theirs = AtRandom(like=like)(seen, 0), like(seen, 0)
+    ours, theirs = AtRandom(clusters=4)(seen, 0), Slow(clusters=4)(seen, 0)
     assert [ours[labels == c].sum() for c in range(3)] == [theirs[labels == c].sum() for c in range(3)]
     assert ours.sum() < AtRandom()(seen, 0).sum()
 

@@ -16,7 +16,9 @@ from synthaug.classify.loop import predict
 from synthaug.classify.recipe import Recipe
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.score_models import TrainedEDM
+from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.filter import BaseProb
+from synthaug.evaluate.recognised import Recognised
 from synthaug.experiment import read
 from synthaug.methods.from_noise import FromNoise, Resample
 from synthaug.runtime.store import Store
@@ -100,8 +102,8 @@ def test_chance_is_of_the_same_size_and_trains_no_learner(here: Path) -> None:
 
 
 def test_candidates_are_asked_about_and_not_trained_on(here: Path) -> None:
-    """Of all sources one each, under the noise of the first image of the round."""
-    subject = experiment(candidates=Noise(amount=60), rounds=2)
+    """Of all sources one each, under the noise of the first image of the round; a judge is asked about none."""
+    subject = experiment(candidates=Noise(amount=60), rounds=2, evaluations=(Accuracy(), Recognised()))
     found = synthaug.run(read(to_json(subject)), home=here)
     assert found["metrics"]["gen/images"] == 40 and found["metrics"]["train/set"] == 80
     store = Store(here)

@@ -214,3 +214,19 @@ def test_faithfulness_is_of_each_image_and_its_own_source(here: Path) -> None:
     found = synthaug.run(replace(experiment(), {"evaluations": [{"kind": "Faithfulness"}]}), home=here)["metrics"]
     assert found["faithful/distance"] == 0 and found["faithful/left"] == pytest.approx(1, abs=1e-6)
     assert found["faithful/left_of_others"] < 0.9 and 0 <= found["faithful/agreement"] <= 1
+
+
+def test_notes_of_what_has_no_effect() -> None:
+    notes = experiment(method=None).notes()
+    assert any("no method makes any" in note for note in notes)
+    faithful = replace(experiment(method=None), {"evaluations": [{"kind": "Faithfulness"}]})
+    assert any("nothing is measured" in note for note in faithful.notes())
+    assert not any("no method" in note for note in experiment().notes())
+
+
+def test_what_is_named_has_its_defaults_to_go_on_from() -> None:
+    fields = {"denoiser": "TrainedEDM", "denoiser.scoreaug": "ScoreAug", "denoiser.scoreaug.how.transforms": []}
+    with pytest.raises(UserError, match="transforms"):
+        replace(experiment(), fields)
+    told = replace(experiment(), {"recipe.optimizer": "SharpnessAware", "recipe.optimizer.base.lr": 0.3})
+    assert told.recipe.optimizer.base.lr == 0.3

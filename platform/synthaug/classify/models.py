@@ -71,7 +71,7 @@ def check_size(net: nn.Module, recipe: Recipe, stored: int) -> None:
     size = crop_of(recipe) or recipe.image_size or stored
     only = only_size(net)
     if only not in (None, size):
-        raise UserError(f"{recipe.model} takes {only} px images, not {size}; set image_size={only}")
+        raise UserError(f"{recipe.model} takes {only} px images, not {size}; set recipe.image_size={only}")
 
 
 def only_size(net: nn.Module) -> int | None:

@@ -95,9 +95,11 @@ class Slow(Subset):
 
 @settings
 class Ranked(Subset):
-    """As many of each class as `like` would choose by the same net, by another order."""
+    """As many of each class as `Slow` of this layer and these clusters would choose by the same net, in another
+    order."""
 
-    like: Slow = Slow()
+    layer: Layer = "logits"
+    clusters: Annotated[int, Field(ge=2)] = 2
 
     def choose(self, signals: Signals, seed: int) -> np.ndarray:
         scores = self.scores(signals, seed)
@@ -111,7 +113,7 @@ class Ranked(Subset):
 
     def counts(self, signals: Signals, seed: int) -> dict[int, int]:
         """How many of each class."""
-        like = self.like(signals, seed)
+        like = Slow(layer=self.layer, clusters=self.clusters)(signals, seed)
         return {int(label): int(like[signals.labels == label].sum()) for label in np.unique(signals.labels)}
 
     @abstractmethod

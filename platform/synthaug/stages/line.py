@@ -92,6 +92,8 @@ class Line:
         model, seed = self.experiment.denoiser, self.experiment.seed
         if isinstance(model, PretrainedUNet) and model.model.startswith(MADE_HERE):
             place = self.library.made(model.model.removeprefix(MADE_HERE)) / FOLDER
+            if not place.is_dir():
+                raise UserError(f"{model.model} is the key of another stage, not of a denoiser", ("denoiser",))
             model = dataclasses.replace(model, model=str(place))
         if isinstance(model, TrainedModel):
             named = self.named(model)

@@ -55,7 +55,7 @@ class Uncertain(Mask):
     """The `share` of the training images whose images of the coming round the learner is least certain about: by the
     entropy of what it says of the source, or of a candidate; or any of them, for whom no learner need be trained."""
 
-    kind, cost = "uncertain", "early"
+    kind, cost = "uncertain", "judge"
 
     def __init__(
         self, data: Stage[Pictures], learner: Learner | None, candidates: Candidates | None, share: float, number: int,
@@ -96,7 +96,7 @@ class Uncertain(Mask):
 class Rounds(Computed["Together"]):
     """The images of several rounds as one set; nothing is made."""
 
-    kind = "rounds"
+    kind, cost = "rounds", "generate"
 
     def __init__(self, rounds: Sequence[Generated]) -> None:
         super().__init__({}, {f"round.{number}": images for number, images in enumerate(rounds, 1)})
@@ -185,7 +185,8 @@ class ClosedLoop(Experiment):
         if self.method is not None and self.k % self.method.together:
             said = f"{type(self.method).__name__} makes {self.method.together} variants of a source at once"
             raise UserError(f"{said}; a round needs k = {self.method.together} or a multiple", ("k",))
-        if self.candidates is not None:
+        # without a method it is asked about plain training, by a judge for example
+        if self.candidates is not None and self.method is not None:
             self._of_a_kind(self.candidates)
         return self
 

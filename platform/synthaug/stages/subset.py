@@ -120,12 +120,12 @@ class Chosen(Mask):
         _, sizes = np.unique([entry.label for entry in entries], return_counts=True)
         counts = {**made.counts, "of": len(entries), "alone in their class": int((sizes == 1).sum())}
         if (sizes == 1).any():
-            say(f"{(sizes == 1).sum()} classes have one image: nothing tells it from others, and it counts as slow")
+            say(f"classes of one image: {(sizes == 1).sum()}; nothing tells it from others, and it counts as slow")
         result: Result = {
             "metrics": {}, "curves": {"loss of slow and fast images": curve(learner.losses, chosen)},
             "pictures": {
-                "images of which new ones are made": self.gallery(given, entries, chosen),
-                "images that stand for themselves": self.gallery(given, entries, ~chosen),
+                "images of which new ones are made, the slow ones": self.gallery(given, entries, chosen),
+                "images that stand for themselves, the fast ones": self.gallery(given, entries, ~chosen),
             },
         }  # fmt: skip
         files = {**made.files, SCORES: table(given["data"].listing.classes, entries, learner, chosen)}
