@@ -123,7 +123,8 @@ def selectors() -> Sweep:
 
 def closed_loop() -> Sweep:
     """Four rounds of new images of a tenth of the digits: of those whose candidates the learner is least certain about,
-    of those that it is least certain about themselves, of any; and as many in one round. Not measured yet."""
+    of those that it is least certain about themselves, of any; and as many in one round. Measured: least certain 97.8,
+    by candidates 97.6, any 97.5, eight times as many 97.1, original 97.6."""
     names = ("dataset", "denoiser", "method", "k", "recipe", "evaluations")
     base = ClosedLoop(rounds=4, share=0.1, **{name: getattr(one(), name) for name in names})
     quick = Resample(sigma_max=back(50).sigma_max, steps=2)
