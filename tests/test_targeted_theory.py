@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from synthaug.classify.subset import slow_learnable
 from synthaug.cli import import_file
 from synthaug.evaluate.stats import mean_interval
 
-theory: Any = import_file(str(Path(__file__).parents[1] / "experiments" / "targeted_theory.py"))
+HERE = Path(__file__).parents[1] / "experiments"
+FILES = ("planted", "targeted_theory_variance", "targeted_theory")
+theory: Any = SimpleNamespace(**ChainMap(*(vars(import_file(str(HERE / f"{name}.py"))) for name in FILES)))
 SMALL = theory.Setting(n=12, d=7, patches=3, width=4, noise=0.5, init=0.5)
 
 

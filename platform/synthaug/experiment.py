@@ -121,7 +121,7 @@ class Experiment:
         wanting = [part for part in parts if getattr(part, "needs_denoiser", False)]
         if wanting and self.denoiser is None:
             way = (
-                "--set denoiser=TrainedUNet (or TrainedEDM, which samples well) trains one on your images, "
+                "--set denoiser=TrainedUNet (or TrainedEDM) trains one on your images, "
                 "denoiser=nano:ddpm is the embedded one of digits"
             )
             raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))

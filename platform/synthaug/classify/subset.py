@@ -3,6 +3,7 @@ that this one is compared with."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +38,6 @@ class Early:
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe of that net, for its longest."""
-        import dataclasses
-
         chosen = self.recipe or recipe
         return dataclasses.replace(
             chosen, optimizer=chosen.optimizer.plain, epochs=self.epochs, steps=None, schedule=Steps(at=()),
