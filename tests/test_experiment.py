@@ -38,8 +38,9 @@ from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.from_noise import FromNoise
 from synthaug.methods.prompts import Prompts, SuffixDream
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.search.searchers import Grid, Optuna, RandomSearch, Searcher
+from synthaug.search.space import Choice, Domain, LogUniform, Uniform
 from synthaug.settings import UserError, subclasses, to_json
-from synthaug.space import Choice, Domain, Grid, RandomSearch, Searcher, Uniform
 
 
 def sent(subject: Experiment | Sweep) -> Experiment | Sweep:
@@ -108,7 +109,8 @@ def test_sweeps_survive_json() -> None:
     searched = Sweep(base=tiny(method=Noise()), space=space, searcher=RandomSearch(samples=4), seeds=(3,))
     assert sent(searched) == searched
     assert {type(d) for d in sent(searched).space.values()} == {Uniform, Choice}
-    assert set(subclasses(Domain)) == {Choice, Uniform} and set(subclasses(Searcher)) == {Grid, RandomSearch}
+    assert set(subclasses(Domain)) == {Choice, Uniform, LogUniform}
+    assert set(subclasses(Searcher)) == {Grid, RandomSearch, Optuna}
 
 
 def test_keys_are_golden() -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "platform" / "synthaug"
 # What stands left may be imported by what stands right of it. Above all of them: the package's own `run`, and `nano`,
 # which trains the embedded models and which nothing here imports.
-ORDER = """settings, space, training, progress < data < weights, clip < diffusion < methods < classify < evaluate
+ORDER = """settings, training, progress < search < data < weights, clip < diffusion < methods < classify < evaluate
     < experiment < stages < runtime < pages < cli < , nano"""
 RANK = {name.strip(): rank for rank, name in enumerate(ORDER.replace("<", ",").split(","))}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 400  # lines
@@ -123,7 +123,9 @@ def test_no_files_import_one_another_in_a_circle() -> None:
 
 def test_the_rules_find_what_is_against_them() -> None:
     assert (
-        breaches({"data.sample": {"settings"}, "space": {"settings"}, "": {"cli"}, "nano.train": {"evaluate.ood"}})
+        breaches(
+            {"data.sample": {"settings"}, "search.space": {"settings"}, "": {"cli"}, "nano.train": {"evaluate.ood"}}
+        )
         == []
     )
     assert breaches({"data.sample": {"cli"}, "settings": {"space"}, "odd": set(), "weights": {"nano"}}) == [

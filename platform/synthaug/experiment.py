@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, ClassVar
 
@@ -21,6 +23,11 @@ from synthaug.evaluate.accuracy import Accuracy
 from synthaug.evaluate.base import ImageEvaluation, Measurement
 from synthaug.evaluate.filter import Filter
 from synthaug.methods.base import Method
+from synthaug.search.course import Budget
+from synthaug.search.fields import Make
+from synthaug.search.race import Scheduler
+from synthaug.search.searchers import Grid, Searcher, spread, tried
+from synthaug.search.space import Choice, Domain
 from synthaug.settings import (
     Count,
     NotKeyed,
@@ -34,7 +41,6 @@ from synthaug.settings import (
     settings,
 )
 from synthaug.settings import names as names_of
-from synthaug.space import Choice, Domain, Grid, Searcher
 
 
 @settings
@@ -104,6 +110,11 @@ class Experiment:
     def implied(self, name: str) -> Any:
         """What a field stands for that is None: --set backbone.precision=bf16 is about the method's own backbone."""
         return self.generator if name == "backbone" else None
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Fields that decide nothing as they stand: where no images are made, how they would be used."""
+        return () if self.method else ("backbone", "finetune", "utilize", "k", "amplification", "filter")
 
     @property
     def tuning(self) -> tuple[Finetune, ...]:
@@ -245,6 +256,11 @@ class Sweep:
 
     Differences are to `baseline`. `controls` are arms that cost what the others cost: who claims a gain must beat each
     of them too. `against` names what an arm is compared with where it is neither: the first is its baseline.
+
+    A field of the space that is not there at a point (`utilize.p` where all images are added) is not varied there. With
+    a `scheduler`, or a searcher that learns from results, it is a search: points get seeds as long as they are worth
+    it, by `metric` on `seeds`, within `budget` and `at_most` so much of other numbers; the winner, the baseline and the
+    controls then run on the seeds `final`, which no decision has seen. They are five, if they are not named.
     """
 
     ALONE: ClassVar[str] = "base"
@@ -257,7 +273,11 @@ class Sweep:
     against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     space: dict[str, OneOf[Domain]] = Field(default_factory=dict)
     searcher: OneOf[Searcher] = Grid()
+    scheduler: OneOf[Scheduler] | None = None
+    budget: Budget = Budget()
+    at_most: dict[str, float] = Field(default_factory=dict)
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    final: tuple[int, ...] | None = None
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -308,7 +328,12 @@ class Sweep:
             for arm in arms:
                 if arm not in self.arms:
                     raise UserError(f"no arm is called {arm!r}{did_you_mean(arm, list(self.arms))}", (path,))
-        self.trials()  # every value is tried on: what does not fit is refused before anything runs
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError("each counts once, or the interval would be of fewer than it says", ("seeds",))
+        if seen := set(self.seeds) & set(self.final or ()):
+            raise UserError(f"seed {min(seen)} decides, so it cannot tell what the winner is worth", ("final",))
+        # every value is tried on, or as many as are drawn: what does not fit is refused before anything runs
+        tried(self.makers, self.space, self.searcher)
         return self
 
     def compared(self, arm: str) -> tuple[str, ...]:
@@ -319,17 +344,31 @@ class Sweep:
             return ()
         return (self.baseline,) if arm in self.controls else (self.baseline, *self.controls)
 
+    @property
+    def is_search(self) -> bool:
+        """Whether what runs is decided as results come in."""
+        return self.scheduler is not None or self.searcher.adaptive
+
+    @property
+    def makers(self) -> dict[str, Make]:
+        """By arm, its experiment with some more fields replaced."""
+        # the space may vary what lies in something that an arm has set
+        arms = self.arms or {self.ALONE: {}}
+        return {arm: partial(self._made, fields) for arm, fields in arms.items()}
+
+    def _made(self, fields: dict[str, Any], point: Mapping[str, Any]) -> Experiment:
+        made: Experiment = replace(self.base, fields | dict(point))
+        return made
+
     def trials(self) -> list[Trial]:
-        """Every trial, arms first, then points, then seeds; a bad field or value shows here, before anything runs."""
-        found = []
-        for arm, replaced in (self.arms or {self.ALONE: {}}).items():
-            for point in self.searcher.points(self.space):
-                # the space may vary what lies in something that an arm has set
-                fields = replaced | point
-                experiment = replace(self.base, fields)
-                # the seed is not among the fields, which are what the seeds of a point have in common
-                found += [Trial(arm, seed, fields, replace(experiment, {"seed": seed})) for seed in self.seeds]
-        return found
+        """Every trial of what is no search, arms first, then points, then seeds."""
+        points = spread(self.makers, self.space, self.searcher)
+        return [self.trial(arm, point, seed) for arm, point in points for seed in self.seeds]
+
+    def trial(self, arm: str, point: dict[str, Any], seed: int) -> Trial:
+        # the seed is not among the fields, which are what the seeds of a point have in common
+        fields = self.arms.get(arm, {}) | point
+        return Trial(arm, seed, fields, replace(self.base, fields | {"seed": seed}))
 
 
 def _meets(path: str, fields: dict[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from synthaug.evaluate.predict import DDA, Ensemble
 from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.diffuse_denoise import DiffuseDenoise
 from synthaug.methods.guided import ClassifierGuided
-from synthaug.runtime.run import planned, prepare, trials_of
+from synthaug.runtime.run import planned, prepare
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
@@ -42,7 +42,7 @@ def checked(store: Store, subject: Experiment) -> bool:
     """What `run` does before anything is made; whether something is to be made."""
     plan = planned(store, [subject])
     todo = plan.todo()
-    prepare(plan, todo, trials_of(subject))
+    prepare(plan, todo, [subject])
     return bool(todo)
 
 

@@ -57,9 +57,23 @@ def test_mlflow_holds_a_parent_and_its_children(ran: tuple[Path, dict[str, Any]]
     home, answer = ran
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'file:sweep'")
-    children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{answer['run_id']}'")
-    assert {run.info.run_id for run in children} == {t["run_id"] for t in answer["trials"]}
-    assert {run.info.status for run in children} == {"FINISHED"}
+
+    def below(run: str) -> dict[str, Any]:
+        found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{run}'")
+        return {one.info.run_id: one for one in found}
+
+    points = below(answer["run_id"])
+    assert points.keys() == {point["run_id"] for point in answer["points"]} and len(points) == len(SWEEP.arms)
+    seeds = {id: run for point in points for id, run in below(point).items()}
+    assert seeds.keys() == {t["run_id"] for t in answer["trials"]} and len(seeds) == 2 * len(points)
+    assert {run.info.status for run in (*points.values(), *seeds.values())} == {"FINISHED"}
+    (noise,) = [run for run in points.values() if run.data.params["arm"] == "noise"]
+    values = [t["metrics"] for t in answer["trials"] if t["arm"] == "noise"]
+    told = noise.data.metrics
+    assert told["test/top1"] == pytest.approx(sum(m["test/top1"] for m in values) / 2)
+    assert told["cost/device_s"] == pytest.approx(sum(m["cost/device_s"] for m in values)) and told["seeds"] == 2
+    assert told["test/top1/low"] <= told["test/top1"] <= told["test/top1/high"]
+    assert {"method.amount": "20", "k": "2"}.items() <= noise.data.params.items() and "seed" not in noise.data.params
     noisy = client.get_run(next(t["run_id"] for t in answer["trials"] if t["arm"] == "noise"))
     params = {"method": "Noise", "method.amount": "20", "utilize": "Concat", "k": "2", "seed": "0", "arm": "noise"}
     assert params.items() <= noisy.data.params.items()
@@ -78,7 +92,7 @@ def test_a_second_run_makes_nothing_and_answers_the_same(
     ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, answer = ran
-    monkeypatch.setattr("synthaug.runtime.run.make", lambda *arguments: pytest.fail("something was made again"))
+    monkeypatch.setattr("synthaug.runtime.sweeps.make", lambda *arguments: pytest.fail("something was made again"))
     again = synthaug.run(SWEEP, home=home, name="file:sweep")
     assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in answer["trials"]]
     for one, two in zip(answer["trials"], again["trials"], strict=True):

@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from synthaug.evaluate.adapt import Adaptation
 
 
+# numbers that are better where they are lower, by the last part of their names, and all of whose names begin so
+LOWER = {
+    "fid", "kid", "fid_of_sets", "share", "leak", "gap", "gap share", "heldout", "train", "loss", "ece", "copies",
+    "share_closer",
+}  # fmt: skip
+ERRORS = ("answers/", "cost/")
+
+
+def less_is_more(metric: str) -> bool:
+    return metric.rpartition("/")[2] in LOWER or metric.startswith(ERRORS)
+
+
 class Curve(TypedDict):
     """Something along an axis; `y` is one line of numbers, or several by name; `label` says what x and y are."""
 

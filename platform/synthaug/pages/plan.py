@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime.run import trials_of
+from synthaug.runtime.search import rounds_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
@@ -21,7 +21,7 @@ SHOWN = 40  # stages that are listed one by one
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     """Stages with key and state, the images and denoiser calls that are missing, and notes for people."""
     store = Store(home)
-    trials = trials_of(subject)
+    trials = list(rounds_of(store, subject).trials.values())
     past = Past(store)
     labels: dict[str, str] = {}  # by key: trials may know a stage by several names
     wanted: list[Stage[Any]] = []

@@ -19,7 +19,8 @@ from synthaug.pages import table
 from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.run import NANO_NOTE, is_ready, trials_of
+from synthaug.runtime.run import NANO_NOTE
+from synthaug.runtime.search import is_ready, rounds_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 
@@ -89,7 +90,7 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 
 
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
-    trials, sweep = trials_of(subject), subject if isinstance(subject, Sweep) else None
+    trials, sweep = list(rounds_of(store, subject).trials.values()), subject if isinstance(subject, Sweep) else None
     # unfinished trials have no numbers yet; the others need not wait for them
     ready = [trial for trial in trials if is_ready(store, trial.experiment)]
     known = [Finished(store, trial.experiment) for trial in ready]

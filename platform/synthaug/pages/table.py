@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import holm, mean_interval, paired_test
 from synthaug.experiment import Sweep
 from synthaug.settings import UserError, did_you_mean
@@ -16,12 +17,6 @@ from synthaug.settings import UserError, did_you_mean
 PREFERRED = ("test/top1", "val/top1")
 # where nothing was classified
 OTHERWISE = ("fidelity/fid", "denoising/heldout")
-# numbers that are better where they are lower, by the last part of their names, and all of whose names begin so
-LOWER = {
-    "fid", "kid", "fid_of_sets", "share", "leak", "gap", "gap share", "heldout", "train", "loss", "ece", "copies",
-    "share_closer",
-}  # fmt: skip
-ERRORS = ("answers/",)
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
     """A line for each arm and point, in the order of the sweep. P-values are corrected by Holm over all arms together,
     the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
     metric = metric_of(trials, sweep)
-    sign = -1 if metric.rpartition("/")[2] in LOWER or metric.startswith(ERRORS) else 1
+    sign = -1 if less_is_more(metric) else 1
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     names: dict[tuple[str, str], str] = {}
     for trial in trials:

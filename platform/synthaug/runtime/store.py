@@ -74,7 +74,8 @@ class Record:
     subject: Mapping[str, Any] = field(default_factory=dict)  # of what has only begun it is not noted
     run_id: str = ""
     name: str = "synthaug"
-    run_ids: Sequence[str] = ()
+    run_ids: Sequence[str] = ()  # of the trials
+    point_ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.artefacts, list):  # `clean` asks it what must stay
@@ -291,9 +292,9 @@ class Store:
 
     def record(
         self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]], run_id: str, name: str,
-        run_ids: Sequence[str] = (),
+        run_ids: Sequence[str] = (), point_ids: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        done = Record(names(stages), to_json(subject), run_id, name, run_ids)
+        done = Record(names(stages), to_json(subject), run_id, name, run_ids, point_ids)
         self.disk.write(self._place(subject), _json(asdict(done)))
         # last: at each moment one of the two names the artefacts
         self.disk.remove(self._place(subject, "begun"))
@@ -378,6 +379,8 @@ def record_key(subject: Experiment | Sweep) -> str:
     trials: what its arms replace is JSON, which would move with every class."""
     if isinstance(subject, Experiment):
         return hash_of(keyed(subject, places=True))
+    if subject.is_search:  # what its trials are is known at its end
+        return hash_of([keyed(subject, places=True)])
     trials = [hash_of([t.arm, t.seed, keyed(t.experiment, places=True)]) for t in subject.trials()]
     more = [subject.controls, subject.against] if subject.controls or subject.against else []
     return hash_of([subject.baseline, sorted(trials), *more])  # records are written with their arms in another order

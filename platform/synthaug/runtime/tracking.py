@@ -17,14 +17,15 @@ from synthaug.experiment import Experiment
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Made
-from synthaug.settings import UserError, to_json
-from synthaug.stages.base import Trained
+from synthaug.settings import UserError, hash_of, to_json
+from synthaug.stages.base import Stage, Trained
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
 KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
+SWEEP = "synthaug.sweep"  # on everything below a sweep: its run
 MAX_PARAM, MAX_BATCH = 6000, 1000  # MLflow's limits: it cuts longer values and refuses larger batches
 
 
@@ -76,12 +77,15 @@ class Tracker:
             )
             return str(client.create_experiment(self.name, artifact_location=place))
 
-    def runs(self, parent: str) -> dict[str, Run]:
-        """The children of a run, by key."""
-        found = self.client.search_runs([self.experiment], f"tags.`{PARENT}` = '{parent}'", max_results=50_000)
-        return {
-            run.data.tags[KEY]: Run(self, run.info.run_id, run.info.status) for run in found if KEY in run.data.tags
-        }
+    def below(self, sweep: str) -> dict[tuple[str, str], Run]:
+        """All runs below a sweep's, by their parents and keys."""
+        found = self.client.search_runs([self.experiment], f"tags.`{SWEEP}` = '{sweep}'", max_results=50_000)
+        runs = {}
+        for run in found:
+            if (tags := run.data.tags).keys() >= {KEY, PARENT}:
+                runs[tags[PARENT], tags[KEY]] = Run(self, run.info.run_id, run.info.status)
+                runs[tags[PARENT], tags[KEY]].seeds = int(run.data.metrics.get("seeds", 0))
+        return runs
 
     def open(
         self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None, known: str = ""
@@ -98,7 +102,8 @@ class Tracker:
                 run = found[0]
             elif known and (found := self.client.search_runs([experiment], f"attributes.run_id = '{known}'")):
                 run = found[0]
-                self.client.set_tag(known, KEY, key)
+                for tag, value in tags.items():
+                    self.client.set_tag(known, tag, value)
             else:
                 run = self.client.create_run(experiment, tags=tags, run_name=name)
         return Run(self, run.info.run_id, run.info.status)
@@ -114,6 +119,7 @@ class Run:
     def __init__(self, tracker: Tracker, id: str, status: str) -> None:
         self.client, self.lock = tracker.client, tracker.lock
         self.id, self.finished = id, status == "FINISHED"
+        self.seeds = 0  # of a point: those that its numbers are of
         # who failed or was killed runs again; what is finished stays so until it ends once more
         if status not in ("RUNNING", "FINISHED"):
             self.client.update_run(id, status="RUNNING")
@@ -212,6 +218,11 @@ def log_result(run: Run, name: str, result: Result) -> None:
         run.image(f"{name}/{title}.png", figures.decoded(picture))
     for title, curve in result.get("curves", {}).items():
         run.text(f"{name}/{title}.svg", figures.plot(curve))
+
+
+def run_key(results: Iterable[Stage[Any]]) -> str:
+    """A run belongs to everything that its experiment makes."""
+    return hash_of([stage.key for stage in results])
 
 
 def params_of(experiment: Experiment) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""Sweeps: their rounds are made and tracked, a run for the sweep, below it one for each point, below that each seed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synthaug.evaluate.stats import mean_interval
+from synthaug.experiment import Trial
+from synthaug.progress import say
+from synthaug.runtime.finished import Finished
+from synthaug.runtime.make import Executor, Made, Plan, make
+from synthaug.runtime.search import Rounds, is_ready, place_name
+from synthaug.runtime.store import Store, record_key
+from synthaug.runtime.tracking import SWEEP, Run, Tracker, log_finished, log_history, params_of, run_key
+from synthaug.search.course import Job
+from synthaug.settings import to_json
+from synthaug.stages.base import closure
+
+SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
+
+
+def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) -> dict[str, Any]:
+    """Every round of a sweep, tracked below one parent run."""
+    began, store, sweep = time.monotonic(), plan.store, rounds.subject
+    known = store.recorded(sweep, plan.stages())
+    tags = {"synthaug.kind": "sweep"}
+    parent = tracker.open(record_key(sweep), f"sweep {tracker.name}", tags, known=known.run_id if known else "")
+    parent.json("sweep.json", to_json(sweep))
+    logbook = Logbook(tracker, parent, dict(zip(rounds.trials, known.run_ids, strict=False)) if known else {})
+    made, failed = Made(), dict[str, str]()
+    with parent.told_of_its_end():
+        while True:
+            tell_what_is_left(rounds)
+            # what several trials need is made once; parts of earlier rounds that were damaged, once more
+            made.add(make(plan, executor))
+            failed |= failures(rounds, made)
+            # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
+            logbook.write(store, rounds, made)
+            rounds.tell(failed)
+            rounds.replay(failed)
+            if not rounds.jobs:
+                break
+            for experiment in rounds.experiments:
+                plan.add(experiment)
+            store.begin(sweep, plan.stages())
+        logbook.write(store, rounds, made)
+        store.disk.write(f"failed/{record_key(sweep)}.json", json.dumps(failed).encode())
+        # only now: the trials that ended well are logged, and need not be run again
+        tell_what_failed(rounds, failed)
+    parent.metrics([(0, {"time/call_s": time.monotonic() - began})])
+    parent.end()
+    points = [logbook.points[row].id if row in logbook.points else "" for row in range(len(rounds.places))]
+    ids = [logbook.seeds[job].id for job in rounds.trials], points
+    store.record(sweep, plan.stages(), parent.id, tracker.name, *ids)
+    return answer(rounds, parent.id, *ids, made)
+
+
+def tell_what_is_left(rounds: Rounds) -> None:
+    """How far a sweep is."""
+    missing = sum(not is_ready(rounds.store, rounds.trials[job].experiment) for job in rounds.jobs)
+    if not missing:
+        return
+    if (course := rounds.course) is None:
+        say(f"{len(rounds.trials) - missing} of {len(rounds.trials)} trials are in the store, {missing} to run")
+        return
+    left = f", {len(course.living)} of {len(course.places)} points are left" if course.looks else ""
+    say(f"search: {course.trainings} trainings so far{left}; {missing} in this round")
+
+
+def tell_what_failed(rounds: Rounds, failed: Mapping[str, str]) -> None:
+    """A search goes on without what failed, as long as anything is left; a comparison lacks a part."""
+    if not failed:
+        return
+    said = f"{len(failed)} of {len(rounds.trials)} trials failed, the first with: {next(iter(failed.values()))}"
+    if rounds.course is None or rounds.course.winner is None:
+        raise RuntimeError(said)
+    say(said)
+
+
+class Logbook:
+    """The runs below a sweep's."""
+
+    def __init__(self, tracker: Tracker, parent: Run, earlier: Mapping[Job, str]) -> None:
+        self.tracker, self.parent, self.earlier = tracker, parent, earlier
+        self.known = tracker.below(parent.id)  # one question for all, not one each
+        self.points: dict[int, Run] = {}
+        self.seeds: dict[Job, Run] = {}
+
+    def write(self, store: Store, rounds: Rounds, made: Made) -> None:
+        """What has come since: a run for each trial, with all its numbers or marked as failed, and what the seeds of
+        its point say together."""
+        new = [job for job in rounds.trials if job not in self.seeds]
+        for job in new:
+            self._seed(store, job, rounds.trials[job], made)
+        for row in dict.fromkeys(row for row, _ in new):
+            self._point(store, [trial for (of, _), trial in rounds.trials.items() if of == row], self.points[row])
+
+    def _seed(self, store: Store, job: Job, trial: Trial, made: Made) -> None:
+        tags = {"synthaug.kind": "point", "arm": trial.arm, SWEEP: self.parent.id}
+        if job[0] not in self.points:
+            point = place_name(trial.arm, trial.fields)
+            self.points[job[0]] = self._open(point, point_name(trial), tags, self.parent.id)
+        key, tags = run_key(store.line(trial.experiment).results.values()), tags | {"synthaug.kind": "trial"}
+        name = f"{trial.arm} {trial.experiment.label}"
+        run = self._open(key, name, tags, self.points[job[0]].id, self.earlier.get(job, ""))
+        self.seeds[job] = run
+        if not is_ready(store, trial.experiment):
+            run.end("FAILED")
+        # of a finished one all is there: MLflow would add every point once more
+        elif not run.finished:
+            run.params({"arm": trial.arm})
+            finished = Finished(store, trial.experiment)
+            log_history(run, finished)
+            log_finished(run, finished, made)
+
+    def _open(self, key: str, name: str, tags: Mapping[str, str], parent: str, before: str = "") -> Run:
+        run = self.known.get((parent, key)) or self.tracker.open(key, name, tags, parent, before)
+        self.known[parent, key] = run
+        return run
+
+    def _point(self, store: Store, trials: Sequence[Trial], run: Run) -> None:
+        """Means with intervals, and what all seeds cost together; told again when there are more seeds."""
+        ready = [trial.experiment for trial in trials if is_ready(store, trial.experiment)]
+        if not ready:
+            run.end("FAILED")
+        elif not run.finished or run.seeds < len(ready):
+            run.params({"arm": trials[0].arm} | {n: v for n, v in params_of(ready[0]).items() if n != "seed"})
+            # by the number of seeds, so that the curve shows how the mean settled
+            run.metrics([(len(ready), over_seeds([Finished(store, one).metrics for one in ready]))])
+            run.end()
+
+
+def point_name(trial: Trial) -> str:
+    """An arm, and what is varied there."""
+    parts = [f"{path}={str(value.get('kind', value) if isinstance(value, dict) else value).rpartition(':')[2]}"
+             for path, value in trial.fields.items()]  # fmt: skip
+    return " ".join([trial.arm, *parts])
+
+
+def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The numbers of a point: means, for accuracies with their interval, sums of what it cost."""
+    told = {"seeds": float(len(found))}
+    for name in (name for name in found[0] if all(name in one for one in found)):
+        values = [one[name] for one in found]
+        if name.startswith(SUMMED):
+            told[name] = sum(values)
+            continue
+        mean, low, high = mean_interval(values)
+        told[name] = mean
+        if name.endswith("/top1") and len(values) > 1:
+            told |= {f"{name}/low": low, f"{name}/high": high}
+    return told
+
+
+def failures(rounds: Rounds, made: Made) -> dict[str, str]:
+    """The trials of a round that could not be finished, and why."""
+    found = {}
+    for job in rounds.jobs:
+        experiment = rounds.trials[job].experiment
+        if not is_ready(rounds.store, experiment):
+            keys = [stage.key for stage in closure(rounds.store.line(experiment).results.values())]
+            found[rounds.name_of(job)] = next((made.errors[key] for key in keys if key in made.errors), "not finished")
+    return found
+
+
+def answer(rounds: Rounds, run_id: str, run_ids: Sequence[str], point_ids: Sequence[str], made: Made) -> dict[str, Any]:
+    """What `--json` prints of a sweep."""
+    listed: list[dict[str, Any]] = []
+    stages: dict[str, Any] = {}
+    for trial, id in zip(rounds.trials.values(), run_ids, strict=True):
+        who = {"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id}
+        if not is_ready(rounds.store, trial.experiment):
+            continue
+        finished = Finished(rounds.store, trial.experiment)
+        listed.append(who | {"metrics": finished.said(made)})
+        # trials share stages, so the key tells these apart, not the trial
+        stages |= {f"{name}/{stage['key'][:8]}": stage for name, stage in finished.summary(made).items()}
+    accuracies = [trial["metrics"]["val/top1"] for trial in listed if "val/top1" in trial["metrics"]]
+    metrics = {"trials": float(len(listed))} | ({"best/val/top1": max(accuracies)} if accuracies else {})
+    points = [
+        {"arm": place.arm, "fields": place.fields, "run_id": id}
+        for place, id in zip(rounds.places, point_ids or [""] * len(rounds.places), strict=True)
+    ]
+    found = {"run_id": run_id, "experiment": to_json(rounds.subject), "stages": stages, "metrics": metrics}
+    return found | {"trials": listed, "points": points} | searched(rounds)
+
+
+def searched(rounds: Rounds) -> dict[str, Any]:
+    """What a search found, by the numbers of its points."""
+    course = rounds.course
+    if course is None:
+        return {}
+    rows = [
+        {
+            "values": place.values, "final": place.final, "dropped": place.dropped, "behind": place.behind,
+            "excess": place.excess, "error": place.error,
+        }
+        for place in course.places
+    ]  # fmt: skip
+    return {
+        "search": {
+            "metric": rounds.metric, "winner": course.winner, "living": course.living, "compared": course.compared,
+            "trainings": course.trainings, "device_s": course.device_s, "points": rows,
+        }
+    }  # fmt: skip

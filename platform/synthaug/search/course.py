@@ -1,0 +1,232 @@
+"""The course of a search: which points are asked for, on which seeds they run, and what became of each.
+
+It is decided by results alone, never by when they came: the same on one device or on sixty-four, and when a search that
+was stopped is run again. Round by round: the searcher asks for points, all of them run on the first seeds; then the
+living ones get more, seed by seed; what won, and the best of each arm that it is compared with, run on seeds that no
+decision has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from synthaug.search.fields import Fields, Make, fits, settled
+from synthaug.search.race import Look, Race, Scheduler, race, risk
+from synthaug.search.searchers import Known, Searcher, Space, spread
+from synthaug.search.space import Choice
+from synthaug.settings import Count, UserError, settings
+
+Job = tuple[int, int]  # a point, by its number, and a seed
+ARM = "arm"  # the name of the choice between arms among the fields that a searcher is asked about
+
+
+@settings
+class Budget:
+    """What a search may take before it comes to its end with what it has; the final seeds come on top. Rounds are not
+    cut: the one that reaches a limit is the last."""
+
+    trainings: Count | None = None
+    device_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a job gave: the number that points are chosen by (more is better), or why there is none; by how much it
+    passes the limits; and what it took that no earlier job had paid for."""
+
+    value: float | None
+    excess: float = 0.0
+    device_s: float = 0.0
+    error: str = ""
+
+
+@dataclass
+class Place:
+    """A point of the search: an arm with the fields that are varied there, and what is known of it."""
+
+    arm: str
+    fields: Fields
+    values: dict[int, float] = field(default_factory=dict)  # by seed, those that decide
+    final: dict[int, float] = field(default_factory=dict)
+    excess: float = 0.0
+    error: str = ""
+    dropped: int | None = None  # after so many seeds
+    behind: float = 0.0  # the leader, at the last look
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.values.values())))
+
+
+Going = Generator[list[Job], Mapping[Job, Found], None]
+
+
+@dataclass(kw_only=True)
+class Course:
+    """What is asked, what is known so far, and `run`, which goes on from answers to the next jobs."""
+
+    arms: Mapping[str, Make]  # the experiment of each arm with some fields replaced
+    space: Space
+    searcher: Searcher
+    scheduler: Scheduler | None = None
+    seeds: Sequence[int]
+    final: Sequence[int] = ()
+    kept: Sequence[str] = ()  # arms that the winner is compared with
+    budget: Budget = Budget()
+
+    places: list[Place] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    trainings: int = 0
+    device_s: float = 0.0
+    done: bool = False
+
+    def run(self) -> Going:
+        """Gives out jobs and is sent what they found."""
+        yield from self._search()
+        yield from self._race()
+        yield from self._all(self.compared, self.final, final=True)
+        self.done = True
+
+    @property
+    def rules(self) -> Scheduler:
+        """Without a scheduler every point gets every seed at once."""
+        return self.scheduler or Race(first=max(2, len(self.seeds)))
+
+    # --- asking
+
+    def _search(self) -> Going:
+        """All points on their first seeds, batch by batch."""
+        first = self.seeds[: self.rules.first]
+        if not self.searcher.adaptive:
+            self.places = [Place(*place) for place in spread(self.arms, self.space, self.searcher)]
+            yield from self._all(range(len(self.places)), first)
+            return
+        varied = [arm for arm in self.arms if any(fits(self.arms[arm], {}, name) for name in self.space)]
+        rows = [self._place(arm, {}) for arm in self.arms if arm not in varied]
+        arms = {ARM: Choice(tuple(varied))} if len(varied) > 1 else {}
+        asking = self.searcher.asking(arms | dict(self.space), self._fits(varied[0]))
+        batch = next(asking)
+        while True:
+            asked = [self._place(point.get(ARM, varied[0]), point) for point in batch]
+            yield from self._all(dict.fromkeys([*rows, *asked]), first)
+            known = [self._known(point, self.places[row]) for point, row in zip(batch, asked, strict=True)]
+            if self.is_spent:
+                return
+            try:
+                batch = asking.send(known)
+            except StopIteration:
+                return
+
+    def _fits(self, only: str) -> Callable[[Fields, str], bool]:
+        def at(point: Fields, name: str) -> bool:
+            if name == ARM:
+                return True
+            rest = {path: value for path, value in point.items() if path != ARM}
+            return fits(self.arms[point.get(ARM, only)], rest, name)
+
+        return at
+
+    def _place(self, arm: str, drawn: Mapping[str, Any]) -> int:
+        """The number of a point; a point that was drawn before is the same."""
+        found, error = {path: value for path, value in drawn.items() if path != ARM}, ""
+        try:
+            found = settled(self.arms[arm], found)
+        except UserError as refused:
+            # what a searcher puts together need not go together
+            error = str(refused)
+        for row, place in enumerate(self.places):
+            if (place.arm, place.fields) == (arm, found):
+                return row
+        self.places.append(Place(arm, found, error=error))
+        return len(self.places) - 1
+
+    @staticmethod
+    def _known(point: Fields, place: Place) -> Known:
+        return Known(point, None if place.error else place.mean, place.excess)
+
+    def _all(self, rows: Sequence[int] | Mapping[int, Any], seeds: Sequence[int], final: bool = False) -> Going:
+        """Points on seeds, as far as they are not known, in one round."""
+        of = {row: self.places[row].final if final else self.places[row].values for row in rows}
+        jobs = [(row, s) for row in rows if not self.places[row].error for s in seeds if s not in of[row]]
+        if not jobs:
+            return
+        found = yield jobs
+        for (row, seed), one in found.items():
+            place = self.places[row]
+            self.trainings, self.device_s = self.trainings + 1, self.device_s + one.device_s
+            place.excess = max(place.excess, one.excess)
+            if one.value is None:
+                place.error = place.error or one.error or "failed"
+            else:
+                of[row][seed] = one.value
+
+    @property
+    def is_spent(self) -> bool:
+        trainings, seconds = self.budget.trainings, self.budget.device_s
+        return bool(
+            (trainings is not None and self.trainings >= trainings)
+            or (seconds is not None and self.device_s >= seconds)
+        )
+
+    # --- racing
+
+    def _race(self) -> Going:
+        """More seeds for those that are not behind."""
+        rows = [row for row, place in enumerate(self.places) if not place.error and not place.excess]
+        if not rows:
+            return
+        running = race(self.rules, rows, len(self.seeds), self.looks)
+        living, count = next(running)
+        while True:
+            seeds = self.seeds[:count]
+            yield from self._all([int(row) for row in living], seeds)
+            values = [[self.places[row].values.get(seed, np.nan) for seed in seeds] for row in living]
+            try:
+                living, count = running.send(np.array(values))
+            except StopIteration:
+                break
+            if self.is_spent:
+                break
+        for look in self.looks:
+            for row, behind, out in zip(look.living, look.behind, look.dropped, strict=True):
+                self.places[row].behind = float(behind)
+                self.places[row].dropped = look.seeds if out else None
+
+    # --- what came of it
+
+    @property
+    def winner(self) -> int | None:
+        return self.looks[-1].leader if self.looks else None
+
+    @property
+    def living(self) -> list[int]:
+        """What was not dropped, the winner first."""
+        if not self.looks:
+            return []
+        last = self.looks[-1]
+        order = np.argsort(last.behind, kind="stable")
+        return [int(last.living[row]) for row in order if not last.dropped[row]]
+
+    @property
+    def compared(self) -> list[int]:
+        """The winner and, of each arm that it is compared with, the point that came farthest."""
+        if self.winner is None:
+            return []
+        rows = [self.winner]
+        for arm in self.kept:
+            mine = [
+                row for row, place in enumerate(self.places) if place.arm == arm and not place.error and place.values
+            ]
+            if mine:
+                rows.append(max(mine, key=lambda row: (len(self.places[row].values), self.places[row].mean)))
+        return list(dict.fromkeys(rows))
+
+    def risk(self, margin: float) -> float:
+        """How often a search such as this one names a winner more than `margin` behind the best point it had."""
+        raced = [place for place in self.places if not place.error and not place.excess]
+        values = [np.array([place.values[seed] for seed in self.seeds if seed in place.values]) for place in raced]
+        return risk(self.rules, values, len(self.seeds), margin)
