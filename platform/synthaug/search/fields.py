@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from synthaug.settings import UserError
@@ -38,10 +38,20 @@ def fits(make: Make, point: Mapping[str, Any], name: str) -> bool:
         return False
 
 
+def ripe(waiting: Collection[str], there: Callable[[str], bool]) -> list[str]:
+    """Those of the fields that wait which can be chosen now: they are there, and what they lie in does not wait."""
+    free = [name for name in waiting if not any(name.startswith(f"{other}.") for other in waiting)]
+    return [name for name in free if there(name)]
+
+
 def settled(make: Make, drawn: Mapping[str, Any]) -> Fields:
-    """What of a drawn point is there: fields in the order of the space, each with what it lies in."""
+    """What of a drawn point is there, in the order of the space."""
     kept: Fields = {}
-    while found := [name for name in drawn if name not in kept and fits(make, kept, name)]:
-        kept |= {name: drawn[name] for name in found}
+
+    def there(name: str) -> bool:
+        return fits(make, kept, name)
+
+    while found := ripe([name for name in drawn if name not in kept], there):
+        kept.update({name: drawn[name] for name in found})
     value = make(kept)  # what is wrong with the values themselves is said here
     return {name: drawn[name] for name in drawn if name in kept and decides(value, name)}

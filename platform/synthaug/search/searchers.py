@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from synthaug.search.fields import Make, settled
+from synthaug.search.fields import Make, ripe, settled
 from synthaug.search.space import Choice, Domain, LogUniform, Uniform
 from synthaug.settings import Count, UserError, seed_of, settings
 
@@ -111,9 +112,11 @@ class Optuna(Searcher):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=self.random, multivariate=True, group=True, seed=seed_of(self.seed, "optuna") % 2**32
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self.random, multivariate=True, group=True, seed=seed_of(self.seed, "optuna") % 2**32
+            )  # fmt: skip
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for point in self.start:
             study.enqueue_trial({name: _number_of(space[name], value) for name, value in point.items()})
@@ -131,7 +134,7 @@ def _suggested(trial: Trial, space: Space, fits: Fits) -> Point:
     point: Point = {}
     waiting = list(space)
     # a field may lie in something that another brings: `utilize.p` in `utilize`
-    while found := [name for name in waiting if fits(point, name)]:
+    while found := ripe(waiting, lambda name: fits(point, name)):
         for name in found:
             point[name] = _suggest(trial, name, space[name])
         waiting = [name for name in waiting if name not in found]
