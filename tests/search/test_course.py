@@ -85,7 +85,7 @@ def test_points_begin_on_the_same_seeds_and_the_living_get_more() -> None:
 
 
 def test_a_budget_ends_it_with_what_it_has() -> None:
-    one = course(scheduler=Race(to="claim", level=1e-12), budget=Budget(trainings=40))
+    one = course(scheduler=Race(level=1e-30), budget=Budget(trainings=40))
     rounds = ran(one)
     assert one.done and sum(map(len, rounds[:-1])) >= 40 > sum(map(len, rounds[:-2]))
     assert one.winner is not None and len(rounds[-1]) == 6, "the fresh seeds come on top"

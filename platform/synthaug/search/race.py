@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import stdtr  # Student's t; scipy.stats takes a second to import
 
-from synthaug.settings import Count, Share, settings
+from synthaug.settings import Count, settings
 
 SHRINK = 8  # observations that the common variance counts for
 RHO = 1.0  # of the mixture behind the e-value: variance of the effects that it bets on, in units of a difference's
@@ -54,7 +54,7 @@ class Race(Scheduler):
 
     to: Literal["find", "claim"] = "find"
     # None: 1 % at each look to find, 5 % for the whole sweep to claim
-    level: Share | None = None
+    level: Annotated[float, Field(gt=0, lt=1)] | None = None
     # what is behind by no more than this is as good
     margin: Annotated[float, Field(ge=0)] = 0.0
 
