@@ -37,7 +37,8 @@ class Progress:
         self.spent += count if effort is None else effort
         self.note = note
         now = time.monotonic()
-        if now - self.shown > (0.1 if self.live else EVERY_S):
+        # before anything is done there is no rate, and nothing to say of what is left
+        if self.done and now - self.shown > (0.1 if self.live else EVERY_S):
             self.shown, self.last = now, self.done
             self._show(end="" if self.live else "\n")
 

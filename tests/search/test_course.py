@@ -128,6 +128,17 @@ def test_the_best_point_of_each_control_is_compared() -> None:
     ]  # fmt: skip
 
 
+def test_where_a_control_wins_the_best_of_the_others_stands_beside_it() -> None:
+    def worse(place: Place, seed: int) -> Found:
+        return Found(0.9 + seed / 100 if place.arm == "plain" else (value(place, seed).value or 0.0) / 2)
+
+    one = course()
+    ran(one, worse)
+    assert one.winner is not None and one.places[one.winner].arm == "plain"
+    assert [one.places[row].arm for row in one.compared] == ["plain", "shift"]
+    assert all(len(one.places[row].final) == 3 for row in one.compared)
+
+
 def test_points_that_do_not_go_together_are_passed_by() -> None:
     def strict(fields: Any) -> Any:
         if dict(fields).get("how.x") == 1.0 and dict(fields).get("k") == 3:

@@ -151,8 +151,9 @@ def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
     gains: dict[str, list[float]] = {}
     for name, (arm, point) in named.items():
         base = () if sweep is None else sweep.compared(arm)[:1]
-        if base and (arm, point) in found and (base[0], point) in found:
-            gains[name] = list(100 * (np.mean(found[arm, point], 0) - np.mean(found[base[0], point], 0)))
+        place = table.beside(found, base[0], point) if base else None
+        if place is not None and (arm, point) in found:
+            gains[name] = list(100 * (np.mean(found[arm, point], 0) - np.mean(found[place], 0)))
     if sweep is None or not gains:
         return ""
     first = finished[0].finished

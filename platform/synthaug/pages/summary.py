@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
-from synthaug.pages import table
+from synthaug.pages import raced, sentence, table
 from synthaug.pages.report import write_report
+from synthaug.runtime.search import Rounds, rounds_of
 from synthaug.runtime.store import Store
 
 
@@ -19,11 +21,27 @@ def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home
     where = "" if home == Path("runs") else f" --home {home}"
     ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]
     if isinstance(subject, Sweep):
-        found = table.lines(answer["trials"], subject)
-        return "\n".join([table.text(found), table.note(found, subject), *ends])
+        return "\n".join([*told(rounds_of(store, subject), answer["trials"]), *ends])
     stages = [f"{n:12} {s['path']}  {_state(s)}" for n, s in answer["stages"].items()]
     metrics = [f"{n:20} {value:.4g}" for n, value in sorted(answer["metrics"].items())]
     return "\n".join([*stages, "", *metrics, *ends])
+
+
+def told(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The answer of a sweep in words, and the tables behind it."""
+    sweep = rounds.subject
+    assert isinstance(sweep, Sweep)
+    if rounds.course is None:
+        found = table.lines(trials, sweep)
+        return [table.text(found), table.note(found, sweep), "", sentence.of_comparison(found, sweep)]
+    rows, found = raced.fresh(rounds, trials), []
+    head, lines = raced.table(rounds)
+    tables = [table.plain([head, *lines[: raced.SHOWN]])]
+    tables += [f"... and {len(lines) - raced.SHOWN} points more"] if len(lines) > raced.SHOWN else []
+    if rows:
+        found = table.lines(rows, sweep)
+        tables += ["", raced.about_fresh(rounds), table.text(found), table.note(found, sweep)]
+    return [*tables, "", sentence.of_search(rounds, found)]
 
 
 def _state(stage: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from synthaug.settings import UserError, did_you_mean
 PREFERRED = ("test/top1", "val/top1")
 # where nothing was classified
 OTHERWISE = ("fidelity/fid", "denoising/heldout")
+
+
+Place = tuple[str, str]  # an arm, and a point as JSON
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,18 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
     the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
     metric = metric_of(trials, sweep)
     sign = -1 if less_is_more(metric) else 1
-    groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
-    names: dict[tuple[str, str], str] = {}
+    groups: dict[Place, dict[int, Mapping[str, Any]]] = {}
+    names: dict[Place, str] = {}
     for trial in trials:
         place = trial["arm"], point_of(trial, sweep)
         # a point that a searcher drew twice is one point: its trials are the very same
         groups.setdefault(place, {})[trial["seed"]] = trial
         names[place] = name_of(trial, trials)
     found = {place: {seed: t["metrics"][metric] for seed, t in group.items()} for place, group in groups.items()}
-    tests: dict[tuple[str, str], Test] = {}
+    tests: dict[Place, Test] = {}
     for arm, point in groups:
-        # an arm is compared where it stands: with the same value of all that the space varies
-        others = {other: found.get((other, point), {}) for other in (() if sweep is None else sweep.compared(arm))}
+        compared = {other: beside(groups, other, point) for other in (() if sweep is None else sweep.compared(arm))}
+        others = {other: {} if place is None else found[place] for other, place in compared.items()}
         if test := _test(found[arm, point], others, sign):
             tests[arm, point] = test
     known = {place: test.p for place, test in tests.items() if not math.isnan(test.p)}
@@ -106,9 +109,18 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
 
 
 def point_of(trial: Mapping[str, Any], sweep: Sweep | None) -> str:
-    """Where in the space a trial stands, as JSON."""
+    """Where in the space a trial stands, as JSON; fields that are not there at its point are not in it."""
     space = () if sweep is None else sweep.space
-    return json.dumps({path: trial["fields"][path] for path in space}, sort_keys=True)
+    return json.dumps({path: trial["fields"][path] for path in space if path in trial["fields"]}, sort_keys=True)
+
+
+def beside(places: Iterable[Place], arm: str, point: str) -> Place | None:
+    """Where another arm stands beside a point: with the same value of all that is varied in it. In a search each arm
+    that the winner is compared with has one point, its best."""
+    mine = [place for place in places if place[0] == arm]
+    ours = json.loads(point)
+    same = [place for place in mine if all(ours.get(path) == value for path, value in json.loads(place[1]).items())]
+    return same[0] if same else mine[0] if len(mine) == 1 else None
 
 
 def _test(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]], sign: int) -> Test | None:
@@ -239,8 +251,12 @@ def note(found: Sequence[Line], sweep: Sweep | None) -> str:
 
 def text(found: Sequence[Line]) -> str:
     """The table for a terminal."""
-    rows = [header(found), *(cells(line) for line in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    return plain([header(found), *(cells(line) for line in found)])
+
+
+def plain(rows: Sequence[Sequence[str]]) -> str:
+    """Rows for a terminal, the first of them the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     shown = [
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))

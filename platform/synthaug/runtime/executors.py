@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from synthaug.progress import say
 from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Heard, Here, Made, MakeUnits, Plan, Unit, fill, units_here
 from synthaug.runtime.store import Store
 from synthaug.stages.base import Mapped, Receipt, Trained
+
+if TYPE_CHECKING:
+    from synthaug.runtime.ray_tasks import Tasks
 
 SMALL = 2000  # images and denoiser rows that take less than actors take to start, with the embedded models
 ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports and the models
@@ -66,15 +70,17 @@ class OneByOne:
 
 
 class SideBySide:
-    """Many experiments side by side: units go to as many actors as pay for their start, trainings to trials."""
+    """Many experiments side by side: units go to as many actors as pay for their start, trainings to tasks."""
+
+    tasks: Tasks | None = None
 
     def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
         if isinstance(wave[0][0], Mapped):
             return mapped(plan, wave, partial(self.units, plan))
-        from synthaug.runtime.ray_tune import make_by_trials
+        from synthaug.runtime.ray_tasks import Tasks
 
-        cluster.start()
-        return make_by_trials(plan, wave)
+        self.tasks = self.tasks or Tasks()
+        return self.tasks.make(plan, wave)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
         """Here while Ray starts, and on as long as that is sooner than by actors, which must start themselves."""

@@ -170,8 +170,8 @@ def answer(rounds: Rounds, run_id: str, run_ids: Sequence[str], point_ids: Seque
     """What `--json` prints of a sweep."""
     listed: list[dict[str, Any]] = []
     stages: dict[str, Any] = {}
-    for trial, id in zip(rounds.trials.values(), run_ids, strict=True):
-        who = {"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id}
+    for (job, trial), id in zip(rounds.trials.items(), run_ids, strict=True):
+        who = {"arm": trial.arm, "seed": trial.seed, "fields": trial.fields, "run_id": id, "point": job[0]}
         if not is_ready(rounds.store, trial.experiment):
             continue
         finished = Finished(rounds.store, trial.experiment)

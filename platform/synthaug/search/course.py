@@ -8,7 +8,7 @@ decision has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,17 +213,18 @@ class Course:
 
     @property
     def compared(self) -> list[int]:
-        """The winner and, of each arm that it is compared with, the point that came farthest."""
+        """The winner and, of each arm that it is compared with, the point that came farthest. Where such an arm has won
+        it is the other way round: the best of all others stands beside it."""
         if self.winner is None:
             return []
-        rows = [self.winner]
-        for arm in self.kept:
-            mine = [
-                row for row, place in enumerate(self.places) if place.arm == arm and not place.error and place.values
-            ]
-            if mine:
-                rows.append(max(mine, key=lambda row: (len(self.places[row].values), self.places[row].mean)))
-        return list(dict.fromkeys(rows))
+        rows = [self.winner, *(self._farthest({arm}) for arm in self.kept)]
+        if self.places[self.winner].arm in self.kept:
+            rows.append(self._farthest(self.arms.keys() - set(self.kept)))
+        return list(dict.fromkeys(row for row in rows if row is not None))
+
+    def _farthest(self, arms: Collection[str]) -> int | None:
+        rows = [row for row, place in enumerate(self.places) if place.arm in arms and place.values]
+        return max(rows, key=lambda row: (len(self.places[row].values), self.places[row].mean), default=None)
 
     def risk(self, margin: float) -> float:
         """How often a search such as this one names a winner more than `margin` behind the best point it had."""

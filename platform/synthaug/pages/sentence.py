@@ -1,0 +1,108 @@
+"""The answer of a sweep in words: what helps, what costs, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synthaug.evaluate.base import less_is_more
+from synthaug.evaluate.stats import paired_test
+from synthaug.experiment import Sweep
+from synthaug.pages.raced import place_name
+from synthaug.pages.table import Line, interval, is_share, number, p_text
+from synthaug.runtime.search import Rounds
+from synthaug.search.course import Course
+
+CLEAR = 0.05
+NAMED = 3  # arms of a kind that are named
+NEAR = 0.005  # half a point: a winner no more behind is as good
+
+
+def of_comparison(found: Sequence[Line], sweep: Sweep) -> str:
+    """What is clearly better or worse than what it is compared with; or that nothing is."""
+    compared = [line for line in found if line.difference is not None and line.p is not None]
+    if not compared:
+        return ""
+    sign = -1 if less_is_more(compared[0].metric) else 1
+    clear = [line for line in compared if line.p is not None and line.p < CLEAR]
+    ahead = sorted((line for line in clear if sign * _gain(line) > 0), key=lambda line: -sign * _gain(line))
+    behind = sorted((line for line in clear if sign * _gain(line) < 0), key=lambda line: sign * _gain(line))
+    said = [_several(ahead, "")] if ahead else []
+    made = [line for line in compared if line.images]
+    if made and not any(line.images for line in ahead):
+        said.append("no generated images help clearly" if ahead or behind else "")
+    said += [_several(behind, "costs ")] if behind else []
+    if not clear:
+        nearest = min(compared, key=lambda line: line.p if line.p is not None else 1.0)
+        told = f"nearest is {nearest.name} with {_told(nearest)}, p = {p_text(nearest.p or 0.0)}"
+        return f"Nothing is clearly better or worse than {_base(compared)}, of {len(compared)} compared; {told}."
+    return f"Against {_base(compared)}: {'; '.join(filter(None, said))}."
+
+
+def of_search(rounds: Rounds, found: Sequence[Line]) -> str:
+    """The winner, what cannot be told from it, what it is worth on seeds that no decision has seen, and the risk."""
+    course = rounds.course
+    assert course is not None
+    if course.winner is None:
+        return "Nothing could be compared: all points failed." if course.done else "The search has only begun."
+    best, others = course.places[course.winner], len(course.living) - 1
+    said = [f"Best of {len(course.places)} points by {rounds.metric}: {place_name(best)}"]
+    said[0] += f"; {others} others cannot be told from it" if others else ""
+    dropped = [place.dropped for place in course.places if place.dropped]
+    if dropped:
+        after = f"{min(dropped)} to {max(dropped)}" if min(dropped) < max(dropped) else f"{dropped[0]}"
+        said[0] += f"; {len(dropped)} fell behind after {after} of {len(course.seeds)} seeds ({course.rules.promise()})"
+    if not course.done:
+        return said[0] + ". The search is not finished."
+    said += [one for one in (_worth(course, found), _risk(rounds)) if one]
+    return ". ".join(said) + "."
+
+
+def _worth(course: Course, found: Sequence[Line]) -> str:
+    """What the winner reaches on the fresh seeds, beside what it is compared with."""
+    if not found or not course.final:
+        return ""
+    first, *others = found
+    if not others:
+        return f"On {len(first.values)} fresh seeds it reaches {number(first.mean, first.metric)} ({first.metric})"
+    told = []
+    for other in others:
+        if len(other.values) != len(first.values):
+            continue
+        d, low, high, p = paired_test(first.values, other.values)
+        told.append(f"{number(d, first.metric, '+')} ({interval(low, high, first.metric, '+')}) over {other.name}")
+    return (
+        f"On {len(first.values)} seeds that no decision has seen it reaches {number(first.mean, first.metric)} "
+        f"({first.metric}), {', '.join(told)}"
+    )
+
+
+def _risk(rounds: Rounds) -> str:
+    course = rounds.course
+    assert course is not None
+    if not is_share(rounds.metric) or sum(bool(place.values) for place in course.places) < 2:
+        return ""
+    risk = course.risk(NEAR)
+    return f"A point that was tried is more than {100 * NEAR:g} points better with a probability of about {risk:.0%}"
+
+
+def _gain(line: Line) -> float:
+    return 0.0 if line.difference is None else line.difference[0]
+
+
+def _several(lines: Sequence[Line], verb: str) -> str:
+    shown = ", ".join(f"{line.name} {verb}{_told(line, bare=bool(verb))}" for line in lines[:NAMED])
+    return shown + (f" and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
+
+
+def _told(line: Line, bare: bool = False) -> str:
+    """A difference with its interval; what something costs has no sign."""
+    d, low, high = line.difference or (0.0, 0.0, 0.0)
+    if bare:
+        d, low, high = (-d, -high, -low) if d < 0 else (d, low, high)
+    unit = " points" if is_share(line.metric) else ""
+    return f"{number(d, line.metric, '' if bare else '+')}{unit} ({interval(low, high, line.metric)})"
+
+
+def _base(lines: Sequence[Line]) -> str:
+    names = list(dict.fromkeys(line.baseline for line in lines))
+    return names[0] if len(names) == 1 else "what they are compared with"

@@ -1,0 +1,114 @@
+"""Ray tasks: trainings side by side, each with what is computed from it.
+
+Tasks and not trials of Tune's: a sweep goes round by round, and between two rounds Tune keeps one of its processes, so
+that each round would begin with seconds of imports (measured: LOG.md). A worker of Ray's is there for the next task at
+once, and between two it holds no device, which generation needs then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from synthaug.progress import Progress
+from synthaug.runtime import cluster
+from synthaug.runtime.make import Chain, Made, Plan, make_here
+from synthaug.runtime.order import order, received
+from synthaug.stages.base import Trained
+from synthaug.training import Entry
+
+LOOK_S = 1.0  # between two looks at how far the tasks are
+
+
+class Tasks:
+    """What chains run as, and who counts their steps; kept from round to round."""
+
+    def __init__(self) -> None:
+        import ray
+
+        cluster.start()
+        device: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if cluster.has_gpu() else {"num_cpus": 1}
+        # A process is used again, with a GPU too (by default it would end with its task). A worker that is lost with
+        # its node is replaced once, and goes on from its checkpoint.
+        self.task: Any = ray.remote(max_calls=0, max_retries=1, **device)(run_chain)
+        self.counter: Any = ray.remote(Counter).options(num_cpus=0).remote()
+        self.counted = 0
+
+    def make(self, plan: Plan, chains: Sequence[Chain]) -> Made:
+        """A task for each chain, as many at a time as there are devices."""
+        import ray
+
+        began = time.monotonic()
+        # text, not pickled objects: their modules could not be imported there before the order says from where
+        orders = {order(plan, chain): chain for chain in chains}
+        title = "+".join(dict.fromkeys(chain[0].name for chain in chains))
+        total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
+        waiting, running, errors = list(orders), dict[Any, str](), dict[str, str]()
+        with Progress(title, "steps", total) as progress:
+            while waiting or running:
+                while waiting and len(running) < cluster.width():
+                    text = waiting.pop(0)
+                    running[self.task.remote(text, self.counter)] = text
+                for ref in ray.wait(list(running), timeout=LOOK_S)[0]:
+                    text = running.pop(ref)
+                    try:
+                        ray.get(ref)
+                    # what the chain raised, or that its process is gone: the others go on
+                    except ray.exceptions.RayError as error:
+                        errors[text] = _said(error)
+                over = len(orders) - len(waiting) - len(running)
+                progress.add(self._steps(), f"{over}/{len(orders)} trainings")
+        return outcome_of(plan, orders, errors, time.monotonic() - began)
+
+    def _steps(self) -> int:
+        """How many there were since it was last asked."""
+        import ray
+
+        before, self.counted = self.counted, int(ray.get(self.counter.count.remote()))
+        return self.counted - before
+
+
+def _said(error: Exception) -> str:
+    """One line of what went wrong in a task."""
+    cause = getattr(error, "cause", None)
+    lines = str(cause or error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def outcome_of(plan: Plan, orders: Mapping[str, Chain], said: Mapping[str, str], seconds: float) -> Made:
+    """What the tasks of some orders have made, and which stages failed, and why."""
+    made = Made()
+    for text, chain in orders.items():
+        # the first that is not there has failed; others of its chain have not been tried, or need it
+        if behind := [stage for stage in chain if not plan.store.is_ready(stage)]:
+            made.errors[behind[0].key] = said.get(text, "its process ended")
+        made.seconds |= dict.fromkeys((stage.key for stage in chain if stage not in behind), 0.0)
+    return Made(dict.fromkeys(made.seconds, seconds / max(1, len(made.seconds))), made.errors)
+
+
+def run_chain(text: str, counter: Any) -> None:
+    """What a worker does: one chain; what its stages need is there already."""
+    store, stages = received(text)
+    for experiment, stage in stages:
+
+        def heard(of: Trained[Any], entry: Entry) -> None:
+            counter.add.remote(1)
+
+        make_here(store, stage, experiment.resources.checkpoint_s, heard)
+        # a training has reported its own units, and the line has one for each other stage
+        if not isinstance(stage, Trained):
+            counter.add.remote(1)
+
+
+class Counter:
+    """Steps that tasks have done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def add(self, steps: int) -> None:
+        self.done += steps
+
+    def count(self) -> int:
+        return self.done
