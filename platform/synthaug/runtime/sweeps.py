@@ -195,8 +195,8 @@ def searched(rounds: Rounds) -> dict[str, Any]:
         return {}
     rows = [
         {
-            "values": place.values, "final": place.final, "dropped": place.dropped, "behind": place.behind,
-            "excess": place.excess, "error": place.error,
+            "values": _by_seed(place.values), "final": _by_seed(place.final), "dropped": place.dropped,
+            "behind": place.behind, "excess": place.excess, "error": place.error,
         }
         for place in course.places
     ]  # fmt: skip
@@ -206,3 +206,7 @@ def searched(rounds: Rounds) -> dict[str, Any]:
             "trainings": course.trainings, "device_s": course.device_s, "points": rows,
         }
     }  # fmt: skip
+
+
+def _by_seed(values: Mapping[int, float]) -> dict[str, float]:
+    return {str(seed): value for seed, value in values.items()}  # as JSON has them

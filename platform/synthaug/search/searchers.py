@@ -185,6 +185,16 @@ def tried(makers: Mapping[str, Make], space: Space, searcher: Searcher) -> None:
     points = [point for _, point in spread(makers, space, drawn)]
     for name, domain in space.items():
         if not any(name in point for point in points):
-            for make in makers.values():
-                make({name: domain.draw(Dice(0))})  # says what is wrong with it
-            raise UserError("decides nothing in any arm", ("space", name))
+            raise _nowhere(makers, name, domain)
+
+
+def _nowhere(makers: Mapping[str, Make], name: str, domain: Domain) -> UserError:
+    """Why a field is at no point of any arm, as the arm says that has the most of its path."""
+    found = []
+    for make in makers.values():
+        try:
+            make({name: domain.draw(Dice(0))})
+        except UserError as error:
+            found.append(error)
+    deepest = max(found, key=lambda error: len(error.path), default=None)
+    return deepest or UserError("decides nothing in any arm", ("space", name))
