@@ -47,11 +47,16 @@ def confusion(matrix: Sequence[Sequence[int]], cell: int = 24) -> np.ndarray:
     return np.repeat(np.repeat(np.repeat(grey, cell, 0), cell, 1)[..., None], 3, 2)
 
 
-def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel: str) -> str:
-    """One colour for each name, a thin line for each run and a thick one for their mean; as an inline SVG."""
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """One colour for each name, the same in every figure; after ten they come again."""
+    return {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(names))}
+
+
+def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], of: Mapping[str, str], ylabel: str) -> str:
+    """A thin line for each run and a thick one for their mean; as an inline SVG."""
     axes = _figure(6.4, 3.4)
-    for number, (name, runs) in enumerate(lines.items()):
-        colour = f"C{number % 10}"
+    for name, runs in lines.items():
+        colour = of[name]
         for run in runs:
             axes.plot(*zip(*run, strict=True), color=colour, alpha=0.2, linewidth=0.8)
         if runs and len({len(run) for run in runs}) == 1:
@@ -60,17 +65,52 @@ def curves(lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]], ylabel:
     return _svg(axes, "optimiser step", ylabel)
 
 
-def bars(gains: Mapping[str, Sequence[float]], classes: Sequence[str], ylabel: str) -> str:
+def bars(gains: Mapping[str, Sequence[float]], of: Mapping[str, str], classes: Sequence[str], ylabel: str) -> str:
     """Per class one bar for each name; as an inline SVG."""
     axes = _figure(max(6.4, min(24, 0.25 * len(classes) * len(gains))), 3.0)
     width = 0.8 / max(1, len(gains))
     for number, (name, values) in enumerate(gains.items()):
-        axes.bar(np.arange(len(values)) + number * width, values, width, label=name)
+        axes.bar(np.arange(len(values)) + number * width, values, width, label=name, color=of[name])
     axes.set_xticks(
         np.arange(len(classes)) + 0.4 - width / 2, classes, fontsize=7, rotation=45 if len(classes) > 15 else 0
     )
     axes.axhline(0, color="black", linewidth=0.6)
     return _svg(axes, "", ylabel)
+
+
+def scatter(
+    dots: Mapping[str, tuple[float, float, float | None]], front: Sequence[str], of: Mapping[str, str], xlabel: str,
+    ylabel: str,
+) -> str:  # fmt: skip
+    """Dots at (x, y) with half an interval in y, the front joined; as an SVG."""
+    axes = _figure(6.4, 3.8)
+    axes.plot(*zip(*[dots[name][:2] for name in front], strict=True), color="grey", linewidth=1, zorder=0)
+    for name, (x, y, half) in dots.items():
+        axes.errorbar(x, y, yerr=half, fmt="o", color=of[name], markersize=5, linewidth=1)
+        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    across = [x for x, _, _ in dots.values()]
+    if max(across) > 5 * min(across):
+        axes.set_xscale("log")
+    return _svg(axes, xlabel, ylabel, legend=False)
+
+
+def heat(
+    means: Mapping[tuple[int, int], float], texts: Mapping[tuple[int, int], str], columns: Sequence[float],
+    rows: Sequence[float], xlabel: str, ylabel: str,
+) -> str:  # fmt: skip
+    """Numbers in cells (row, column), which need not all be there; as an SVG."""
+    axes = _figure(1.2 + 0.9 * len(columns), 1.0 + 0.55 * len(rows))
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for place, value in means.items():
+        grid[place] = value
+    low, high = np.nanmin(grid), np.nanmax(grid)
+    axes.imshow(grid, cmap="viridis", origin="lower", aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+    for (row, column), text in texts.items():
+        dark = grid[row, column] < (low + high) / 2
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns], fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows], fontsize=8)
+    return _svg(axes, xlabel, ylabel, legend=False)
 
 
 def plot(curve: Curve) -> str:

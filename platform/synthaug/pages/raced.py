@@ -37,6 +37,11 @@ def about_fresh(rounds: Rounds) -> str:
     )
 
 
+def about_race(rounds: Rounds) -> str:
+    course = _course(rounds)
+    return f"every point began on the same {min(course.rules.first, len(course.seeds))} seeds; {course.rules.promise()}"
+
+
 def table(rounds: Rounds) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows: the points that came farthest first, then those that were dropped later or were less behind."""
     course = _course(rounds)

@@ -15,12 +15,12 @@ import numpy as np
 from synthaug.evaluate import figures
 from synthaug.evaluate.base import Curve
 from synthaug.experiment import Experiment, Sweep, Trial, read
-from synthaug.pages import table
+from synthaug.pages import charts, raced, sentence, table
 from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.run import NANO_NOTE
-from synthaug.runtime.search import is_ready, rounds_of
+from synthaug.runtime.search import Rounds, is_ready, rounds_of
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError, to_json
 
@@ -29,16 +29,29 @@ MANY = 8  # arms that can be told apart in one figure
 # how the names of numbers about generated images begin
 OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/", "faithful/")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+:root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #ddd; --paper: #fff; --shade: #f6f6f6 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ddd; --soft: #999; --line: #444; --paper: #181818; --shade: #242424 }
+  svg { filter: invert(.88) hue-rotate(180deg) }
+}
+@media print { :root { --ink: #000; --paper: #fff } details { display: none } figure, tr { break-inside: avoid } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem;
+  color: var(--ink); background: var(--paper) }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0;
   font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left; white-space: nowrap }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line) } td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; position: sticky; left: 0;
+  background: var(--paper) }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
+.answer { font-size: 1.1rem; border-left: 4px solid #4c72b0; padding-left: .8rem }
 figure { margin: 1rem 0 } figure:has(img) { display: inline-block; max-width: 24rem; margin-right: 1rem }
-figcaption, .note { color: #666; font-size: .85rem }
+figcaption, .note { color: var(--soft); font-size: .85rem }
 img { image-rendering: pixelated; max-width: 100% } svg { max-width: 100%; height: auto }
-pre { background: #f6f6f6; padding: .7rem; overflow: auto; font-size: .8rem }
+pre { background: var(--shade); padding: .7rem; overflow: auto; font-size: .8rem }
+@media (max-width: 40rem) {
+  body { font-size: 14px; margin: 1rem auto } th, td { padding: .2rem .4rem }
+  th:first-child, td:first-child { max-width: 9rem; white-space: normal }
+}
 """
 
 
@@ -68,7 +81,8 @@ def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: 
     title = "synthaug report"
     made = time.strftime("%Y-%m-%d %H:%M")
     # style and pictures are in the page itself: one file, that can be sent to somebody
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>"
+    page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    page += f"<title>{title}</title><style>{STYLE}</style>"
     page += f"<h1>{title}</h1><p class=note>made {made} from {escape(store.home.name)}</p>" + "".join(parts) + "</html>"
     out = out or store.home / "reports" / "report.html"
     Disk(out.parent).write(out.name, page.encode())
@@ -90,37 +104,66 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
 
 
 def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
-    trials, sweep = list(rounds_of(store, subject).trials.values()), subject if isinstance(subject, Sweep) else None
+    rounds = rounds_of(store, subject)
     # unfinished trials have no numbers yet; the others need not wait for them
-    ready = [trial for trial in trials if is_ready(store, trial.experiment)]
-    known = [Finished(store, trial.experiment) for trial in ready]
+    ready = {job: trial for job, trial in rounds.trials.items() if is_ready(store, trial.experiment)}
+    known = [Finished(store, trial.experiment) for trial in ready.values()]
     rows = [
-        {"arm": t.arm or t.experiment.label, "seed": t.seed, "fields": t.fields, "metrics": f.metrics}
-        for t, f in zip(ready, known, strict=True)
+        {"arm": t.arm or t.experiment.label, "seed": t.seed, "fields": t.fields, "metrics": f.metrics, "point": job[0]}
+        for (job, t), f in zip(ready.items(), known, strict=True)
     ]
     names = [table.name_of(row, rows) for row in rows]
-    finished = list(map(FinishedTrial, names, ready, known, rows))
+    finished = list(map(FinishedTrial, names, ready.values(), known, rows))
     body = f"<h2>{escape(name)}</h2>"
-    if len(finished) < len(trials):
-        body += f"<p>{len(trials) - len(finished)} of {len(trials)} trials have not been run yet.</p>"
+    if len(ready) < len(rounds.trials):
+        body += f"<p>{len(rounds.trials) - len(ready)} of {len(rounds.trials)} trials have not been run yet.</p>"
     if finished:
-        body += _table(finished, sweep) + _others(finished) + _quality(finished) + _curves(finished)
-        body += _gains(finished, sweep) + _found(finished) + _galleries(finished)
-    body += _notes(store, [trial.experiment for trial in trials])
+        of = figures.colours(names)
+        body += _answer(rounds, rows, of) + _costs(finished) + _others(finished) + _quality(finished)
+        body += _curves(finished, of) + _gains(finished, rounds, of) + _found(finished) + _galleries(finished)
+    body += _notes(store, rounds.experiments)
     settings = escape(json.dumps(to_json(subject), indent=1))
     return body + f"<details><summary>settings</summary><pre>{settings}</pre></details>"
 
 
-def _table(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
-    trials = [one.row for one in finished]
-    found = table.lines(trials, sweep)
-    seeds = len({one.trial.seed for one in finished})
-    said = [f"{table.metric_of(trials, sweep)}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
-    about = "; ".join(filter(None, [*said, "costs are summed over the seeds."]))
-    return _grid(table.header(found)[1:], {name: row for name, *row in map(table.cells, found)}, about)
+def _answer(rounds: Rounds, rows: Sequence[dict[str, Any]], of: Mapping[str, str]) -> str:
+    """The answer in words, the tables behind it, and what they look like."""
+    sweep, metric = rounds.subject if isinstance(rounds.subject, Sweep) else None, rounds.metric
+    if rounds.course is None:
+        found, metric = table.lines(rows, sweep), table.metric_of(rows, sweep)
+        said = sentence.of_comparison(found, sweep) if sweep is not None else ""
+        seeds = len({row["seed"] for row in rows})
+        about = [f"{metric}, {seeds} seeds, Student t intervals", table.note(found, sweep)]
+        body = _lines(found, [*about, "costs are summed over the seeds."])
+    else:
+        fresh = raced.fresh(rounds, rows)
+        found = table.lines(fresh, sweep, among=rows) if fresh else []
+        said = sentence.of_search(rounds, found)
+        head, points = raced.table(rounds)
+        body = _lines(found, [raced.about_fresh(rounds), table.note(found, sweep)]) if found else ""
+        body += _grid(head[1:], {row: cells for row, *cells in points}, raced.about_race(rounds))
+    if drawn := charts.against_cost(found, of):
+        body += _figure(drawn, "What it costs: no arm beats those on the line in both.")
+    if sweep is not None:
+        for title, drawn in charts.heat_maps(charts.cells_of(rounds, rows, metric), list(sweep.space), metric):
+            body += _figure(drawn, f"{title}: {metric}, means with half their intervals.")
+    return (f"<p class=answer>{escape(said)}</p>" if said else "") + body
 
 
-def _curves(finished: Sequence[FinishedTrial]) -> str:
+def _lines(found: Sequence[table.Line], about: Sequence[str]) -> str:
+    rows = {name: row for name, *row in map(table.cells, found)}
+    return _grid(table.header(found)[1:], rows, "; ".join(filter(None, about)))
+
+
+def _costs(finished: Sequence[FinishedTrial]) -> str:
+    """The seconds of each kind of stage, a seed's mean."""
+    names = sorted({n for one in finished for n in one.finished.metrics if n.startswith("cost/") and n.endswith("_s")})
+    rows = _means(finished, names)
+    columns = [name.removeprefix("cost/").removesuffix("_s") for name in names]
+    return _grid(columns, rows, "Seconds a seed by kind of stage, whoever made it; shared stages count for all.")
+
+
+def _curves(finished: Sequence[FinishedTrial], of: Mapping[str, str]) -> str:
     lines: dict[str, list[list[tuple[float, float]]]] = {}
     for one in finished:
         if one.trial.experiment.recipe is None:
@@ -134,11 +177,15 @@ def _curves(finished: Sequence[FinishedTrial]) -> str:
     best = sorted(lines, key=lambda name: -np.mean([run[-1][1] for run in lines[name]]))[:MANY]
     shown = {name: runs for name, runs in lines.items() if name in best}
     which = f", of the {MANY} arms that end highest" if len(lines) > MANY else ""
-    return _figure(figures.curves(shown, "validation accuracy"), f"Validation accuracy while training{which}.")
+    return _figure(figures.curves(shown, of, "validation accuracy"), f"Validation accuracy while training{which}.")
 
 
-def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
+def _gains(finished: Sequence[FinishedTrial], rounds: Rounds, of: Mapping[str, str]) -> str:
     """Mean accuracy per class of each arm, less that of its baseline at the same point."""
+    sweep = rounds.subject if isinstance(rounds.subject, Sweep) else None
+    if rounds.course is not None:  # of a search those that ran on the same fresh seeds
+        course = rounds.course
+        finished = [f for f in finished if f.row["point"] in course.compared and f.trial.seed in course.final]
     found: dict[tuple[str, str], list[list[float]]] = {}
     named: dict[str, tuple[str, str]] = {}
     for one in finished:
@@ -160,7 +207,7 @@ def _gains(finished: Sequence[FinishedTrial], sweep: Sweep | None) -> str:
     classes = first.store.open(first.experiment.dataset).classes
     about = f"Gain over {'its baseline' if sweep.against else sweep.baseline} for each class, in points."
     if len(gains) <= MANY:
-        return _figure(figures.bars(gains, classes, "points"), about)
+        return _figure(figures.bars(gains, of, classes, "points"), about)
     return _grid(classes, {name: [f"{gain:+.1f}" for gain in row] for name, row in gains.items()}, about)
 
 

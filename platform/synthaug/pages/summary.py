@@ -39,7 +39,7 @@ def told(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[str]:
     tables = [table.plain([head, *lines[: raced.SHOWN]])]
     tables += [f"... and {len(lines) - raced.SHOWN} points more"] if len(lines) > raced.SHOWN else []
     if rows:
-        found = table.lines(rows, sweep)
+        found = table.lines(rows, sweep, among=trials)
         tables += ["", raced.about_fresh(rounds), table.text(found), table.note(found, sweep)]
     return [*tables, "", sentence.of_search(rounds, found)]
 

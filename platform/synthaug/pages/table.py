@@ -80,9 +80,12 @@ def is_share(metric: str) -> bool:
     return metric.endswith("/top1")
 
 
-def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line]:
-    """A line for each arm and point, in the order of the sweep. P-values are corrected by Holm over all arms together,
-    the intervals of differences by Bonferroni: the more are tried, the likelier one stands out by chance."""
+def lines(
+    trials: Sequence[Mapping[str, Any]], sweep: Sweep | None, among: Sequence[Mapping[str, Any]] | None = None
+) -> list[Line]:
+    """A line for each arm and point, in the order of the sweep, named so that it is told from `among`. P-values are
+    corrected by Holm over all arms together, the intervals of differences by Bonferroni: the more are tried, the
+    likelier one stands out by chance."""
     metric = metric_of(trials, sweep)
     sign = -1 if less_is_more(metric) else 1
     groups: dict[Place, dict[int, Mapping[str, Any]]] = {}
@@ -91,7 +94,7 @@ def lines(trials: Sequence[Mapping[str, Any]], sweep: Sweep | None) -> list[Line
         place = trial["arm"], point_of(trial, sweep)
         # a point that a searcher drew twice is one point: its trials are the very same
         groups.setdefault(place, {})[trial["seed"]] = trial
-        names[place] = name_of(trial, trials)
+        names[place] = name_of(trial, among or trials)
     found = {place: {seed: t["metrics"][metric] for seed, t in group.items()} for place, group in groups.items()}
     tests: dict[Place, Test] = {}
     for arm, point in groups:
