@@ -17,7 +17,8 @@ BY_PATH := $(addprefix .venv/lib/python3*/site-packages/, ray/data ray/dashboard
 .PHONY: demo test nightly check setup lock clean
 
 demo: setup
-	$(BIN)/synthaug run experiments/digits.py:demo
+	$(BIN)/synthaug run experiments/digits.py:one_shot
+	$(BIN)/synthaug run experiments/digits.py:five_shots
 
 test: check
 	$(PYTEST)

@@ -21,23 +21,34 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-def test_the_demo_ends_with_the_table_the_report_and_the_way_to_the_ui(
+def test_the_demo_ends_with_the_answer_the_report_and_the_way_to_the_ui(
     home: Path, cluster: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", f"{EXPERIMENTS}/digits.py:demo", *SHORT, "--home", str(home)]) == 0
+    few = [*SHORT, "--set", "final=[9]", "--set", "space.k=[2]"]
+    assert main(["run", f"{EXPERIMENTS}/digits.py:one_shot", *few, "--home", str(home)]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[0].split()[:2] == ["point", "(by"] and sum("winner" in line for line in out) == 2
+    assert any(line.startswith("Best of 6 points by val/top1: ") and "over " in line for line in out)
+    assert out[-1] == f"compare in MLflow: synthaug ui --home {home}"
+    page = Path(out[-2].removeprefix("report: ")).read_text()
+    assert "class=answer>Best of 6" in page and "nano models know only letters and digits" in page
+    assert page.count("<svg") >= 4, "cost, heat map, curves, classes"
+
+
+def test_the_comparison_finds_what_the_search_has_made(
+    home: Path, cluster: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", f"{EXPERIMENTS}/digits.py:compare", *SHORT, "--home", str(home)]) == 0
     out = capfd.readouterr().out.splitlines()
     assert out[0].split()[:2] == ["arm", "accuracy"]
     rows = {line.split("  ")[0]: line.split() for line in out[2:7]}
     assert list(rows) == ["plain", "TrivialAugment", "CutMix", "Mixup", "Real Guidance"]
     images, _, calls = rows["Real Guidance"][-3:]
     assert (images, calls) == ("100", str(100 * 9 * 2)), "2 seeds x 10 digits x 5 variants, 9 steps, guided"
-    assert out[-1] == f"compare in MLflow: synthaug ui --home {home}"
-    page = Path(out[-2].removeprefix("report: "))
-    assert "Real Guidance" in page.read_text() and "nano models know only letters and digits" in page.read_text()
 
 
 def test_the_second_time_everything_is_there(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", f"{EXPERIMENTS}/digits.py:demo", *SHORT, "--home", str(home), "--json"]) == 0
+    assert main(["run", f"{EXPERIMENTS}/digits.py:compare", *SHORT, "--home", str(home), "--json"]) == 0
     answer = json.loads(capfd.readouterr().out)
     assert all(stage["cached"] for stage in answer["stages"].values())
     assert len(answer["trials"]) == 10 and len({t["run_id"] for t in answer["trials"]}) == 10

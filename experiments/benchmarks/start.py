@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DEMO = "experiments/digits.py:demo"
+DEMO = "experiments/digits.py:compare"
 # two arms of two seeds; 10 sources x 10 variants for each seed
 SMALL = ["seeds=2", "dataset.shots=1", "recipe.steps=40"]
 ARMS = '{"plain": {}, "Real Guidance": {"method": {"kind": "RealGuidance", "strength": 0.9, "steps": 10}, "k": 10, '

@@ -58,13 +58,15 @@ def test_mlflow_holds_a_parent_and_its_children(ran: tuple[Path, dict[str, Any]]
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'file:sweep'")
 
-    def below(run: str) -> dict[str, Any]:
-        found = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{run}'")
+    def those(tag: str, value: str) -> dict[str, Any]:
+        found = client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'")
         return {one.info.run_id: one for one in found}
 
-    points = below(answer["run_id"])
+    points = those("synthaug.kind", "point")
+    assert all(run.data.tags["synthaug.sweep"] == answer["run_id"] for run in points.values())
+    assert not any("mlflow.parentRunId" in run.data.tags for run in points.values()), "or the UI would hide them"
     assert points.keys() == {point["run_id"] for point in answer["points"]} and len(points) == len(SWEEP.arms)
-    seeds = {id: run for point in points for id, run in below(point).items()}
+    seeds = {id: run for point in points for id, run in those("mlflow.parentRunId", point).items()}
     assert seeds.keys() == {t["run_id"] for t in answer["trials"]} and len(seeds) == 2 * len(points)
     assert {run.info.status for run in (*points.values(), *seeds.values())} == {"FINISHED"}
     (noise,) = [run for run in points.values() if run.data.params["arm"] == "noise"]

@@ -17,7 +17,7 @@ from synthaug.runtime.make import Executor, Here, Made, Plan, make
 from synthaug.runtime.search import Rounds
 from synthaug.runtime.store import Record, Store
 from synthaug.runtime.sweeps import answer, run_sweep
-from synthaug.runtime.tracking import Tracker, log_finished, run_key
+from synthaug.runtime.tracking import Tracker, log_finished, origin, run_key
 from synthaug.settings import UserError
 from synthaug.stages.base import Stage, Trained
 from synthaug.training import Entry
@@ -111,7 +111,7 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     line = store.line(experiment)
     names = {stage.key: name for name, stage in line.stages().items()}
     known = store.recorded(experiment, line.results.values())
-    tags = {"synthaug.kind": "experiment"}
+    tags = {"synthaug.kind": "experiment"} | origin()
     run = tracker.open(run_key(line.results.values()), experiment.label, tags, known=known.run_id if known else "")
 
     def heard(stage: Trained[Any], entry: Entry) -> None:

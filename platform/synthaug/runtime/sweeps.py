@@ -1,4 +1,4 @@
-"""Sweeps: their rounds are made and tracked, a run for the sweep, below it one for each point, below that each seed."""
+"""Sweeps: their rounds are made and tracked; a run for the sweep, one for each point, below that one for each seed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Made, Plan, make
 from synthaug.runtime.search import Rounds, is_ready, place_name
 from synthaug.runtime.store import Store, record_key
-from synthaug.runtime.tracking import SWEEP, Run, Tracker, log_finished, log_history, params_of, run_key
+from synthaug.runtime.tracking import (
+    SWEEP,
+    Run,
+    Tracker,
+    gallery_of,
+    log_finished,
+    log_history,
+    origin,
+    params_of,
+    run_key,
+)
 from synthaug.search.course import Job
-from synthaug.settings import to_json
+from synthaug.settings import hash_of, to_json
 from synthaug.stages.base import closure
 
 SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
@@ -26,7 +36,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
     """Every round of a sweep, tracked below one parent run."""
     began, store, sweep = time.monotonic(), plan.store, rounds.subject
     known = store.recorded(sweep, plan.stages())
-    tags = {"synthaug.kind": "sweep"}
+    tags = {"synthaug.kind": "sweep"} | origin()
     parent = tracker.open(record_key(sweep), f"sweep {tracker.name}", tags, known=known.run_id if known else "")
     parent.json("sweep.json", to_json(sweep))
     logbook = Logbook(tracker, parent, dict(zip(rounds.trials, known.run_ids, strict=False)) if known else {})
@@ -101,8 +111,9 @@ class Logbook:
     def _seed(self, store: Store, job: Job, trial: Trial, made: Made) -> None:
         tags = {"synthaug.kind": "point", "arm": trial.arm, SWEEP: self.parent.id}
         if job[0] not in self.points:
-            point = place_name(trial.arm, trial.fields)
-            self.points[job[0]] = self._open(point, point_name(trial), tags, self.parent.id)
+            # not below the sweep's run in MLflow's tree, which shows of a tree its top alone, in charts as well
+            point = hash_of([self.parent.id, place_name(trial.arm, trial.fields)])
+            self.points[job[0]] = self._open(point, point_name(trial), tags)
         key, tags = run_key(store.line(trial.experiment).results.values()), tags | {"synthaug.kind": "trial"}
         name = f"{trial.arm} {trial.experiment.label}"
         run = self._open(key, name, tags, self.points[job[0]].id, self.earlier.get(job, ""))
@@ -116,8 +127,8 @@ class Logbook:
             log_history(run, finished)
             log_finished(run, finished, made)
 
-    def _open(self, key: str, name: str, tags: Mapping[str, str], parent: str, before: str = "") -> Run:
-        run = self.known.get((parent, key)) or self.tracker.open(key, name, tags, parent, before)
+    def _open(self, key: str, name: str, tags: Mapping[str, str], parent: str = "", before: str = "") -> Run:
+        run = self.known.get((parent, key)) or self.tracker.open(key, name, tags, parent or None, before)
         self.known[parent, key] = run
         return run
 
@@ -129,7 +140,12 @@ class Logbook:
         elif not run.finished or run.seeds < len(ready):
             run.params({"arm": trials[0].arm} | {n: v for n, v in params_of(ready[0]).items() if n != "seed"})
             # by the number of seeds, so that the curve shows how the mean settled
-            run.metrics([(len(ready), over_seeds([Finished(store, one).metrics for one in ready]))])
+            found = [Finished(store, one) for one in ready]
+            run.metrics([(len(ready), over_seeds([one.metrics for one in found]))])
+            if run.seeds == 0 and (gallery := gallery_of(found[0])):
+                for where in (run, self.parent):  # below the sweep's own run the slider goes over all strengths
+                    where.shown(trials[0].arm, *gallery)
+            run.seeds = len(ready)
             run.end()
 
 

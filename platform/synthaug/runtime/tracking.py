@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +80,13 @@ class Tracker:
             return str(client.create_experiment(self.name, artifact_location=place))
 
     def below(self, sweep: str) -> dict[tuple[str, str], Run]:
-        """All runs below a sweep's, by their parents and keys."""
+        """All runs of a sweep but its own, by their parents (of points none) and keys."""
         found = self.client.search_runs([self.experiment], f"tags.`{SWEEP}` = '{sweep}'", max_results=50_000)
         runs = {}
         for run in found:
-            if (tags := run.data.tags).keys() >= {KEY, PARENT}:
-                runs[tags[PARENT], tags[KEY]] = Run(self, run.info.run_id, run.info.status)
-                runs[tags[PARENT], tags[KEY]].seeds = int(run.data.metrics.get("seeds", 0))
+            place = run.data.tags.get(PARENT, ""), run.data.tags.get(KEY, "")
+            runs[place] = Run(self, run.info.run_id, run.info.status)
+            runs[place].seeds = int(run.data.metrics.get("seeds", 0))
         return runs
 
     def open(
@@ -161,6 +163,11 @@ class Run:
     def image(self, name: str, pixels: np.ndarray) -> None:
         self.client.log_image(self.id, pixels, artifact_file=name)
 
+    def shown(self, key: str, pixels: np.ndarray, step: int) -> None:
+        """In the image grid, whose slider goes over the steps."""
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # MLflow takes no other characters
+        self.client.log_image(self.id, pixels, key=key, step=step, synchronous=True)
+
     def end(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.id, status)
         self.finished = status == "FINISHED"
@@ -193,16 +200,15 @@ def log_history(run: Run, finished: Finished) -> None:
 
 def log_finished(run: Run, finished: Finished, made: Made) -> None:
     """Everything about a finished experiment that people compare in the UI."""
-    experiment, line = finished.experiment, finished.line
+    experiment = finished.experiment
     run.params(params_of(experiment))
     run.metrics([(0, finished.said(made))])
     run.data(experiment.dataset.name, finished.store.open(experiment.dataset).digest, "training")
     run.json("experiment.json", to_json(experiment))
     for name, result in finished.results.items():
         log_result(run, name, result)
-    # nothing to show where a mask has kept no image
-    if line.generated is not None and (lines := finished.store.load(line.generated).gallery(experiment.k)):
-        run.image("gallery.png", figures.gallery(lines))
+    if gallery := gallery_of(finished):
+        run.image("gallery.png", gallery[0])
     run.end()
 
 
@@ -218,6 +224,24 @@ def log_result(run: Run, name: str, result: Result) -> None:
         run.image(f"{name}/{title}.png", figures.decoded(picture))
     for title, curve in result.get("curves", {}).items():
         run.text(f"{name}/{title}.svg", figures.plot(curve))
+
+
+def gallery_of(finished: Finished) -> tuple[np.ndarray, int] | None:
+    """Real images with what was made of them, and the strength in hundredths, if it has one."""
+    generated, method = finished.line.generated, finished.experiment.method
+    lines = [] if generated is None else finished.store.load(generated).gallery(finished.experiment.k)
+    # nothing to show where a mask has kept no image
+    return (figures.gallery(lines), round(100 * getattr(method, "strength", 0))) if lines else None
+
+
+@cache
+def origin() -> dict[str, str]:
+    """The commit that the experiments are of, and the hash of the lock file there, where there are such."""
+    told: dict[str, str] = {}
+    for name, command in (("mlflow.source.git.commit", "HEAD"), ("synthaug.lock", "HEAD:requirements.lock")):
+        asked = subprocess.run(["git", "rev-parse", "--verify", "--quiet", command], capture_output=True, text=True)
+        told |= {name: asked.stdout.strip()} if asked.returncode == 0 else {}
+    return told
 
 
 def run_key(results: Iterable[Stage[Any]]) -> str:
