@@ -12,6 +12,7 @@ from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import mean_interval
 from synthaug.pages.table import Line, is_share
 from synthaug.runtime.search import Rounds
+from synthaug.search.course import short
 
 MAPS = 6  # heat maps of one arm
 
@@ -76,9 +77,7 @@ def _is_axis(cells: Sequence[Cell], name: str) -> bool:
 
 
 def _title(cell: Cell, rest: Sequence[str]) -> str:
-    named = {name: cell.fields[name] for name in rest if name in cell.fields}
-    short = {n: str(v.get("kind", v) if isinstance(v, dict) else v).rpartition(":")[2] for n, v in named.items()}
-    return " ".join(f"{name}={value}" for name, value in short.items())
+    return " ".join(f"{name}={short(cell.fields[name])}" for name in rest if name in cell.fields)
 
 
 def _map(cells: Sequence[Cell], x: str, y: str, metric: str) -> str:

@@ -8,19 +8,10 @@ from typing import Any
 from synthaug.evaluate.base import less_is_more
 from synthaug.pages.table import number
 from synthaug.runtime.search import Rounds
-from synthaug.search.course import Course, Place
+from synthaug.search.course import Course
 
 SHOWN = 12  # points in a terminal
 HEAD = ("point", "seeds", "mean", "behind", "")
-
-
-def place_name(place: Place) -> str:
-    """An arm, and where it stands."""
-    return " ".join([place.arm, *(f"{path}={_short(value)}" for path, value in place.fields.items())])
-
-
-def _short(value: object) -> str:
-    return str(value.get("kind", value) if isinstance(value, dict) else value).rpartition(":")[2]
 
 
 def fresh(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -62,7 +53,7 @@ def _cells(course: Course, row: int, metric: str, sign: int) -> tuple[str, ...]:
     place = course.places[row]
     mean = number(sign * place.mean, metric) if place.values else ""
     behind = number(place.behind, metric) if place.behind else ""
-    return place_name(place), str(len(place.values)), mean, behind, _state(course, row)
+    return place.name, str(len(place.values)), mean, behind, _state(course, row)
 
 
 def _state(course: Course, row: int) -> str:

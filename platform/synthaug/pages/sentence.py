@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import paired_test
 from synthaug.experiment import Sweep
-from synthaug.pages.raced import place_name
 from synthaug.pages.table import Line, interval, is_share, number, p_text
 from synthaug.runtime.search import Rounds
 from synthaug.search.course import Course
@@ -45,7 +44,7 @@ def of_search(rounds: Rounds, found: Sequence[Line]) -> str:
     if course.winner is None:
         return "Nothing could be compared: all points failed." if course.done else "The search has only begun."
     best, others = course.places[course.winner], len(course.living) - 1
-    said = [f"Best of {len(course.places)} points by {rounds.metric}: {place_name(best)}"]
+    said = [f"Best of {len(course.places)} points by {rounds.metric}: {best.name}"]
     said[0] += f"; {others} others cannot be told from it" if others else ""
     dropped = [place.dropped for place in course.places if place.dropped]
     if dropped:

@@ -29,6 +29,7 @@ from synthaug.search.course import Job
 from synthaug.settings import hash_of, to_json
 from synthaug.stages.base import closure
 
+ACCURACIES = ("/top1", "/top1/low", "/top1/high")
 SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
 
 
@@ -102,18 +103,20 @@ class Logbook:
     def write(self, store: Store, rounds: Rounds, made: Made) -> None:
         """What has come since: a run for each trial, with all its numbers or marked as failed, and what the seeds of
         its point say together."""
-        new = [job for job in rounds.trials if job not in self.seeds]
+        new, places = [job for job in rounds.trials if job not in self.seeds], rounds.places
         for job in new:
-            self._seed(store, job, rounds.trials[job], made)
+            self._seed(store, job, places[job[0]].name, rounds.trials[job], made)
+        fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
-            self._point(store, [trial for (of, _), trial in rounds.trials.items() if of == row], self.points[row])
+            mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
+            self._point(store, mine, fresh, self.points[row])
 
-    def _seed(self, store: Store, job: Job, trial: Trial, made: Made) -> None:
+    def _seed(self, store: Store, job: Job, place: str, trial: Trial, made: Made) -> None:
         tags = {"synthaug.kind": "point", "arm": trial.arm, SWEEP: self.parent.id}
         if job[0] not in self.points:
             # not below the sweep's run in MLflow's tree, which shows of a tree its top alone, in charts as well
             point = hash_of([self.parent.id, place_name(trial.arm, trial.fields)])
-            self.points[job[0]] = self._open(point, point_name(trial), tags)
+            self.points[job[0]] = self._open(point, place, tags)
         key, tags = run_key(store.line(trial.experiment).results.values()), tags | {"synthaug.kind": "trial"}
         name = f"{trial.arm} {trial.experiment.label}"
         run = self._open(key, name, tags, self.points[job[0]].id, self.earlier.get(job, ""))
@@ -132,33 +135,32 @@ class Logbook:
         self.known[parent, key] = run
         return run
 
-    def _point(self, store: Store, trials: Sequence[Trial], run: Run) -> None:
-        """Means with intervals, and what all seeds cost together; told again when there are more seeds."""
-        ready = [trial.experiment for trial in trials if is_ready(store, trial.experiment)]
+    def _point(self, store: Store, trials: Sequence[Trial], fresh: Sequence[int], run: Run) -> None:
+        """Means with intervals, and what all seeds cost together; told again when there are more seeds. What no
+        decision has seen stands apart."""
+        ready = [trial for trial in trials if is_ready(store, trial.experiment)]
         if not ready:
             run.end("FAILED")
         elif not run.finished or run.seeds < len(ready):
-            run.params({"arm": trials[0].arm} | {n: v for n, v in params_of(ready[0]).items() if n != "seed"})
+            first = ready[0].experiment
+            run.params({"arm": trials[0].arm} | {n: v for n, v in params_of(first).items() if n != "seed"})
+            found = {trial.seed: Finished(store, trial.experiment).metrics for trial in ready}
+            decided = [metrics for seed, metrics in found.items() if seed not in fresh]
+            told = over_seeds(decided) if decided else {}
+            if last := [metrics for seed, metrics in found.items() if seed in fresh]:
+                told |= {f"final/{n}": v for n, v in over_seeds(last).items() if n.endswith(ACCURACIES)}
             # by the number of seeds, so that the curve shows how the mean settled
-            found = [Finished(store, one) for one in ready]
-            run.metrics([(len(ready), over_seeds([one.metrics for one in found]))])
-            if run.seeds == 0 and (gallery := gallery_of(found[0])):
-                for where in (run, self.parent):  # below the sweep's own run the slider goes over all strengths
+            run.metrics([(len(ready), told | {"seeds": float(len(ready))})])
+            if run.seeds == 0 and (gallery := gallery_of(Finished(store, first))):
+                for where in (run, self.parent):  # in the sweep's own run the slider goes over all strengths
                     where.shown(trials[0].arm, *gallery)
             run.seeds = len(ready)
             run.end()
 
 
-def point_name(trial: Trial) -> str:
-    """An arm, and what is varied there."""
-    parts = [f"{path}={str(value.get('kind', value) if isinstance(value, dict) else value).rpartition(':')[2]}"
-             for path, value in trial.fields.items()]  # fmt: skip
-    return " ".join([trial.arm, *parts])
-
-
 def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The numbers of a point: means, for accuracies with their interval, sums of what it cost."""
-    told = {"seeds": float(len(found))}
+    told: dict[str, float] = {}
     for name in (name for name in found[0] if all(name in one for one in found)):
         values = [one[name] for one in found]
         if name.startswith(SUMMED):

@@ -58,8 +58,18 @@ class Place:
     behind: float = 0.0  # the leader, at the last look
 
     @property
+    def name(self) -> str:
+        """The arm, and where it stands."""
+        return " ".join([self.arm, *(f"{path}={short(value)}" for path, value in self.fields.items())])
+
+    @property
     def mean(self) -> float:
         return float(np.mean(list(self.values.values())))
+
+
+def short(value: Any) -> str:
+    """A value for people; of settings the class alone."""
+    return str(value.get("kind", value) if isinstance(value, dict) else value).rpartition(":")[2]
 
 
 Going = Generator[list[Job], Mapping[Job, Found], None]
