@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from synthaug.runtime.store import Store
 from synthaug.settings import hash_of
 
 
-def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str:
-    """Run what the file lacks of a sweep, and say how its arms compare; written after so many trials of a seed."""
+def go_on(
+    sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4, of: Collection[str] | None = None
+) -> str:  # fmt: skip
+    """Run what the file lacks of a sweep, and say how its arms compare; written after so many trials of a seed, with
+    all their numbers or those named in `of`."""
     file.parent.mkdir(exist_ok=True)
     try:
-        _run(sweep, file, home, at_once)
+        _run(sweep, file, home, at_once, of)
     except KeyboardInterrupt:
         say(f"stopped; what was finished is in {file.name} and {home}, run the same command again to go on")
         raise SystemExit(130) from None
@@ -27,7 +31,7 @@ def go_on(sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4) -> str
     return f"{table.text(found)}\n{table.note(found, sweep)}"
 
 
-def _run(sweep: Sweep, file: Path, home: str, at_once: int) -> None:
+def _run(sweep: Sweep, file: Path, home: str, at_once: int, of: Collection[str] | None) -> None:
     while missing := _missing(sweep, file, home):
         say(f"{file.stem}: {len(missing)} of {len(sweep.trials())} trials are not in {file}; some at a time:")
         seed = missing[0][1]
@@ -38,6 +42,8 @@ def _run(sweep: Sweep, file: Path, home: str, at_once: int) -> None:
         made = synthaug.run(part, home=home, name=file.stem)["trials"]
         told = [_asked(trial.experiment, home) for trial in part.trials()]
         rows = [{"asked": asked} | trial for asked, trial in zip(told, made, strict=True)]
+        if of is not None:
+            rows = [row | {"metrics": {n: v for n, v in row["metrics"].items() if n in of}} for row in rows]
         names = ("asked", "arm", "seed", "fields", "metrics")
         text = "".join(json.dumps({name: _short(row[name]) for name in names}) + "\n" for row in rows)
         half = file.with_suffix(".half")
