@@ -20,7 +20,6 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (o
 NAMESPACE = "synthaug"
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's older reporter can be silent
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else a warning about Ray Data's own actors, each time
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # there is one line of ours
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else every worker resolves the environment again

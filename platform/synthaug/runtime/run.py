@@ -34,7 +34,7 @@ def run(
     name: str | None = None,
 ) -> dict[str, Any]:
     """Make what is missing of an experiment or a sweep, and return what `--json` prints. Without `workers` a sweep runs
-    on Ray Tune and an experiment in this process; with 0 either does all in this process, without Ray."""
+    on Ray and an experiment in this process; with 0 either does all in this process, without Ray."""
     store, name = Store(home).prepare(), name or "synthaug"
     if isinstance(subject, Sweep) and workers:
         raise UserError("the trials of a sweep train in one process each: leave --workers out, Ray uses every core")

@@ -35,7 +35,7 @@ class Known:
 # batches of points, each answered by what is known of all its points
 Asking = Generator[list[Point], Sequence[Known], None]
 Fits = Callable[[Point, str], bool]
-TRIED = 32  # draws that show whether a space can be, where not all of it is
+TRIED = 12  # draws that show whether a space can be, where not all of it is
 
 
 @settings(key="synthaug.space:Searcher")
