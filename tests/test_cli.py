@@ -60,8 +60,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["show", f"{DIGITS}:demmo"], "names no experiment; did you mean demo?"),
-        (["show", DIGITS], "names no experiment; it has: plain, real_guidance, demo"),
+        (["show", f"{DIGITS}:comparre"], "names no experiment; did you mean compare?"),
+        (["show", DIGITS], "names no experiment; it has: plain, real_guidance, one_shot, five_shots, compare"),
         (["show", "nowhere.py:x"], "there is no file 'nowhere.py'"),
         (["show", "nowhere.json"], "there is no file 'nowhere.json'"),
         (["show", f"{DIGITS}:plain", "--set", "recipe.stps=3"], "recipe.stps: no such setting of Recipe; did you mean steps?"),
@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["show", f"{OWN}:plain"], "name the folder of your images: --set dataset.path=DIR"),
         (["run", f"{OWN}:plain", "--set", "dataset.path=/no/such/folder"], "dataset.path: there is no folder '/no/such/folder'"),
         (["run", f"{DIGITS}:plain", "--set", "recipe.model=resnet51", "--home", "{home}"], "did you mean resnet50?"),
-        (["run", f"{DIGITS}:demo", "--workers", "2", "--home", "{home}"], "leave --workers out"),
+        (["run", f"{DIGITS}:compare", "--workers", "2", "--home", "{home}"], "leave --workers out"),
         (["run", f"{DIGITS}:plain", "--wrkers", "2"], "No such option"),
         (["rnu"], "No such command"),
         (["run"], "Missing argument"),

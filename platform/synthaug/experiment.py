@@ -78,6 +78,7 @@ class Experiment:
 
     # no field: the subclass's own kind in the JSON is what carries its line to the workers
     LINE: ClassVar[Any] = None
+    ALSO: ClassVar[dict[str, str]] = {"amplification": "k"}  # what people call a field otherwise
 
     dataset: Dataset
     # of which training images new ones are made; None is all
@@ -201,12 +202,12 @@ class Experiment:
     @staticmethod
     def spelled(name: str, value: Any) -> tuple[str, Any]:
         """A field and its value, where people call it otherwise: `amplification` counts the original too."""
-        if name != "amplification":
+        if name not in Experiment.ALSO:
             return name, value
         if not isinstance(value, int) or value < 2:
             said = "is how often an image stands in all, 2 or more; without new ones there is no method"
             raise UserError(said, (name,))
-        return "k", value - 1
+        return Experiment.ALSO[name], value - 1
 
     @property
     def is_nano(self) -> bool:

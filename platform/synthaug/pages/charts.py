@@ -72,8 +72,8 @@ def heat_maps(cells: Sequence[Cell], order: Sequence[str], metric: str) -> list[
 
 
 def _is_axis(cells: Sequence[Cell], name: str) -> bool:
-    values = {cell.fields[name] for cell in cells if isinstance(cell.fields.get(name), int | float)}
-    return len(values) > 1
+    values = [cell.fields[name] for cell in cells if name in cell.fields]
+    return len({value for value in values if type(value) in (int, float)}) > 1
 
 
 def _title(cell: Cell, rest: Sequence[str]) -> str:

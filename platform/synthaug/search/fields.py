@@ -21,7 +21,7 @@ def decides(value: Any, path: str) -> bool:
             continue
         if name in getattr(value, "idle", ()):
             return False
-        name = value.spelled(name, None)[0] if hasattr(value, "spelled") else name
+        name = getattr(value, "ALSO", {}).get(name, name)
         if not dataclasses.is_dataclass(value) or name not in {field.name for field in dataclasses.fields(value)}:
             return False
         found = getattr(value, name)
