@@ -276,7 +276,7 @@ class Sweep:
     searcher: OneOf[Searcher] = Grid()
     scheduler: OneOf[Scheduler] | None = None
     budget: Budget = Budget()
-    at_most: dict[str, float] = Field(default_factory=dict)
+    at_most: dict[str, float] = field(default_factory=dict)  # unlike Field's, this default stays out of keys
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     final: tuple[int, ...] | None = None
 
