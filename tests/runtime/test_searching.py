@@ -162,6 +162,9 @@ def test_what_fails_is_told_and_the_search_goes_on(
 def test_what_is_shown_before_and_after(alone: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     before = plan(search(), tmp_path)
     assert before["trials"] == 10 and before["missing"]["images"] > 0, "the first round"
+    assert "method.amount: each value costs images" in before["notes"]
+    assert "k, recipe.optimizer.lr: no new images for another value, but of more variants" in before["notes"]
+    assert "a search: shown are 0 trainings that it had and its next round" in before["notes"]
     after = plan(search(), alone[0])
     assert after["missing"]["images"] == 0 and all(stage["cached"] for stage in after["stages"].values())
     page = write_report(Store(alone[0]), {"s": search()}).read_text()

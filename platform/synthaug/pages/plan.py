@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from random import Random as Dice
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.search import rounds_of
 from synthaug.runtime.store import Store
+from synthaug.search.searchers import RandomSearch, spread
 from synthaug.settings import UserError, to_json
 from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
 
@@ -21,7 +23,8 @@ SHOWN = 40  # stages that are listed one by one
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     """Stages with key and state, the images and denoiser calls that are missing, and notes for people."""
     store = Store(home)
-    trials = list(rounds_of(store, subject).trials.values())
+    rounds = rounds_of(store, subject)
+    trials = list(rounds.trials.values())
     past = Past(store)
     labels: dict[str, str] = {}  # by key: trials may know a stage by several names
     wanted: list[Stage[Any]] = []
@@ -43,12 +46,34 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     # trials share stages: of those with one key the one that asks for most is what will be made
     found = {labels[stage.key]: todo_of(store, stage, past) for stage in once(wanted)}
     missing = {name: sum(todo[name] for todo in found.values()) for name in ("images", "calls", "bytes")}
+    if isinstance(subject, Sweep) and subject.space:
+        notes += _of_space(store, subject)
+    if rounds.course is not None and rounds.jobs:
+        notes.append(f"a search: shown are {rounds.course.trainings} trainings that it had and its next round")
     return {
         "trials": len(trials),
         "stages": found,
         "missing": missing | past.seconds(found.values()),
         "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _of_space(store: Store, sweep: Sweep) -> list[str]:
+    """Which fields of a space cost images, and which only trainings: whether the images' key moves with them."""
+    points = spread(sweep.makers, sweep.space, RandomSearch(samples=12))
+    dear, cheap = list[str](), list[str]()
+    # a field that is there at few points may be at none of these
+    for name, domain in ((n, d) for n, d in sweep.space.items() if any(n in point for _, point in points)):
+        arm, point = next((arm, point) for arm, point in points if name in point)
+        keys = set()
+        for number in range(8):
+            with suppress(UserError):  # what does not go together, or a model that is not here
+                made = sweep.makers[arm](point | {name: domain.draw(Dice(number))})
+                images = store.line(made).generated
+                keys.add(None if images is None else images.key)
+        (dear if len(keys) > 1 else cheap).append(name)
+    told = {"each value costs images": dear, "no new images for another value, but of more variants": cheap}
+    return [f"{', '.join(names)}: {what}" for what, names in told.items() if names]
 
 
 def todo_of(store: Store, stage: Stage[Any], past: Past) -> dict[str, Any]:
