@@ -1,133 +1,197 @@
+"""A search: run, stopped, run again, with what fails, in this process and with Ray."""
+
 from __future__ import annotations
 
 import json
+import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import preloaded
 import synthaug
-from shapes import Noise, tiny
-from synthaug.classify.augment import TrivialAugment
-from synthaug.evaluate.accuracy import Accuracy
+from shapes import Deadly, Noise, tiny
+from synthaug.classify.augment import RandomCrop
+from synthaug.cli import main
 from synthaug.experiment import Sweep
+from synthaug.pages.plan import plan
 from synthaug.pages.report import write_report
+from synthaug.pages.summary import told
+from synthaug.runtime.search import rounds_of
 from synthaug.runtime.store import Store
-from synthaug.settings import UserError
+from synthaug.search.race import Race
+from synthaug.search.searchers import Optuna
+from synthaug.settings import UserError, to_json
 
-SWEEP = Sweep(
-    base=tiny(),
-    arms={
-        "plain": {},
-        "same as plain": {},
-        "TrivialAugment": {"recipe.transforms": (TrivialAugment(),)},
-        "noise": {"method": Noise(), "k": 2},
-    },
-    baseline="plain",
-    seeds=2,
-)
+ARMS: dict[str, dict[str, Any]] = {"plain": {}, "noise": {"method": Noise()}}
+SPACE: dict[str, Any] = {"method.amount": [10, 120], "k": [1, 2], "recipe.optimizer.lr": [0.001]}
+
+
+def search(**fields: Any) -> Sweep:
+    fields = {"arms": ARMS, "baseline": "plain", "space": SPACE, "seeds": 3, "final": (7, 8)} | fields
+    return Sweep(base=tiny(), scheduler=Race(), **fields)
+
+
+CHILD = """
+import sys
+import synthaug
+from synthaug.experiment import load
+from pathlib import Path
+
+import shapes
+synthaug.run(load(Path(sys.argv[1]).read_text()), home=sys.argv[2], name="s", workers=0)
+"""
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[Path, dict[str, Any]]:
-    home = tmp_path_factory.mktemp("sweep")
-    return home, synthaug.run(SWEEP, home=home, name="file:sweep")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    home = tmp_path_factory.mktemp("search")
+    return home, synthaug.run(search(), home=home, name="s", workers=0)
 
 
-def test_every_trial_ran_and_pairs_are_pairs(ran: tuple[Path, dict[str, Any]]) -> None:
-    trials = ran[1]["trials"]
-    assert [(t["arm"], t["seed"]) for t in trials] == [(arm, seed) for arm in SWEEP.arms for seed in (0, 1)]
-    value = {(t["arm"], t["seed"]): t["metrics"]["test/top1"] for t in trials}
-    assert [value["plain", s] for s in (0, 1)] == [value["same as plain", s] for s in (0, 1)]
-    assert all(t["metrics"]["gen/images"] == (40 if t["arm"] == "noise" else 0) for t in trials)
-    assert json.loads(json.dumps(ran[1])) == ran[1]
+def found(answer: dict[str, Any]) -> Any:
+    """What does not hang on how long things took."""
+    points = [{n: v for n, v in p.items() if n != "run_id"} for p in answer["points"]]
+    trials = {(t["point"], t["seed"]): t["metrics"]["test/top1"] for t in answer["trials"]}
+    return {n: v for n, v in answer["search"].items() if n != "device_s"}, points, trials
 
 
-def test_a_trial_gives_what_the_experiment_gives_in_process(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    trial = next(t for t in SWEEP.trials() if t.arm == "noise")
-    alone = synthaug.run(trial.experiment, home=tmp_path)
-    told = next(t for t in ran[1]["trials"] if t["arm"] == "noise" and t["seed"] == trial.seed)
-    for name in ("test/top1", "test/loss", "val/top1", "gen/images"):
-        assert alone["metrics"][name] == told["metrics"][name]
+def runs(home: Path) -> int:
+    with sqlite3.connect(home / "mlflow.db") as database:
+        return int(database.execute("select count(*) from runs").fetchone()[0])
 
 
-def test_mlflow_holds_a_parent_and_its_children(ran: tuple[Path, dict[str, Any]]) -> None:
-    from mlflow import MlflowClient
-
-    home, answer = ran
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'file:sweep'")
-
-    def those(tag: str, value: str) -> dict[str, Any]:
-        found = client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'")
-        return {one.info.run_id: one for one in found}
-
-    points = those("synthaug.kind", "point")
-    assert all(run.data.tags["synthaug.sweep"] == answer["run_id"] for run in points.values())
-    assert not any("mlflow.parentRunId" in run.data.tags for run in points.values()), "or the UI would hide them"
-    assert points.keys() == {point["run_id"] for point in answer["points"]} and len(points) == len(SWEEP.arms)
-    seeds = {id: run for point in points for id, run in those("mlflow.parentRunId", point).items()}
-    assert seeds.keys() == {t["run_id"] for t in answer["trials"]} and len(seeds) == 2 * len(points)
-    assert {run.info.status for run in (*points.values(), *seeds.values())} == {"FINISHED"}
-    (noise,) = [run for run in points.values() if run.data.params["arm"] == "noise"]
-    values = [t["metrics"] for t in answer["trials"] if t["arm"] == "noise"]
-    told = noise.data.metrics
-    assert told["test/top1"] == pytest.approx(sum(m["test/top1"] for m in values) / 2)
-    assert told["cost/device_s"] == pytest.approx(sum(m["cost/device_s"] for m in values)) and told["seeds"] == 2
-    assert told["test/top1/low"] <= told["test/top1"] <= told["test/top1/high"]
-    assert {"method.amount": "20", "k": "2"}.items() <= noise.data.params.items() and "seed" not in noise.data.params
-    noisy = client.get_run(next(t["run_id"] for t in answer["trials"] if t["arm"] == "noise"))
-    params = {"method": "Noise", "method.amount": "20", "utilize": "Concat", "k": "2", "seed": "0", "arm": "noise"}
-    assert params.items() <= noisy.data.params.items()
-    names = {"test/top1", "val/top1", "cost/device_s", "gen/images", "gen/cached"}
-    assert names <= noisy.data.metrics.keys()
-    assert [p.step for p in client.get_metric_history(noisy.info.run_id, "val/top1")][-1] in (0, 8)
-    assert noisy.inputs.dataset_inputs[0].dataset.name == "digits"
-    artifacts = {file.path for file in client.list_artifacts(noisy.info.run_id)}
-    assert {"experiment.json", "gallery.png", "confusion.png", "per_class.json"} <= artifacts
-    assert str(home / "artifacts") in noisy.info.artifact_uri
-    parent = client.get_run(answer["run_id"])
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.json"}
-
-
-def test_a_second_run_makes_nothing_and_answers_the_same(
-    ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home, answer = ran
-    monkeypatch.setattr("synthaug.runtime.sweeps.make", lambda *arguments: pytest.fail("something was made again"))
-    again = synthaug.run(SWEEP, home=home, name="file:sweep")
-    assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in answer["trials"]]
-    for one, two in zip(answer["trials"], again["trials"], strict=True):
-        assert one["metrics"]["test/top1"] == two["metrics"]["test/top1"]
-
-
-def test_measuring_alone_moves_the_progress_line(
-    ran: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the nets in the store, what is left may still take an hour."""
-    sweep = Sweep(base=tiny(evaluations=[Accuracy(split=split) for split in ("test", "val", "train")]), seeds=2)
-    synthaug.run(sweep, home=ran[0])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluate")]
-    assert lines[-1].startswith("evaluate 4/4 steps"), "of each of two nets the two that are not there yet"
-    assert not any(line.startswith("evaluate 5") for line in lines)
-
-
-def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:
-    page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
+def test_a_search_says_what_it_found(alone: tuple[Path, dict[str, Any]]) -> None:
+    home, answer = alone
+    said = answer["search"]
+    assert json.loads(json.dumps(answer)) == answer
+    assert [point["arm"] for point in answer["points"]] == ["plain"] + ["noise"] * 4
+    assert answer["points"][0]["fields"] == {"recipe.optimizer.lr": 0.001}, (
+        "without a method there is no amount and no k"
     )
-    for word in ("p (Holm)", "TrivialAugment", "data:image/png;base64", "<svg", "2 seeds"):
-        assert word in page
+    assert said["winner"] in said["living"] and set(said["compared"]) >= {0, said["winner"]}
+    for row, point in enumerate(said["points"]):
+        assert len(point["final"]) == (2 if row in said["compared"] else 0)
+        assert list(point["values"]) == ["0", "1", "2"][: len(point["values"])] and len(point["values"]) >= 2
+    values = {(t["point"], t["seed"]): t["metrics"]["val/top1"] for t in answer["trials"]}
+    assert all(values[row, int(s)] == v for row, p in enumerate(said["points"]) for s, v in p["values"].items())
+    assert said["trainings"] == len(answer["trials"]) == len(values)
+    # sweep, points, seeds
+    assert runs(home) == 1 + 5 + len(values)
 
 
-def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synthaug.pages.report.MANY", 1)
-    page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
-    assert "of the 1 arms that end highest" in page and "<tr><th>arm<th>0<th>1<th>2" in page
-    assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"
+def test_again_makes_nothing_and_finds_the_same(
+    alone: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthaug.runtime.sweeps.make", lambda *arguments: pytest.fail("something was made again"))
+    assert found(synthaug.run(search(), home=alone[0], name="s", workers=0)) == found(alone[1])
 
 
-def test_train_workers_in_a_sweep_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave --workers out"):
-        synthaug.run(SWEEP, home=tmp_path, workers=2)
+def test_more_seeds_and_points_find_what_is_there(alone: tuple[Path, dict[str, Any]]) -> None:
+    """Another search shares what it can: a point more trains that point."""
+    before = {stage["key"] for name, stage in alone[1]["stages"].items() if name.startswith("train/")}
+    more = search(space=SPACE | {"k": [1, 2, 3]}, seeds=2, final=())
+    made = synthaug.run(more, home=alone[0], name="s", workers=0)["stages"]
+    new = {stage["key"] for name, stage in made.items() if name.startswith("train/") and not stage["cached"]}
+    assert len(new) == 2 * 2 and not new & before, "two amounts, two seeds"
+
+
+def test_killed_at_five_moments_it_finds_the_same(alone: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    home, asked = tmp_path / "home", tmp_path / "search.json"
+    asked.write_text(json.dumps(to_json(search())))
+
+    def there(pattern: str, count: int) -> Callable[[], bool]:
+        return lambda: len(list((home / "store").glob(pattern))) >= count
+
+    def logged() -> bool:
+        try:
+            return runs(home) >= 6
+        except sqlite3.Error:
+            return False
+
+    moments = {
+        "a point just asked": there("begun/*.json", 1),
+        "generation": there("generate/*/part-*.json", 3),
+        "training": there("train/*/manifest.json", 3),
+        "evaluation": there("evaluate/*/manifest.json", 7),
+        "logging": logged,
+    }
+    for moment, reached in moments.items():
+        child = preloaded.start(CHILD, asked, home)
+        while not reached() and child.poll() is None:
+            time.sleep(0.005)
+        child.kill()
+        child.wait()
+        assert len(list((home / "store" / "record").glob("*.json"))) == 0, f"nothing was left to do after {moment}"
+    assert found(synthaug.run(search(), home=home, name="s", workers=0)) == found(alone[1])
+    assert runs(home) == runs_of(alone[1])
+
+
+def runs_of(answer: dict[str, Any]) -> int:
+    return 1 + len(answer["points"]) + len(answer["trials"])
+
+
+def test_with_ray_it_finds_the_same(alone: tuple[Path, dict[str, Any]], cluster: None, tmp_path: Path) -> None:
+    answer = synthaug.run(search(), home=tmp_path, name="s")
+    assert found(answer) == found(alone[1])
+
+
+def test_what_fails_is_told_and_the_search_goes_on(
+    tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training whose settings do not fit, and one that ends its process."""
+    arms = ARMS | {
+        "broken": {"recipe.transforms": (RandomCrop(size=500),)},
+        "deadly": {"recipe.transforms": (Deadly(),)},
+    }
+    sweep = search(arms=arms, space={"method.amount": [10]}, seeds=2, final=(7,))
+    answer = synthaug.run(sweep, home=tmp_path, name="s")
+    errors = {p["arm"]: q["error"] for p, q in zip(answer["points"], answer["search"]["points"], strict=True)}
+    assert errors["plain"] == errors["noise"] == "" and "500" in errors["broken"] and errors["deadly"]
+    assert answer["search"]["winner"] in (0, 1)
+    assert "4 of 10 trials failed" in capsys.readouterr().err
+    shown = "\n".join(told(rounds_of(Store(tmp_path), sweep), answer["trials"]))
+    assert "failed: " in shown and "500" in shown
+    # who looks again sees the same, and tries nothing
+    assert rounds_of(Store(tmp_path), sweep).course.winner == answer["search"]["winner"]  # type: ignore[union-attr]
+
+
+def test_what_is_shown_before_and_after(alone: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    before = plan(search(), tmp_path)
+    assert before["trials"] == 10 and before["missing"]["images"] > 0, "the first round"
+    assert "method.amount: each value costs images" in before["notes"]
+    assert "k, recipe.optimizer.lr: no new images for another value, but of more variants" in before["notes"]
+    assert "a search: shown are 0 trainings that it had and its next round" in before["notes"]
+    after = plan(search(), alone[0])
+    assert after["missing"]["images"] == 0 and all(stage["cached"] for stage in after["stages"].values())
+    page = write_report(Store(alone[0]), {"s": search()}).read_text()
+    assert "Best of 5 points by val/top1" in page and "no decision has seen" in page
+    text = "\n".join(told(rounds_of(Store(alone[0]), search()), alone[1]["trials"]))
+    assert "winner" in text and "Best of 5 points" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"final": (2, 7)}, "seed 2 decides"),
+        ({"seeds": (0, 0)}, "each counts once"),
+        ({"space": {"method.amuont": [1]}}, "did you mean amount"),
+        ({"space": {"utilize.p": [0.1, 0.9]}}, "utilize.p"),
+        ({"metric": "val/top2"}, "'val/top2' is not measured; did you mean val/top1"),
+        ({"at_most": {"cost/devices": 3}}, "'cost/devices' is not measured; did you mean cost/device_s"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(fields: dict[str, Any], said: str, alone: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match=said):
+        synthaug.run(search(**fields), home=alone[0], name="s", workers=0)
+
+
+def test_optuna_within_limits_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limited = search(searcher=Optuna(samples=3, batch=2), at_most={"gen/images": 25.0}, seeds=2, final=(9,))
+    (asked := tmp_path / "s.json").write_text(json.dumps(to_json(limited)))
+    assert main(["run", str(asked), "--home", str(tmp_path / "home"), "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "Best of" in out and "over the limit" in out, "two variants of 20 images are 40"

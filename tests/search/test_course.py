@@ -112,6 +112,23 @@ def test_what_fails_or_costs_too_much_cannot_win() -> None:
     assert one.done and one.winner is None and one.living == [] and one.compared == []
 
 
+def test_what_a_later_seed_shows_to_cost_too_much_is_out() -> None:
+    clean, late = course(), course()
+    ran(clean)
+    assert clean.winner is not None
+    best = clean.places[clean.winner].fields
+
+    def dear(place: Place, seed: int) -> Found:
+        return Found(value(place, seed).value, excess=0.1 if place.fields == best and seed == 1 else 0.0)
+
+    ran(late, dear)
+    assert late.winner is not None and late.places[late.winner].fields != best
+    # from the third seed on: it has begun the race
+    later = course(scheduler=Race(first=2, level=1e-30))
+    ran(later, lambda place, seed: Found(value(place, seed).value, excess=float(place.fields == best and seed == 2)))
+    assert later.winner is not None and later.places[later.winner].fields != best
+
+
 def test_the_best_point_of_each_control_is_compared() -> None:
     arms = {
         "plain": lambda fields: thing({"how": "shift"} | dict(fields)),

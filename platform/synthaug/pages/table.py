@@ -12,6 +12,7 @@ from typing import Any
 from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import holm, mean_interval, paired_test
 from synthaug.experiment import Sweep
+from synthaug.search.course import short
 from synthaug.settings import UserError, did_you_mean
 
 PREFERRED = ("test/top1", "val/top1")
@@ -177,7 +178,7 @@ def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> st
     # what only some of them have goes with the class that brings it
     shared = [path for path in own if all(path in other for other in siblings)]
     vary = [path for path in shared if any(other[path] != own[path] for other in siblings)]
-    return str(trial["arm"]) + "".join(f" {path.removesuffix('.kind')}={_short(own[path])}" for path in vary)
+    return str(trial["arm"]) + "".join(f" {path.removesuffix('.kind')}={short(own[path])}" for path in vary)
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -185,10 +186,6 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {path: value}
     return {p: v for name, item in value.items() for p, v in _leaves(item, f"{path}.{name}".lstrip(".")).items()}
-
-
-def _short(value: Any) -> str:
-    return str(value).rpartition(":")[2]  # of a class its name alone
 
 
 HEADER = (

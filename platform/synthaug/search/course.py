@@ -194,7 +194,9 @@ class Course:
         while True:
             seeds = self.seeds[:count]
             yield from self._all([int(row) for row in living], seeds)
-            values = [[self.places[row].values.get(seed, np.nan) for seed in seeds] for row in living]
+            # what a later seed has shown to cost too much is out as well
+            known = [{} if self.places[row].excess else self.places[row].values for row in living]
+            values = [[of.get(seed, np.nan) for seed in seeds] for of in known]
             try:
                 living, count = running.send(np.array(values))
             except StopIteration:

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import synthaug
+from shapes import Noise, tiny
+from synthaug.classify.augment import TrivialAugment
+from synthaug.evaluate.accuracy import Accuracy
+from synthaug.experiment import Sweep
+from synthaug.pages.report import write_report
+from synthaug.runtime.store import Store
+from synthaug.settings import UserError
+
+SWEEP = Sweep(
+    base=tiny(),
+    arms={
+        "plain": {},
+        "same as plain": {},
+        "TrivialAugment": {"recipe.transforms": (TrivialAugment(),)},
+        "noise": {"method": Noise(), "k": 2},
+    },
+    baseline="plain",
+    seeds=2,
+)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> tuple[Path, dict[str, Any]]:
+    home = tmp_path_factory.mktemp("sweep")
+    return home, synthaug.run(SWEEP, home=home, name="file:sweep")
+
+
+def test_every_trial_ran_and_pairs_are_pairs(ran: tuple[Path, dict[str, Any]]) -> None:
+    trials = ran[1]["trials"]
+    assert [(t["arm"], t["seed"]) for t in trials] == [(arm, seed) for arm in SWEEP.arms for seed in (0, 1)]
+    value = {(t["arm"], t["seed"]): t["metrics"]["test/top1"] for t in trials}
+    assert [value["plain", s] for s in (0, 1)] == [value["same as plain", s] for s in (0, 1)]
+    assert all(t["metrics"]["gen/images"] == (40 if t["arm"] == "noise" else 0) for t in trials)
+    assert json.loads(json.dumps(ran[1])) == ran[1]
+
+
+def test_a_trial_gives_what_the_experiment_gives_in_process(ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    trial = next(t for t in SWEEP.trials() if t.arm == "noise")
+    alone = synthaug.run(trial.experiment, home=tmp_path)
+    told = next(t for t in ran[1]["trials"] if t["arm"] == "noise" and t["seed"] == trial.seed)
+    for name in ("test/top1", "test/loss", "val/top1", "gen/images"):
+        assert alone["metrics"][name] == told["metrics"][name]
+
+
+def test_mlflow_holds_a_parent_and_its_children(ran: tuple[Path, dict[str, Any]]) -> None:
+    from mlflow import MlflowClient
+
+    home, answer = ran
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'file:sweep'")
+
+    def those(tag: str, value: str) -> dict[str, Any]:
+        found = client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'")
+        return {one.info.run_id: one for one in found}
+
+    points = those("synthaug.kind", "point")
+    assert all(run.data.tags["synthaug.sweep"] == answer["run_id"] for run in points.values())
+    assert not any("mlflow.parentRunId" in run.data.tags for run in points.values()), "or the UI would hide them"
+    assert points.keys() == {point["run_id"] for point in answer["points"]} and len(points) == len(SWEEP.arms)
+    seeds = {id: run for point in points for id, run in those("mlflow.parentRunId", point).items()}
+    assert seeds.keys() == {t["run_id"] for t in answer["trials"]} and len(seeds) == 2 * len(points)
+    assert {run.info.status for run in (*points.values(), *seeds.values())} == {"FINISHED"}
+    (noise,) = [run for run in points.values() if run.data.params["arm"] == "noise"]
+    values = [t["metrics"] for t in answer["trials"] if t["arm"] == "noise"]
+    told = noise.data.metrics
+    assert told["test/top1"] == pytest.approx(sum(m["test/top1"] for m in values) / 2)
+    assert told["cost/device_s"] == pytest.approx(sum(m["cost/device_s"] for m in values)) and told["seeds"] == 2
+    assert told["test/top1/low"] <= told["test/top1"] <= told["test/top1/high"]
+    assert {"method.amount": "20", "k": "2"}.items() <= noise.data.params.items() and "seed" not in noise.data.params
+    noisy = client.get_run(next(t["run_id"] for t in answer["trials"] if t["arm"] == "noise"))
+    params = {"method": "Noise", "method.amount": "20", "utilize": "Concat", "k": "2", "seed": "0", "arm": "noise"}
+    assert params.items() <= noisy.data.params.items()
+    names = {"test/top1", "val/top1", "cost/device_s", "gen/images", "gen/cached"}
+    assert names <= noisy.data.metrics.keys()
+    assert [p.step for p in client.get_metric_history(noisy.info.run_id, "val/top1")][-1] in (0, 8)
+    assert noisy.inputs.dataset_inputs[0].dataset.name == "digits"
+    artifacts = {file.path for file in client.list_artifacts(noisy.info.run_id)}
+    assert {"experiment.json", "gallery.png", "confusion.png", "per_class.json"} <= artifacts
+    assert str(home / "artifacts") in noisy.info.artifact_uri
+    parent = client.get_run(answer["run_id"])
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.json"}
+
+
+def test_a_second_run_makes_nothing_and_answers_the_same(
+    ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, answer = ran
+    monkeypatch.setattr("synthaug.runtime.sweeps.make", lambda *arguments: pytest.fail("something was made again"))
+    again = synthaug.run(SWEEP, home=home, name="file:sweep")
+    assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in answer["trials"]]
+    for one, two in zip(answer["trials"], again["trials"], strict=True):
+        assert one["metrics"]["test/top1"] == two["metrics"]["test/top1"]
+
+
+def test_measuring_alone_moves_the_progress_line(
+    ran: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the nets in the store, what is left may still take an hour."""
+    sweep = Sweep(base=tiny(evaluations=[Accuracy(split=split) for split in ("test", "val", "train")]), seeds=2)
+    synthaug.run(sweep, home=ran[0])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluate")]
+    assert lines[-1].startswith("evaluate 4/4 steps"), "of each of two nets the two that are not there yet"
+    assert not any(line.startswith("evaluate 5") for line in lines)
+
+
+def test_the_report_stands_alone(ran: tuple[Path, dict[str, Any]]) -> None:
+    page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    for word in ("p (Holm)", "TrivialAugment", "data:image/png;base64", "<svg", "2 seeds"):
+        assert word in page
+
+
+def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("synthaug.pages.report.MANY", 1)
+    page = write_report(Store(ran[0]), {"file:sweep": SWEEP}).read_text()
+    assert "of the 1 arms that end highest" in page and "<tr><th>arm<th>0<th>1<th>2" in page
+    assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"
+
+
+def test_train_workers_in_a_sweep_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leave --workers out"):
+        synthaug.run(SWEEP, home=tmp_path, workers=2)
