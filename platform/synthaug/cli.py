@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # plain text: what the user can mend is one line of ours, our own faults are tracebacks of Python's
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-REF = Annotated[str, typer.Argument(metavar="REF", help="experiments/file.py:function, or a resolved .json")]
+REF = Annotated[
+    str,
+    typer.Argument(metavar="REF", help="experiments/file.py:function or a .json; with :ARM one row of a sweep alone"),
+]
 SET = Annotated[
     list[str], typer.Option("--set", metavar="PATH=VALUE", help="replace a field, e.g. method.strength=0.5")
 ]
@@ -126,19 +129,27 @@ def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep
 def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
     """The name and the value behind REF, with --set applied."""
     from synthaug.experiment import Sweep, load, replace
+    from synthaug.runtime.rows import row_of
     from synthaug.settings import UserError, did_you_mean
 
-    if ref.endswith(".json"):
-        if not Path(ref).is_file():
-            raise UserError(f"there is no file {ref!r}")
-        name, subject = Path(ref).stem, _at(ref, lambda: load(Path(ref).read_text()))
+    file, colon, rest = ref.partition(":")
+    if file.endswith(".json"):
+        if not Path(file).is_file():
+            raise UserError(f"there is no file {file!r}")
+        name, row = Path(file).stem, rest
+        subject = _at(file, lambda: load(Path(file).read_text()))
     else:
-        file, colon, function = ref.partition(":")
+        function, _, row = rest.partition(":")
         known = subjects_in(import_file(file if file.endswith(".py") else f"{file}.py"))
         if not colon or function not in known:
             hint = did_you_mean(function, list(known)) if function else f"; it has: {', '.join(known) or 'none'}"
             raise UserError(f"{ref!r} names no experiment{hint}")
         name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
+    if row:
+        if not isinstance(subject, Sweep):
+            raise UserError(f"{ref!r}: only a sweep has rows, and {name} is one experiment")
+        sweep = subject
+        name, subject = f"{name}:{row}", _at(ref, lambda: row_of(sweep, row))
     fields = dict(_change(text) for text in changes)
     if isinstance(subject, Sweep):
         if "seed" in fields:

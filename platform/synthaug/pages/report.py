@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +21,7 @@ from synthaug.pages import charts, raced, sentence, table
 from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
+from synthaug.runtime.rows import row_name
 from synthaug.runtime.run import NANO_NOTE
 from synthaug.runtime.search import Rounds, is_ready, rounds_of
 from synthaug.runtime.store import Store
@@ -122,8 +125,26 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
         body += _answer(rounds, rows, of) + _costs(finished) + _others(finished) + _quality(finished)
         body += _curves(finished, of) + _gains(finished, rounds, of) + _found(finished) + _galleries(finished)
     body += _notes(store, rounds.experiments)
-    settings = escape(json.dumps(to_json(subject), indent=1))
-    return body + f"<details><summary>settings</summary><pre>{settings}</pre></details>"
+    return body + _commands(name, subject, rounds)
+
+
+def _commands(name: str, subject: Experiment | Sweep, rounds: Rounds) -> str:
+    """The settings as a file, and for each row the command that runs it again from that file."""
+    text = json.dumps(to_json(subject), indent=1)
+    file = "".join(c if c.isalnum() else "_" for c in name.split()[0]) + ".json"
+    link = f"<a download={file} href='data:application/json;base64,{b64encode(text.encode()).decode()}'>{file}</a>"
+    commands = [f"synthaug run {file}"]
+    if isinstance(subject, Sweep):
+        seeds: dict[int, list[int]] = {}
+        for row, seed in rounds.trials:
+            seeds.setdefault(row, []).append(seed)
+        for row, place in enumerate(rounds.places):
+            point = {path: place.fields[path] for path in subject.space if path in place.fields}
+            which = f" --set seeds={json.dumps(seeds[row], separators=(',', ':'))}" if row in seeds else ""
+            commands.append(f"synthaug run {shlex.quote(f'{file}:{row_name(place.arm, point)}')}{which}")
+    shown = f"<p class=note>Save {link}; all of it, then each row alone:</p><pre>{escape(chr(10).join(commands))}</pre>"
+    shown = f"<details><summary>commands that run it again</summary>{shown}</details>"
+    return shown + f"<details><summary>settings</summary><pre>{escape(text)}</pre></details>"
 
 
 def _answer(rounds: Rounds, rows: Sequence[dict[str, Any]], of: Mapping[str, str]) -> str:
