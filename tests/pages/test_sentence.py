@@ -14,7 +14,7 @@ from synthaug.experiment import Experiment, Recipe, Sweep
 from synthaug.pages import table
 from synthaug.pages.charts import Cell, against_cost, heat_maps
 from synthaug.pages.sentence import of_comparison
-from synthaug.runtime.serve import place
+from synthaug.runtime.views import place
 
 ARMS: dict[str, dict[str, Any]] = {name: {} for name in ("plain", "better", "worse", "alike")}
 SWEEP = Sweep(base=Experiment(dataset=Dataset("digits"), recipe=Recipe(steps=1)), arms=ARMS, baseline="plain", seeds=6)  # type: ignore[arg-type]
@@ -81,9 +81,13 @@ def test_the_ui_opens_at_the_sweep_that_ran_last(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("create table runs (run_uuid, experiment_id, start_time)")
         database.execute("create table tags (run_uuid, key, value)")
+        database.execute("create table experiment_tags (experiment_id, key, value)")
         database.executemany("insert into runs values (?, ?, ?)", [("a", 1, 5), ("b", 2, 9), ("c", 2, 11)])
         database.executemany(
             "insert into tags values (?, 'synthaug.kind', ?)", [("a", "sweep"), ("b", "sweep"), ("c", "trial")]
         )
     found = place(tmp_path / "mlflow.db")
     assert found.startswith("experiments/2/runs?") and "%27b%27" in found and "point" in found
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("insert into experiment_tags values (2, 'mlflow.sharedViewState.b', '{}')")
+    assert place(tmp_path / "mlflow.db").endswith("viewStateShareKey=b")

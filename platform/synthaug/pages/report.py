@@ -21,10 +21,10 @@ from synthaug.pages import charts, raced, sentence, table
 from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.rows import row_name
 from synthaug.runtime.run import NANO_NOTE
 from synthaug.runtime.search import Rounds, is_ready, rounds_of
 from synthaug.runtime.store import Store
+from synthaug.runtime.sweeps import name_of
 from synthaug.settings import UserError, to_json
 
 PNG = "data:image/png;base64,"
@@ -139,9 +139,8 @@ def _commands(name: str, subject: Experiment | Sweep, rounds: Rounds) -> str:
         for row, seed in rounds.trials:
             seeds.setdefault(row, []).append(seed)
         for row, place in enumerate(rounds.places):
-            point = {path: place.fields[path] for path in subject.space if path in place.fields}
             which = f" --set seeds={json.dumps(seeds[row], separators=(',', ':'))}" if row in seeds else ""
-            commands.append(f"synthaug run {shlex.quote(f'{file}:{row_name(place.arm, point)}')}{which}")
+            commands.append(f"synthaug run {shlex.quote(f'{file}:{name_of(rounds, place)}')}{which}")
     shown = f"<p class=note>Save {link}; all of it, then each row alone:</p><pre>{escape(chr(10).join(commands))}</pre>"
     shown = f"<details><summary>commands that run it again</summary>{shown}</details>"
     return shown + f"<details><summary>settings</summary><pre>{escape(text)}</pre></details>"

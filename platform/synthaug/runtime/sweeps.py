@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthaug.evaluate.stats import mean_interval
-from synthaug.experiment import Trial
+from synthaug.experiment import Sweep, Trial
 from synthaug.progress import say
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Made, Plan, make
+from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds, is_ready, place_name
 from synthaug.runtime.store import Store, record_key
 from synthaug.runtime.tracking import (
@@ -25,7 +26,8 @@ from synthaug.runtime.tracking import (
     params_of,
     run_key,
 )
-from synthaug.search.course import Job
+from synthaug.runtime.views import GALLERY, share
+from synthaug.search.course import Job, Place
 from synthaug.settings import hash_of, to_json
 from synthaug.stages.base import closure
 
@@ -62,6 +64,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
         # only now: the trials that ended well are logged, and need not be run again
         tell_what_failed(rounds, failed)
     parent.metrics([(0, {"time/call_s": time.monotonic() - began})])
+    share(tracker, parent, rounds, set().union(*(point.names for point in logbook.points.values())))
     parent.end()
     points = [logbook.points[row].id if row in logbook.points else "" for row in range(len(rounds.places))]
     ids = [logbook.seeds[job].id for job in rounds.trials], points
@@ -105,7 +108,7 @@ class Logbook:
         its point say together."""
         new, places = [job for job in rounds.trials if job not in self.seeds], rounds.places
         for job in new:
-            self._seed(store, job, places[job[0]].name, rounds.trials[job], made)
+            self._seed(store, job, name_of(rounds, places[job[0]]), rounds.trials[job], made)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
             mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
@@ -149,13 +152,21 @@ class Logbook:
             told = over_seeds(decided) if decided else {}
             if last := [metrics for seed, metrics in found.items() if seed in fresh]:
                 told |= {f"final/{n}": v for n, v in over_seeds(last).items() if n.endswith(ACCURACIES)}
-            # by the number of seeds, so that the curve shows how the mean settled
-            run.metrics([(len(ready), told | {"seeds": float(len(ready))})])
+            told["seeds"] = float(len(ready))
+            # with steps of their own they would be drawn as curves; at one step they are bars, side by side
+            run.metrics([(0, told)])
+            run.names |= told.keys()
             if run.seeds == 0 and (gallery := gallery_of(Finished(store, first))):
-                for where in (run, self.parent):  # in the sweep's own run the slider goes over all strengths
-                    where.shown(trials[0].arm, *gallery)
+                run.shown(GALLERY, *gallery)
+                self.parent.shown(trials[0].arm, *gallery)  # where the slider goes over all strengths
             run.seeds = len(ready)
             run.end()
+
+
+def name_of(rounds: Rounds, place: Place) -> str:
+    """What a point's run is called, and the command line names it by."""
+    assert isinstance(rounds.subject, Sweep)
+    return row_name(place.arm, {path: place.fields[path] for path in rounds.subject.space if path in place.fields})
 
 
 def over_seeds(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -86,7 +86,7 @@ class Tracker:
         for run in found:
             place = run.data.tags.get(PARENT, ""), run.data.tags.get(KEY, "")
             runs[place] = Run(self, run.info.run_id, run.info.status)
-            runs[place].seeds = int(run.data.metrics.get("seeds", 0))
+            runs[place].seeds, runs[place].names = int(run.data.metrics.get("seeds", 0)), set(run.data.metrics)
         return runs
 
     def open(
@@ -122,6 +122,7 @@ class Run:
         self.client, self.lock = tracker.client, tracker.lock
         self.id, self.finished = id, status == "FINISHED"
         self.seeds = 0  # of a point: those that its numbers are of
+        self.names: set[str] = set()  # of its metrics
         # who failed or was killed runs again; what is finished stays so until it ends once more
         if status not in ("RUNNING", "FINISHED"):
             self.client.update_run(id, status="RUNNING")
