@@ -30,6 +30,7 @@ from synthaug.evaluate.memorised import Memorised
 from synthaug.evaluate.recognised import Recognised
 from synthaug.experiment import Experiment, Sweep
 from synthaug.methods.real_guidance import RealGuidance
+from synthaug.runtime.finished import Finished
 from synthaug.search.course import Budget, Course, Found, Place
 from synthaug.search.race import Race, Scheduler
 from synthaug.search.searchers import Grid, Optuna, RandomSearch, Searcher
@@ -45,7 +46,7 @@ REPEATS, NEAR = 20, 0.005
 RESULTS = Path(__file__).parent / "results" / "digits_search.jsonl"
 CHEAP = (
     "fidelity/fid", "fidelity/kid", "fidelity/precision", "fidelity/recall", "fidelity/density", "fidelity/coverage",
-    "recognised/top1", "recognised/p", "memorised/distance_ratio",
+    "recognised/top1", "recognised/p", "memorised/distance_ratio", "early/top1",
 )  # fmt: skip
 RULES: dict[str, tuple[Searcher, Scheduler | None, Budget]] = {
     "TPE and a race": (Optuna(samples=40, batch=8), Race(), Budget(trainings=240)),
@@ -60,7 +61,7 @@ def base() -> Experiment:
     """One digit a class, Real Guidance with the embedded model, a part of the images replaced."""
     looks = (Fidelity(extractor=ClipFeatures(Clip("nano:clip"))), Recognised(), Memorised())
     return Experiment(
-        dataset=Dataset("digits", shots=1), recipe=Recipe(steps=150, batch_size=32, evaluations=5),
+        dataset=Dataset("digits", shots=1), recipe=Recipe(steps=150, batch_size=32, evaluations=10),
         method=RealGuidance(steps=10), backbone=Backbone("nano:sd"), utilize=LocalRandomReplace(),
         evaluations=(Accuracy(), *looks),
     )  # fmt: skip
@@ -178,10 +179,15 @@ def _ranks(values: list[Any]) -> np.ndarray:
     return np.asarray(rankdata(values))
 
 
+def early(finished: Finished) -> dict[str, float]:
+    """Accuracy on validation images after a tenth of the training."""
+    return {"early/top1": finished.history(finished.line.classifier)[0]["val/top1"]}
+
+
 def main() -> None:
     """Run what is missing, and say what it teaches."""
     kept = ("val/top1", "test/top1", *CHEAP)
-    go_on(grid(), RESULTS, at_once=len(grid().arms), of=kept)
+    go_on(grid(), RESULTS, at_once=len(grid().arms), of=kept, more=early)
     rows = finished(grid(), RESULTS)
     print(judged(*({(r["arm"], r["seed"]): r["metrics"][name] for r in rows} for name in ("val/top1", "test/top1"))))
     print(foretold(rows))

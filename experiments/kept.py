@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,22 @@ import synthaug
 from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.pages import table
 from synthaug.progress import say
+from synthaug.runtime.finished import Finished
 from synthaug.runtime.store import Store
 from synthaug.settings import hash_of
 
+More = Callable[[Finished], dict[str, float]]
+
 
 def go_on(
-    sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4, of: Collection[str] | None = None
+    sweep: Sweep, file: Path, home: str = "runs", at_once: int = 4, of: Collection[str] | None = None,
+    more: More = lambda finished: {},
 ) -> str:  # fmt: skip
     """Run what the file lacks of a sweep, and say how its arms compare; written after so many trials of a seed, with
-    all their numbers or those named in `of`."""
+    all their numbers or those named in `of`, and `more` that the store knows of each."""
     file.parent.mkdir(exist_ok=True)
     try:
-        _run(sweep, file, home, at_once, of)
+        _run(sweep, file, home, at_once, of, more)
     except KeyboardInterrupt:
         say(f"stopped; what was finished is in {file.name} and {home}, run the same command again to go on")
         raise SystemExit(130) from None
@@ -31,7 +35,7 @@ def go_on(
     return f"{table.text(found)}\n{table.note(found, sweep)}"
 
 
-def _run(sweep: Sweep, file: Path, home: str, at_once: int, of: Collection[str] | None) -> None:
+def _run(sweep: Sweep, file: Path, home: str, at_once: int, of: Collection[str] | None, more: More) -> None:
     while missing := _missing(sweep, file, home):
         say(f"{file.stem}: {len(missing)} of {len(sweep.trials())} trials are not in {file}; some at a time:")
         seed = missing[0][1]
@@ -44,6 +48,9 @@ def _run(sweep: Sweep, file: Path, home: str, at_once: int, of: Collection[str] 
         rows = [{"asked": asked} | trial for asked, trial in zip(told, made, strict=True)]
         if of is not None:
             rows = [row | {"metrics": {n: v for n, v in row["metrics"].items() if n in of}} for row in rows]
+        store = Store(home)
+        for row, trial in zip(rows, part.trials(), strict=True):
+            row["metrics"] |= more(Finished(store, trial.experiment))
         names = ("asked", "arm", "seed", "fields", "metrics")
         text = "".join(json.dumps({name: _short(row[name]) for name in names}) + "\n" for row in rows)
         half = file.with_suffix(".half")
