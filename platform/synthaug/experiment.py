@@ -261,7 +261,8 @@ class Sweep:
     A field of the space that is not there at a point (`utilize.p` where all images are added) is not varied there. With
     a `scheduler`, or a searcher that learns from results, it is a search: points get seeds as long as they are worth
     it, by `metric` on `seeds`, within `budget` and `at_most` so much of other numbers; the winner, the baseline and the
-    controls then run on the seeds `final`, which no decision has seen. They are five, if they are not named.
+    controls then run on the seeds `final`, which no decision has seen. They are five, if they are not named. What
+    `objectives` name is weighed beside `metric` by a searcher that learns, which then looks for all that none beats.
     """
 
     ALONE: ClassVar[str] = "base"
@@ -277,6 +278,7 @@ class Sweep:
     scheduler: OneOf[Scheduler] | None = None
     budget: Budget = Budget()
     at_most: dict[str, float] = field(default_factory=dict)  # unlike Field's, this default stays out of keys
+    objectives: tuple[str, ...] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     final: tuple[int, ...] | None = None
 
@@ -333,6 +335,8 @@ class Sweep:
             raise UserError("each counts once, or the interval would be of fewer than it says", ("seeds",))
         if seen := set(self.seeds) & set(self.final or ()):
             raise UserError(f"seed {min(seen)} decides, so it cannot tell what the winner is worth", ("final",))
+        if self.objectives and (self.scheduler is not None or not self.searcher.adaptive):
+            raise UserError("a searcher that learns weighs them, and no race; searcher=Optuna alone", ("objectives",))
         # every value is tried on, or as many as are drawn: what does not fit is refused before anything runs
         tried(self.makers, self.space, self.searcher)
         return self

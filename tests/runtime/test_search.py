@@ -56,7 +56,7 @@ def found(answer: dict[str, Any]) -> Any:
     """What does not hang on how long things took."""
     points = [{n: v for n, v in p.items() if n != "run_id"} for p in answer["points"]]
     trials = {(t["point"], t["seed"]): t["metrics"]["test/top1"] for t in answer["trials"]}
-    return {n: v for n, v in answer["search"].items() if n != "device_s"}, points, trials
+    return {n: v for n, v in answer["search"].items() if n not in ("device_s", "wall_s")}, points, trials
 
 
 def runs(home: Path) -> int:
@@ -132,6 +132,30 @@ def test_killed_at_five_moments_it_finds_the_same(alone: tuple[Path, dict[str, A
 
 def runs_of(answer: dict[str, Any]) -> int:
     return 1 + len(answer["points"]) + len(answer["trials"])
+
+
+def test_wall_time_is_counted_over_all_calls(tmp_path: Path) -> None:
+    short = search(budget={"wall_s": 0.01}, seeds=4)
+    one = synthaug.run(short, home=tmp_path, workers=0)
+    assert max(len(point["values"]) for point in one["search"]["points"]) == 2, "the first round was the last"
+    assert one["search"]["wall_s"] >= 0.01
+    two = synthaug.run(short, home=tmp_path, workers=0)
+    assert found(two) == found(one) and two["search"]["wall_s"] == one["search"]["wall_s"]
+
+
+def test_objectives_are_weighed_where_nothing_is_raced(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a searcher that learns weighs them, and no race"):
+        search(objectives=("cost/denoiser_calls",))
+    fields = {"space": {"method.amount": [10, 120], "k": [1, 2]}, "searcher": Optuna(samples=6, batch=3), "seeds": 2}
+    sweep = Sweep(base=tiny(method=Noise()), objectives=("gen/images",), final=(), **fields)
+    answer = synthaug.run(sweep, home=tmp_path, workers=0)
+    rows, means = answer["search"]["points"], {}
+    for row in range(len(rows)):
+        mine = [t["metrics"] for t in answer["trials"] if t["point"] == row]
+        means[row] = sum(m["val/top1"] for m in mine) / 2, -sum(m["gen/images"] for m in mine) / 2
+    beaten = {r for r, a in means.items() for b in means.values() if a != b and b[0] >= a[0] and b[1] >= a[1]}
+    assert set(answer["search"]["front"]) == means.keys() - beaten
+    assert "that none beats in all of val/top1, gen/images" in write_report(Store(tmp_path), {"s": sweep}).read_text()
 
 
 def test_with_ray_it_finds_the_same(alone: tuple[Path, dict[str, Any]], cluster: None, tmp_path: Path) -> None:

@@ -167,3 +167,38 @@ def test_points_that_do_not_go_together_are_passed_by() -> None:
     assert one.done and one.winner is not None
     refused = [place for place in one.places if place.error]
     assert all(place.error == "do not go together" and not place.values for place in refused)
+
+
+def test_of_several_objectives_the_front_is_looked_for() -> None:
+    def two(place: Place, seed: int) -> Found:
+        """More of x is better and dearer; more of k is only dearer."""
+        x, k = place.fields["how.x"], place.fields["k"]
+        return Found(x + seed / 100, others=(-x - k / 10,))
+
+    one = course(Optuna(samples=64, batch=8, random=16), None, arms={"shift": thing}, seeds=range(2), objectives=2)
+    ran(one, two)
+    front = [one.places[row] for row in one.front]
+    assert {place.fields["k"] for place in front} == {1} and len(front) == 5, "each x with the least k"
+    assert all(place.means == (place.mean, pytest.approx(-place.fields["how.x"] - 0.1)) for place in front)
+    assert one.winner is not None and one.places[one.winner].fields["how.x"] == 1.0
+
+
+def test_wall_time_ends_a_search_with_what_it_has() -> None:
+    def alike(row: int, seed: int) -> Found:
+        return Found(float(np.random.default_rng([seed, row]).normal(0, 0.1)))
+
+    def rounds(most: float | None) -> tuple[int, Course]:
+        one, count = course(budget=Budget(wall_s=most)), 0
+        going = one.run()
+        try:
+            jobs = next(going)
+            while True:
+                count, one.wall_s = count + 1, one.wall_s + 4
+                jobs = going.send({(row, seed): alike(row, seed) for row, seed in jobs})
+        except StopIteration:
+            return count, one
+
+    (all_of_it, whole), (few, cut) = rounds(None), rounds(8)
+    assert all_of_it > 4 and few == 3, "two rounds of the race, and the fresh seeds"
+    assert cut.done and cut.winner is not None and all(cut.places[row].final for row in cut.compared)
+    assert cut.trainings < whole.trainings

@@ -66,7 +66,8 @@ def asked(searcher: Searcher, value: Callable[[Thing], float | None], space: Spa
     try:
         while True:
             found += batch
-            batch = going.send([Known(point, value(thing(point))) for point in batch])
+            values = [value(thing(point)) for point in batch]
+            batch = going.send([Known(p, None if v is None else (v,)) for p, v in zip(batch, values, strict=True)])
     except StopIteration:
         return found
 
@@ -142,7 +143,7 @@ def test_optuna_begins_where_it_is_told_and_keeps_to_limits() -> None:
         while True:
             found += batch
             # better the larger, and too expensive above 0.5
-            batch = going.send([Known(p, p["how.x"], max(0.0, p["how.x"] - 0.5)) for p in batch])
+            batch = going.send([Known(p, (p["how.x"],), max(0.0, p["how.x"] - 0.5)) for p in batch])
     except StopIteration:
         pass
     late = [p["how.x"] for p in found[30:]]

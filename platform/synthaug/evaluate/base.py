@@ -26,7 +26,7 @@ LOWER = {
     "fid", "kid", "fid_of_sets", "share", "leak", "gap", "gap share", "heldout", "train", "loss", "ece", "copies",
     "share_closer",
 }  # fmt: skip
-ERRORS = ("answers/", "cost/")
+ERRORS = ("answers/", "cost/", "gen/")
 
 
 def less_is_more(metric: str) -> bool:

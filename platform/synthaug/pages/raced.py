@@ -64,6 +64,8 @@ def _state(course: Course, row: int) -> str:
         return f"over the limit by {place.excess:.0%}"
     if row == course.winner:
         return "winner" if course.done else "leads"
+    if course.objectives > 1:
+        return "on the front" if row in course.front else ""
     return f"dropped after {place.dropped}" if place.dropped else "as good" if row in course.living else ""
 
 

@@ -13,6 +13,7 @@ from synthaug.search.course import Course
 
 CLEAR = 0.05
 NAMED = 3  # arms of a kind that are named
+FEW = 3  # seeds; with less a test says little, and rounded accuracies may differ by the same twice
 NEAR = 0.005  # half a point: a winner no more behind is as good
 
 
@@ -21,6 +22,8 @@ def of_comparison(found: Sequence[Line], sweep: Sweep) -> str:
     compared = [line for line in found if line.difference is not None and line.p is not None]
     if not compared:
         return ""
+    if (seeds := min(len(line.values) for line in compared)) < FEW:
+        return f"Too early to tell: {seeds} seed{'s' * (seeds > 1)} of each; {FEW} are the least, five a good start."
     sign = -1 if less_is_more(compared[0].metric) else 1
     clear = [line for line in compared if line.p is not None and line.p < CLEAR]
     ahead = sorted((line for line in clear if sign * _gain(line) > 0), key=lambda line: -sign * _gain(line))
@@ -45,7 +48,11 @@ def of_search(rounds: Rounds, found: Sequence[Line]) -> str:
         return "Nothing could be compared: all points failed." if course.done else "The search has only begun."
     best, others = course.places[course.winner], len(course.living) - 1
     said = [f"Best of {len(course.places)} points by {rounds.metric}: {best.name}"]
-    said[0] += f"; {others} others cannot be told from it" if others else ""
+    if course.objectives > 1:
+        names = ", ".join([rounds.metric, *getattr(rounds.subject, "objectives", ())])
+        said[0] += f"; {len(course.front)} points that none beats in all of {names}"
+    else:
+        said[0] += f"; {others} others cannot be told from it" if others else ""
     dropped = [place.dropped for place in course.places if place.dropped]
     if dropped:
         after = f"{min(dropped)} to {max(dropped)}" if min(dropped) < max(dropped) else f"{dropped[0]}"

@@ -6,6 +6,7 @@ again comes at once to where it was.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ class Rounds:
         self.jobs: list[Job] = []  # of this round
         self.paid: set[str] = set()  # stages that an earlier job has paid for
         self.course: Course | None = None
+        self.told = 0  # rounds
+        walls = store.read_json(self._walls_file())
+        self.walls: list[float] = walls if isinstance(walls, list) else []  # seconds of each round, when it ran
         if isinstance(subject, Sweep) and subject.is_search:
             self.course = course_of(subject)
             self.going = self.course.run()
@@ -66,6 +70,15 @@ class Rounds:
             self.tell(failed)
         return self
 
+    def _walls_file(self) -> str:
+        return f"walls/{record_key(self.subject)}.json"
+
+    def took(self, seconds: float) -> None:
+        """Note what a round took. One that was stopped and run again counts from there."""
+        if self.course is not None:
+            self.walls[self.told :] = [seconds]
+            self.store.disk.write(self._walls_file(), json.dumps(self.walls).encode())
+
     def name_of(self, job: Job) -> str:
         """What notes of a failure call a trial."""
         trial = self.trials[job]
@@ -77,6 +90,9 @@ class Rounds:
             self.jobs = []
             return
         found = {job: self._found(job, failed.get(self.name_of(job), "")) for job in self.jobs}
+        # a round whose results were all there has none
+        self.course.wall_s += self.walls[self.told] if self.told < len(self.walls) else 0.0
+        self.told += 1
         try:
             self._ask(self.going.send(found))
         except StopIteration:
@@ -89,15 +105,16 @@ class Rounds:
         finished = Finished(self.store, experiment)
         metrics, sweep = finished.metrics, self.subject
         assert isinstance(sweep, Sweep)
-        for path, name in (("metric", self.metric), *(("at_most", name) for name in sweep.at_most)):
+        asked = [("metric", self.metric), *(("at_most", name) for name in sweep.at_most)]
+        for path, name in (*asked, *(("objectives", name) for name in sweep.objectives)):
             if name not in metrics:
                 raise UserError(f"{name!r} is not measured{did_you_mean(name, sorted(metrics))}", (path,))
         excess = sum(max(0.0, metrics[name] / most - 1) for name, most in sweep.at_most.items())
         fresh = {stage.key: stage for stage in finished.stages.values() if stage.key not in self.paid}
         self.paid |= fresh.keys()
-        sign = -1 if less_is_more(self.metric) else 1
+        value, *others = (metrics[n] * (-1 if less_is_more(n) else 1) for n in (self.metric, *sweep.objectives))
         seconds = sum(self.store.spent(stage).seconds for stage in fresh.values())
-        return Found(sign * metrics[self.metric], excess, seconds)
+        return Found(value, tuple(others), excess, seconds)
 
 
 def course_of(sweep: Sweep) -> Course:
@@ -106,7 +123,7 @@ def course_of(sweep: Sweep) -> Course:
     return Course(
         arms=sweep.makers, space=sweep.space, searcher=sweep.searcher, scheduler=sweep.scheduler, budget=sweep.budget,
         seeds=sweep.seeds, final=tuple(range(last + 1, last + 6)) if sweep.final is None else sweep.final,
-        kept=tuple(filter(None, (sweep.baseline, *sweep.controls))),
+        kept=tuple(filter(None, (sweep.baseline, *sweep.controls))), objectives=1 + len(sweep.objectives),
     )  # fmt: skip
 
 

@@ -48,7 +48,9 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
         while True:
             tell_what_is_left(rounds)
             # what several trials need is made once; parts of earlier rounds that were damaged, once more
+            turn = time.monotonic()
             made.add(make(plan, executor))
+            rounds.took(time.monotonic() - turn)
             failed |= failures(rounds, made)
             # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
             logbook.write(store, rounds, made)
@@ -232,7 +234,8 @@ def searched(rounds: Rounds) -> dict[str, Any]:
     return {
         "search": {
             "metric": rounds.metric, "winner": course.winner, "living": course.living, "compared": course.compared,
-            "trainings": course.trainings, "device_s": course.device_s, "points": rows,
+            "front": course.front, "trainings": course.trainings, "device_s": course.device_s,
+            "wall_s": course.wall_s, "points": rows,
         }
     }  # fmt: skip
 

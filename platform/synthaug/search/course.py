@@ -1,9 +1,9 @@
 """The course of a search: which points are asked for, on which seeds they run, and what became of each.
 
-It is decided by results alone, never by when they came: the same on one device or on sixty-four, and when a search that
-was stopped is run again. Round by round: the searcher asks for points, all of them run on the first seeds; then the
-living ones get more, seed by seed; what won, and the best of each arm that it is compared with, run on seeds that no
-decision has seen.
+It is decided by results alone, never by when they came (but for a limit of wall time): the same on one device or on
+sixty-four, and when a search that was stopped is run again. Round by round: the searcher asks for points, all of them
+run on the first seeds; then the living ones get more, seed by seed; what won, and the best of each arm that it is
+compared with, run on seeds that no decision has seen.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ class Budget:
 
     trainings: Count | None = None
     device_s: float | None = None
+    wall_s: float | None = None  # of all rounds as they ran, whenever that was
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a job gave: the number that points are chosen by (more is better), or why there is none; by how much it
-    passes the limits; and what it took that no earlier job had paid for."""
+    """What a job gave: the number that points are chosen by (more is better), or why there is none, and those of other
+    objectives; by how much it passes the limits; and what it took that no earlier job had paid for."""
 
     value: float | None
+    others: tuple[float, ...] = ()
     excess: float = 0.0
     device_s: float = 0.0
     error: str = ""
@@ -52,6 +54,7 @@ class Place:
     fields: Fields
     values: dict[int, float] = field(default_factory=dict)  # by seed, those that decide
     final: dict[int, float] = field(default_factory=dict)
+    others: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by seed, of other objectives
     excess: float = 0.0
     error: str = ""
     dropped: int | None = None  # after so many seeds
@@ -65,6 +68,12 @@ class Place:
     @property
     def mean(self) -> float:
         return float(np.mean(list(self.values.values())))
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """Of all objectives."""
+        others = [self.others[seed] for seed in self.values]  # not those of the final seeds
+        return self.mean, *(float(np.mean(one)) for one in zip(*others, strict=True))
 
 
 def short(value: Any) -> str:
@@ -86,12 +95,14 @@ class Course:
     seeds: Sequence[int]
     final: Sequence[int] = ()
     kept: Sequence[str] = ()  # arms that the winner is compared with
+    objectives: int = 1
     budget: Budget = Budget()
 
     places: list[Place] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     trainings: int = 0
     device_s: float = 0.0
+    wall_s: float = 0.0  # told by who runs it
     done: bool = False
 
     def run(self) -> Going:
@@ -118,7 +129,7 @@ class Course:
         varied = [arm for arm in self.arms if any(fits(self.arms[arm], {}, name) for name in self.space)]
         rows = [self._place(arm, {}) for arm in self.arms if arm not in varied]
         arms = {ARM: Choice(tuple(varied))} if len(varied) > 1 else {}
-        asking = self.searcher.asking(arms | dict(self.space), self._fits(varied[0]))
+        asking = self.searcher.asking(arms | dict(self.space), self._fits(varied[0]), self.objectives)
         batch = next(asking)
         while True:
             asked = [self._place(point.get(ARM, varied[0]), point) for point in batch]
@@ -156,7 +167,7 @@ class Course:
 
     @staticmethod
     def _known(point: Fields, place: Place) -> Known:
-        return Known(point, None if place.error else place.mean, place.excess)
+        return Known(point, None if place.error else place.means, place.excess)
 
     def _all(self, rows: Sequence[int] | Mapping[int, Any], seeds: Sequence[int], final: bool = False) -> Going:
         """Points on seeds, as far as they are not known, in one round."""
@@ -172,15 +183,13 @@ class Course:
             if one.value is None:
                 place.error = place.error or one.error or "failed"
             else:
-                of[row][seed] = one.value
+                of[row][seed], place.others[seed] = one.value, one.others
 
     @property
     def is_spent(self) -> bool:
-        trainings, seconds = self.budget.trainings, self.budget.device_s
-        return bool(
-            (trainings is not None and self.trainings >= trainings)
-            or (seconds is not None and self.device_s >= seconds)
-        )
+        of = self.budget
+        spent = ((self.trainings, of.trainings), (self.device_s, of.device_s), (self.wall_s, of.wall_s))
+        return any(most is not None and took >= most for took, most in spent)
 
     # --- racing
 
@@ -237,6 +246,16 @@ class Course:
     def _farthest(self, arms: Collection[str]) -> int | None:
         rows = [row for row, place in enumerate(self.places) if place.arm in arms and place.values]
         return max(rows, key=lambda row: (len(self.places[row].values), self.places[row].mean), default=None)
+
+    @property
+    def front(self) -> list[int]:
+        """The points that none beats in all objectives."""
+        means = {row: place.means for row, place in enumerate(self.places) if place.values and not place.excess}
+
+        def beaten(mine: tuple[float, ...]) -> bool:
+            return any(theirs != mine and all(map(float.__ge__, theirs, mine)) for theirs in means.values())
+
+        return [row for row, mine in means.items() if not beaten(mine)]
 
     def risk(self, margin: float) -> float:
         """How often a search such as this one names a winner more than `margin` behind the best point it had."""

@@ -25,10 +25,10 @@ Space = Mapping[str, Domain]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a point that a searcher asked for: the mean of its numbers, or nothing where it failed."""
+    """What is known of a point that a searcher asked for: the means of its numbers, or nothing where it failed."""
 
     point: Point
-    value: float | None  # more is better
+    values: tuple[float, ...] | None  # the one that points are chosen by, then other objectives; more is better
     excess: float = 0.0  # by how much it costs more than it may, all limits together; 0: it keeps to them
 
 
@@ -46,7 +46,7 @@ class Searcher(ABC):
     def points(self, space: Space) -> Iterator[Point]:
         """All points, where they are known before anything ran."""
 
-    def asking(self, space: Space, fits: Fits) -> Asking:
+    def asking(self, space: Space, fits: Fits, objectives: int = 1) -> Asking:
         """The points in batches. `fits` says whether a field is there at a point, as far as that has been chosen."""
         yield list(self.points(space))
 
@@ -108,7 +108,7 @@ class Optuna(Searcher):
     def adaptive(self) -> bool:
         return True
 
-    def asking(self, space: Space, fits: Fits) -> Asking:
+    def asking(self, space: Space, fits: Fits, objectives: int = 1) -> Asking:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -117,7 +117,7 @@ class Optuna(Searcher):
             sampler = optuna.samplers.TPESampler(
                 n_startup_trials=self.random, multivariate=True, group=True, seed=seed_of(self.seed, "optuna") % 2**32
             )  # fmt: skip
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
         for point in self.start:
             study.enqueue_trial({name: _number_of(space[name], value) for name, value in point.items()})
         for first in range(0, self.samples, self.batch):
@@ -125,8 +125,8 @@ class Optuna(Searcher):
             known = yield [_suggested(trial, space, fits) for trial in asked]
             for trial, found in zip(asked, known, strict=True):
                 trial.set_constraint("limits", found.excess)
-                failed = optuna.trial.TrialState.FAIL if found.value is None else None
-                study.tell(trial, found.value, state=failed)
+                failed = optuna.trial.TrialState.FAIL if found.values is None else None
+                study.tell(trial, found.values, state=failed)
 
 
 def _suggested(trial: Trial, space: Space, fits: Fits) -> Point:
