@@ -28,11 +28,11 @@ from synthaug.classify.mixing import Concat
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import DiffAugView, SecondView, View
 from synthaug.data.dataset import Dataset
+from synthaug.data.decoded import decode_all
 from synthaug.data.sample import decode_image, encode_image, resize_image
 from synthaug.diffusion.denoiser import NetDenoiser, UNetDenoiser
 from synthaug.diffusion.pixel_models import PretrainedUNet, TrainedUNet
 from synthaug.diffusion.unet import new_scheduler, new_unet
-from synthaug.stages.data import decode_all
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 K = 8

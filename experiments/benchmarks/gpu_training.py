@@ -17,7 +17,7 @@ from synthaug.classify.loop import Data, train
 from synthaug.classify.mixing import Concat
 from synthaug.classify.models import build
 from synthaug.classify.recipe import Recipe
-from synthaug.stages.data import decode_all
+from synthaug.data.decoded import decode_all
 from synthaug.training import STRETCH
 
 

@@ -79,8 +79,8 @@ def test_the_whole_line_and_again(here: Path) -> None:
 
 def test_samples_are_shown_to_the_classifier_of_the_real_images(here: Path) -> None:
     from synthaug.classify.loop import predict
+    from synthaug.data.decoded import decode_all
     from synthaug.evaluate.recognised import Recognised
-    from synthaug.stages.data import decode_all
 
     subject, store = experiment(evaluations=(Recognised(),)), Store(here)
     metrics = synthaug.run(subject, home=here)["metrics"]

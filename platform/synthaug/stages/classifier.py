@@ -9,11 +9,12 @@ import numpy as np
 
 from synthaug.classify.mixing import Utilize
 from synthaug.classify.recipe import Recipe
+from synthaug.data.decoded import decode_all
 from synthaug.data.sample import label_matrix
 from synthaug.evaluate.base import Result
 from synthaug.settings import keyed
 from synthaug.stages.base import Cost, Folder, Given, Loop, Outcome, Stage, Trained
-from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all
+from synthaug.stages.data import SUBSET, Pictures, check_noise
 from synthaug.training import Entry
 
 if TYPE_CHECKING:
@@ -98,11 +99,11 @@ class Classifier(Trained["nn.Module"]):
         labels = label_matrix([s.label for s in real + made], len(pictures.listing.classes))
         return Data(
             # N x 3 x size x size, the real ones first, as `n_real` and `source_of_synthetic` have it
-            images=torch.from_numpy(decode_all([s.image for s in real + made], size)),
+            images=decode_all([s.image for s in real + made], size),
             labels=torch.from_numpy(labels),
             n_real=len(real),
             source_of_synthetic=torch.tensor([place[s.source] for s in made], dtype=torch.long),
-            val_images=torch.from_numpy(val_images),
+            val_images=val_images,
             val_labels=torch.from_numpy(val_labels),
             variants=self.variants(given, size),
             start=given["start"].model.classifier.state_dict() if "start" in self.inputs else None,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from synthaug.data.dataset import Dataset, subset
+from synthaug.data.decoded import Reading, decode_all
 from synthaug.data.listing import Entry, Listing
-from synthaug.data.sample import decode_image, resize_image
 from synthaug.diffusion.batches import Recent
 from synthaug.diffusion.one_step import check_time
 from synthaug.diffusion.pixel_models import DenoiserModel
@@ -91,7 +90,7 @@ class Pictures:
 
         def decoded() -> Arrays:
             entries = self.entries(name, seed)
-            images = decode_all([self.listing.read(entry.id) for entry in entries], size)
+            images = decode_all(Reading(self.listing.read, [entry.id for entry in entries]), size)
             return images, np.array([entry.label for entry in entries])
 
         return self._decoded.get(place, decoded)
@@ -158,16 +157,6 @@ def check_noise(denoiser: Stage[Any], latest: float) -> None:
     """Refuse a time of DiffAug's schedule whose noise the denoiser does not know."""
     model: DenoiserModel = denoiser.model  # type: ignore[attr-defined]  # trained or there already
     check_time(latest, model.alphas_cumprod())
-
-
-def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
-    """Encoded images as one uint8 N x 3 x size x size array, so that no epoch decodes again."""
-    out_NCHW = np.empty((len(images), 3, size, size), np.uint8)
-    # Pillow lets go of the interpreter while it decodes
-    with ThreadPoolExecutor() as threads:
-        for number, pixels in enumerate(threads.map(lambda data: resize_image(decode_image(data), size), images)):
-            out_NCHW[number] = pixels.transpose(2, 0, 1)  # from HWC
-    return out_NCHW
 
 
 # --- what is behind a name ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.data.decoded import decode_all
 from synthaug.data.layouts import WORDNET
 from synthaug.data.listing import Entry as Image
 from synthaug.data.published import PUBLISHED
@@ -30,7 +31,7 @@ from synthaug.evaluate.predict import among
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
 from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
-from synthaug.stages.data import SUBSET, Arrays, Pictures, decode_all
+from synthaug.stages.data import SUBSET, Arrays, Pictures
 from synthaug.stages.images import Copies, Images
 from synthaug.stages.shards import read_part
 from synthaug.training import Entry

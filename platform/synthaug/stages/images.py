@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.data.decoded import decode_all
 from synthaug.data.listing import Entry
 from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.diffusion.backbone import Backbone
@@ -20,7 +21,7 @@ from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_afte
 from synthaug.methods.base import Context, Maker, Models, Row
 from synthaug.settings import hash_of, seed_of
 from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
-from synthaug.stages.data import SUBSET, Pictures, check_noise, decode_all
+from synthaug.stages.data import SUBSET, Pictures, check_noise
 from synthaug.stages.shards import read_part, receipt_of
 
 SHARD = 256  # sources: a shard is one variant of this many, some seconds of work and little to lose
