@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["show", f"{OWN}:plain"], "name the folder of your images: --set dataset.path=DIR"),
         (["run", f"{OWN}:plain", "--set", "dataset.path=/no/such/folder"], "dataset.path: there is no folder '/no/such/folder'"),
         (["run", f"{DIGITS}:plain", "--set", "recipe.model=resnet51", "--home", "{home}"], "did you mean resnet50?"),
-        (["run", f"{DIGITS}:compare", "--workers", "2", "--home", "{home}"], "leave --workers out"),
+        (["run", f"{DIGITS}:compare", "--workers", "500", "--home", "{home}"], "500 workers need"),
         (["run", f"{DIGITS}:plain", "--wrkers", "2"], "No such option"),
         (["rnu"], "No such command"),
         (["run"], "Missing argument"),

@@ -13,7 +13,6 @@ from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
 from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
-from synthaug.settings import UserError
 
 SWEEP = Sweep(
     base=tiny(),
@@ -128,6 +127,14 @@ def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: 
     assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"
 
 
-def test_train_workers_in_a_sweep_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave --workers out"):
-        synthaug.run(SWEEP, home=tmp_path, workers=2)
+def test_each_trial_may_have_train_workers(cluster: None, ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """One after another; what fails there is told as it is elsewhere."""
+    arms = {"plain": {}, "bad": {"recipe.batch_size": 1}}  # of two workers one would have nothing to do
+    sweep = Sweep(base=tiny(), arms=arms, seeds=1)
+    with pytest.raises(
+        RuntimeError, match="1 of 2 trials failed, the first with: .*smaller than the number of workers"
+    ):
+        synthaug.run(sweep, home=tmp_path, workers=2)
+    (answer,) = synthaug.run(Sweep(base=tiny(), arms={"plain": {}}, seeds=1), home=tmp_path, workers=2)["trials"]
+    alone = next(t for t in ran[1]["trials"] if (t["arm"], t["seed"]) == ("plain", 0))
+    assert answer["metrics"]["val/loss"] == pytest.approx(alone["metrics"]["val/loss"], abs=1e-4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from synthaug.progress import say
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Chain, Heard, Here, Made, MakeUnits, Plan, Unit, fill, units_here
+from synthaug.runtime.make import Chain, Executor, Heard, Here, Made, MakeUnits, Plan, Unit, fill, said, units_here
 from synthaug.runtime.store import Store
 from synthaug.stages.base import Mapped, Receipt, Trained
 
@@ -21,7 +21,7 @@ ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports a
 
 
 class Workers:
-    """One experiment with so many processes: units go to actors, each training is shared by all of them."""
+    """With so many processes: units go to actors, each training is shared by all of them."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -53,19 +53,22 @@ class Workers:
 
 
 class OneByOne:
-    """Many experiments one after another in this process, of which one that fails does not stop the others."""
+    """Many experiments one after another, of which one that fails does not stop the others."""
+
+    def __init__(self, each: Executor) -> None:
+        self.each = each
 
     def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return Here().run(plan, wave, heard)
+            return self.each.run(plan, wave, heard)
         made = Made()
         for chain in wave:
             try:
-                made.add(Here().run(plan, [chain], heard))
+                made.add(self.each.run(plan, [chain], heard))
             # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
             except (ValueError, RuntimeError) as error:
                 failed = next(stage for stage in chain if not plan.store.is_ready(stage))
-                made.errors[failed.key] = str(error)
+                made.errors[failed.key] = said(error)
         return made
 
 

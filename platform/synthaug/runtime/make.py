@@ -71,6 +71,12 @@ class Made:
         self.errors |= other.errors
 
 
+def said(error: BaseException) -> str:
+    """One line of what went wrong in a chain: Ray's errors hold what its processes raised, and end with its line."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 class Executor(Protocol):
     """Where stages are made: in this process, or by one of Ray's libraries for each shape."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from synthaug.progress import Progress
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Chain, Made, Plan, make_here
+from synthaug.runtime.make import Chain, Made, Plan, make_here, said
 from synthaug.runtime.order import order, received
 from synthaug.stages.base import Trained
 from synthaug.training import Entry
@@ -56,7 +56,7 @@ class Tasks:
                         ray.get(ref)
                     # what the chain raised, or that its process is gone: the others go on
                     except ray.exceptions.RayError as error:
-                        errors[text] = _said(error)
+                        errors[text] = said(error)
                 over = len(orders) - len(waiting) - len(running)
                 progress.add(self._steps(), f"{over}/{len(orders)} trainings")
         return outcome_of(plan, orders, errors, time.monotonic() - began)
@@ -67,13 +67,6 @@ class Tasks:
 
         before, self.counted = self.counted, int(ray.get(self.counter.count.remote()))
         return self.counted - before
-
-
-def _said(error: Exception) -> str:
-    """One line of what went wrong in a task."""
-    cause = getattr(error, "cause", None)
-    lines = str(cause or error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
 
 
 def outcome_of(plan: Plan, orders: Mapping[str, Chain], said: Mapping[str, str], seconds: float) -> Made:

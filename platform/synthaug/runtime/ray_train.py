@@ -7,8 +7,9 @@ from typing import Any
 
 from synthaug.progress import Progress
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Heard, Plan, note_of, train
+from synthaug.runtime.make import Heard, Plan, note_of, said, train
 from synthaug.runtime.order import order, received
+from synthaug.settings import UserError
 from synthaug.stages.base import Trained
 from synthaug.training import World
 
@@ -35,16 +36,21 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
         ),
     )
     with Progress(stage.name, "reports", stage.reports) as progress:
-        trainer.fit()
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(said(error)) from error
         manifest = plan.store.manifest(stage)
-        assert manifest is not None, "the first worker closes the stage"
+        if manifest is None:  # the first worker closes the stage, or says why it cannot be
+            raise UserError(str(getattr(result, "return_value", "")))  # Train's type is still that of before
         for entry in manifest.history:
             heard(stage, dict(entry))
             progress.add(1, note_of(dict(entry)))
 
 
-def train_worker(config: Mapping[str, Any]) -> None:
-    """What each worker of a TorchTrainer runs; checkpoints lie in the stage's folder, not in Ray's."""
+def train_worker(config: Mapping[str, Any]) -> str:
+    """What each worker of a TorchTrainer runs; checkpoints lie in the stage's folder, not in Ray's. It gives what the
+    user has to mend: said and not raised, because what is raised is tried three times more."""
     import ray.train
 
     context = ray.train.get_context()
@@ -53,4 +59,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     assert isinstance(stage, Trained)
     if not store.is_ready(stage):  # the first worker may have closed it before another was lost
         # its report is a barrier: all workers report equally often, or wait for one another for ever
-        train(store, stage, experiment.resources.checkpoint_s, ray.train.report, world)
+        try:
+            train(store, stage, experiment.resources.checkpoint_s, ray.train.report, world)
+        except UserError as error:
+            return str(error)
+    return ""

@@ -34,10 +34,9 @@ def run(
     name: str | None = None,
 ) -> dict[str, Any]:
     """Make what is missing of an experiment or a sweep, and return what `--json` prints. Without `workers` a sweep runs
-    on Ray and an experiment in this process; with 0 either does all in this process, without Ray."""
+    on Ray, its trainings side by side, and an experiment in this process; with 0 either does all in this process,
+    without Ray. With more, each training is shared by so many processes, one training at a time."""
     store, name = Store(home).prepare(), name or "synthaug"
-    if isinstance(subject, Sweep) and workers:
-        raise UserError("the trials of a sweep train in one process each: leave --workers out, Ray uses every core")
     rounds = Rounds(store, subject).replay()
     plan = planned(store, rounds.experiments)
     todo, stages = plan.todo(), plan.stages()
@@ -62,9 +61,10 @@ def run(
         raise
     tracker = Tracker(store.home, name)
     store.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
+    alone: Executor = Workers(workers) if workers and (todo or rounds.jobs) else Here()
     if isinstance(subject, Sweep):
-        return run_sweep(plan, rounds, tracker, OneByOne() if workers == 0 else SideBySide())
-    return run_experiment(plan, subject, tracker, Workers(workers) if workers and todo else Here())
+        return run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
+    return run_experiment(plan, subject, tracker, alone)
 
 
 def known_answer(rounds: Rounds, known: Record) -> dict[str, Any]:
