@@ -23,7 +23,7 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
     cluster.start(actors=workers, cpus_each=0.9, dashboard=True)
     gpu = cluster.has_gpu()
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # it may give something back, which its type does not know yet
         train_loop_config={"order": order(plan, [stage])},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 0.9}
