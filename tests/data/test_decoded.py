@@ -25,10 +25,12 @@ IMAGES = [encode_image(pixels) for pixels in PIXELS]
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything is large enough, and the folder is the test's own."""
+    found = tmp_path / f"synthaug-{os.getuid()}"
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(decoded, "SHARED", 1)
     monkeypatch.setattr(decoded, "AT_ONCE", 7)
-    return scratch()
+    assert scratch() == found
+    return found
 
 
 def files(folder: Path) -> list[Path]:
@@ -44,6 +46,9 @@ def test_shared_images_are_those_in_memory(shared: Path, monkeypatch: pytest.Mon
     assert (one == memory).all() and (two == memory).all()
     assert isinstance(one.base, np.memmap) and len(files(shared)) == 1
     assert shared.stat().st_mode & 0o077 == 0, "nobody else's"
+    with pytest.raises(Exception, match="cannot identify"):
+        decode_all([*IMAGES, b"no image"], 8)
+    assert len(files(shared)) == 1, "and no half of one"
     assert decode_all(IMAGES[:3], 8).shape == (3, 3, 8, 8)
 
 
@@ -108,3 +113,23 @@ def test_training_from_shared_images_gives_the_same_bits(shared: Path, tmp_path:
     decoded.SHARED = 2**40
     two = synthaug.run(experiment, home=tmp_path / "two")["metrics"]
     assert {n: v for n, v in one.items() if "_s" not in n} == {n: v for n, v in two.items() if "_s" not in n}
+
+
+def test_somebody_elses_folder_is_left_alone(shared: Path, tmp_path: Path) -> None:
+    shutil.rmtree(shared)
+    (tmp_path / "elsewhere").mkdir()
+    shared.symlink_to(tmp_path / "elsewhere")
+    assert scratch() is None and decode_all(IMAGES, 8).shape == (30, 3, 8, 8)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_somebody_is_about_to_map_stays(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_all(IMAGES, 8)
+    (old,) = files(shared)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10_000, 9_900, 100))
+    with decoded._held(old, wait=True):
+        decode_all(IMAGES[:9], 8)
+    assert old.exists()
+    decode_all(IMAGES[:9], 8)
+    assert not old.exists()

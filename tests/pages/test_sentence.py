@@ -13,8 +13,11 @@ from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep
 from synthaug.pages import table
 from synthaug.pages.charts import Cell, against_cost, heat_maps
-from synthaug.pages.sentence import of_comparison
+from synthaug.pages.sentence import _worth, of_comparison
 from synthaug.runtime.views import place
+from synthaug.search.course import Course, Place
+from synthaug.search.race import Look
+from synthaug.search.searchers import Grid
 
 ARMS: dict[str, dict[str, Any]] = {name: {} for name in ("plain", "better", "worse", "alike")}
 SWEEP = Sweep(base=Experiment(dataset=Dataset("digits"), recipe=Recipe(steps=1)), arms=ARMS, baseline="plain", seeds=6)  # type: ignore[arg-type]
@@ -58,6 +61,31 @@ def test_where_less_is_more_a_gain_is_a_fall() -> None:
     found = table.lines(rows(GAINS, {}, "fidelity/fid"), SWEEP)
     said = of_comparison(found, SWEEP)
     assert said.startswith("Against plain: worse -0.0") and "better costs 0.03" in said
+
+
+def test_pairs_are_of_the_same_seeds_and_two_are_too_few() -> None:
+    """The winner and plain have each lost a fresh seed."""
+    trials = [
+        {"arm": arm, "seed": seed, "point": point, "fields": {}, "metrics": {"test/top1": value, "gen/images": 0}}
+        for arm, point, values in (("better", 1, {20: 0.5, 21: 0.7, 22: 0.8, 24: 0.9}), ("plain", 0, {21: 0.65, 22: 0.7, 23: 0.1, 24: 0.84}))
+        for seed, value in values.items()
+    ]  # fmt: skip
+    course = Course(
+        arms={}, space={}, searcher=Grid(), seeds=range(2), final=(20, 21, 22, 23, 24), done=True,
+        places=[Place("plain", {}, {0: 0.1}), Place("better", {}, {0: 0.9})],
+        looks=[Look(2, 1, np.array([0, 1]), np.array([0.8, 0.0]), np.array([True, False]))],
+    )  # fmt: skip
+    found = table.lines(trials, SWEEP)
+    said = _worth(course, found, trials)
+    assert (
+        said.startswith("On 4 seeds that no decision has seen it reaches 72.5 (test/top1), +7.0 (+0.")
+        and "against plain" in said
+    )
+    few = [trial for trial in trials if trial["seed"] != 24]
+    assert "+7.5 (2 seeds are too few to tell) against plain" in _worth(course, table.lines(few, SWEEP), few)
+    assert _worth(course, found, [t for t in trials if t["arm"] == "plain"]) == "On fresh seeds it could not be run"
+    early = [{**t, "seed": t["seed"]} for t in rows(GAINS, {}) if t["arm"] != "plain" or t["seed"] < 2]
+    assert of_comparison(table.lines(early, SWEEP), SWEEP).startswith("Too early to tell: 2 seeds of each")
 
 
 def test_the_front_and_the_maps() -> None:

@@ -20,7 +20,7 @@ from synthaug.experiment import Sweep
 from synthaug.pages.plan import plan
 from synthaug.pages.report import write_report
 from synthaug.pages.summary import told
-from synthaug.runtime.search import rounds_of
+from synthaug.runtime.search import _excess, rounds_of
 from synthaug.runtime.store import Store
 from synthaug.search.race import Race
 from synthaug.search.searchers import Optuna
@@ -141,6 +141,33 @@ def test_wall_time_is_counted_over_all_calls(tmp_path: Path) -> None:
     assert one["search"]["wall_s"] >= 0.01
     two = synthaug.run(short, home=tmp_path, workers=0)
     assert found(two) == found(one) and two["search"]["wall_s"] == one["search"]["wall_s"]
+
+
+def test_what_wall_time_decided_stays_decided(tmp_path: Path) -> None:
+    """Whatever was in the store before, and what fails each time anew."""
+    arms = ARMS | {"bad": {"recipe.transforms": (RandomCrop(padding=2, size=99),)}}
+    synthaug.run(search(arms=arms, budget={"trainings": 1}), home=tmp_path, workers=0)
+    short = search(arms=arms, budget={"wall_s": 1e-3}, seeds=4)
+    one = synthaug.run(short, home=tmp_path, workers=0)
+    for _ in range(2):
+        assert found(synthaug.run(short, home=tmp_path, workers=0)) == found(one)
+
+
+def test_more_variants_of_the_same_images_are_paid_for(tmp_path: Path) -> None:
+    sweep = search(space={"k": [1, 4]}, seeds=2, final=())
+    answer = synthaug.run(sweep, home=tmp_path, workers=0)
+    stages = {stage["key"]: stage["path"] for stage in answer["stages"].values()}
+    spent = sum(
+        sum(json.loads(p.read_text())["seconds"] for p in Path(path).glob("*.json") if p.stem != "manifest")
+        or json.loads((Path(path) / "manifest.json").read_text()).get("seconds", 0.0)
+        for path in stages.values()
+    )
+    assert answer["search"]["device_s"] == pytest.approx(spent, rel=0.02)
+
+
+def test_limits_of_nothing_and_what_is_no_number() -> None:
+    assert _excess(0.0, 0.0) == 0 and _excess(50.0, 0.0) == 50 and _excess(float("nan"), 5.0) == float("inf")
+    assert _excess(6.0, 4.0) == 0.5 and _excess(3.0, 4.0) == 0
 
 
 def test_objectives_are_weighed_where_nothing_is_raced(tmp_path: Path) -> None:

@@ -202,3 +202,62 @@ def test_wall_time_ends_a_search_with_what_it_has() -> None:
     assert all_of_it > 4 and few == 3, "two rounds of the race, and the fresh seeds"
     assert cut.done and cut.winner is not None and all(cut.places[row].final for row in cut.compared)
     assert cut.trainings < whole.trainings
+
+
+def test_the_winner_is_sound() -> None:
+    """What fails or passes a limit after it has led is not the answer, and what is no number has failed."""
+
+    def late(place: Place, seed: int) -> Found:
+        x = place.fields["how.x"]
+        noise = np.random.default_rng([seed, int(100 * x)]).normal(0, 0.02)
+        return Found(x / 20 + noise, excess=0.4 if x > 0.5 and seed >= 2 else 0.0)
+
+    one = course(
+        scheduler=Race(level=1e-9), arms={"shift": thing}, seeds=range(6), final=(9,), space={"how.x": SPACE["how.x"]}
+    )
+    ran(one, late)
+    assert one.winner is not None and one.places[one.winner].fields["how.x"] <= 0.5
+    assert all(one.places[row].excess == 0 for row in one.living)
+    nan = course(arms={"shift": thing}, seeds=range(2), final=(), space={"how.x": SPACE["how.x"]})
+    ran(nan, lambda place, seed: Found(float("nan") if place.fields["how.x"] == 1.0 else place.fields["how.x"]))
+    assert [place.error for place in nan.places if place.fields["how.x"] == 1.0] == ["no number came of it"]
+    assert nan.winner is not None and nan.places[nan.winner].fields["how.x"] == 0.75
+    assert all(nan.places[row].fields["how.x"] != 1.0 for row in nan.front)
+
+
+def test_fresh_seeds_decide_nothing() -> None:
+    one = course(arms={"shift": thing}, seeds=range(4), final=(20, 21), space={"how.x": SPACE["how.x"]})
+    ran(one, lambda place, seed: Found(place.fields["how.x"] + seed / 100, excess=float(seed >= 20)))
+    assert one.winner is not None and one.places[one.winner].excess == 0 and len(one.places[one.winner].final) == 2
+    failing = course(arms={"shift": thing}, seeds=range(4), final=(20, 21), space={"how.x": SPACE["how.x"]})
+    ran(failing, lambda place, seed: Found(None if seed >= 20 else place.fields["how.x"], error="lost"))
+    assert failing.winner is not None and not failing.places[failing.winner].error
+
+
+def test_one_seed_is_no_risk_that_could_be_told() -> None:
+    one = course(arms={"shift": thing}, seeds=range(1), final=(), space={"how.x": SPACE["how.x"]})
+    ran(one, lambda place, seed: Found(place.fields["how.x"]))
+    assert one.winner is not None and one.risk(0.005) is None
+
+
+def test_a_race_that_a_budget_cut_short_has_the_risk_of_a_short_race() -> None:
+    def alike(place: Place, seed: int) -> Found:
+        k, x = place.fields["k"], place.fields["how.x"]
+        return Found(float(np.random.default_rng([seed, k, int(100 * x)]).normal(0.01 * x, 0.02)))
+
+    whole, cut = (
+        course(arms={"shift": thing}, seeds=range(20), budget=budget) for budget in (Budget(), Budget(trainings=31))
+    )
+    ran(whole, alike)
+    ran(cut, alike)
+    assert whole.is_over and not cut.is_over and cut.looks[-1].seeds < 5
+    told = cut.risk(0.005), whole.risk(0.005)
+    assert told[0] is not None and told[1] is not None and told[0] > told[1]
+
+
+def test_what_the_winner_is_compared_with_runs_in_any_case() -> None:
+    arms = {"plain": thing, "shift": thing, "other": thing}
+    for seed in range(10):
+        one = course(Optuna(samples=8, batch=4, seed=seed), arms=arms, kept=("plain", "other"))
+        ran(one, lambda place, seed: Found(len(place.arm) + seed / 100))
+        assert {"plain", "other"} <= {place.arm for place in one.places}

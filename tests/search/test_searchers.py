@@ -160,3 +160,31 @@ def test_values_that_rise_have_an_order() -> None:
     assert not Choice(("a", "b")).ordered
     with pytest.raises(UserError, match="must be below"):
         LogUniform(low=1, high=0.1)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"hw": "shift"}, "no field of the space; did you mean how"),
+        ({"k": 9}, "9 is not among"),
+        ({"lr": 7.0}, "7.0 does not lie between 0.0001 and 1.0"),
+    ],
+)
+def test_a_start_that_is_nowhere_is_refused_before_anything_runs(start: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tried({"": thing}, SPACE, Optuna(start=(start,)))
+
+
+def test_a_search_needs_a_space_and_a_step_leads_to_the_end() -> None:
+    with pytest.raises(UserError, match="it needs a space to search in"):
+        tried({"": thing}, {}, Optuna())
+    with pytest.raises(UserError, match="steps of 0.05 do not lead from 0.001 to 0.01; set step"):
+        Uniform(low=0.001, high=0.01)
+    with pytest.raises(UserError, match="steps of 0.4 do not lead"):
+        Uniform(low=0, high=1, step=0.4)
+
+
+def test_what_fails_is_not_asked_for_again() -> None:
+    space: Space = {"how.x": Uniform(low=0.0, high=1.0)}
+    points = asked(Optuna(samples=80, batch=8), lambda of: None if of.how.x > 0.5 else -abs(of.how.x - 0.2), space)
+    assert sum(p["how.x"] > 0.5 for p in points[40:]) <= 8, "told as failures to Optuna it is three quarters of 40"

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import overload
@@ -47,28 +47,42 @@ class Reading(Sequence[bytes]):
 def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
     """Encoded images as one uint8 N x 3 x size x size array."""
     shape = len(images), 3, size, size
-    if np.prod(shape) < SHARED:
+    if np.prod(shape) < SHARED or (folder := scratch()) is None:
         return _fill(np.empty(shape, np.uint8), images)
-    place = scratch() / f"{digest_of(images, size)}.npy"
-    with _alone(place.with_suffix(".lock")):
-        if not place.exists():
-            if not _has_room(int(np.prod(shape))):
-                say(f"no room in {place.parent} to share {np.prod(shape) / 1e9:.1f} GB of decoded images; in memory")
-                return _fill(np.empty(shape, np.uint8), images)
-            half = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.half")
-            mapped = np.lib.format.open_memmap(half, mode="w+", dtype=np.uint8, shape=shape)
-            _fill(mapped, images).flush()  # type: ignore[attr-defined]
-            half.rename(place)  # whole or not at all
+    place = folder / f"{digest_of(images, size)}.npy"
+    with _held(place, wait=True):
+        if not place.exists() and not _write(place, images, shape):
+            say(f"no room in {folder} to share {np.prod(shape) / 1e9:.1f} GB of decoded images; in memory")
+            return _fill(np.empty(shape, np.uint8), images)
         os.utime(place)  # what was used last goes last
         # copied where somebody writes to it, so that the file stays what its name says
         return np.asarray(np.load(place, mmap_mode="c"))
 
 
-def scratch() -> Path:
-    """The folder of this machine and user; what lies there can be made again."""
-    folder = Path(tempfile.gettempdir()) / f"synthaug-{os.getuid()}" / "decoded"
+def scratch() -> Path | None:
+    """The folder of this machine and user, for what can be made again; none where somebody else has taken the name."""
+    folder = Path(tempfile.gettempdir()) / f"synthaug-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    return folder if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() else None
+
+
+def _write(place: Path, images: Sequence[bytes], shape: tuple[int, ...]) -> bool:
+    """Whole or not at all; False where there is no room."""
+    if not _has_room(place.parent, int(np.prod(shape))):
+        return False
+    half = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.half")
+    try:
+        mapped = np.lib.format.open_memmap(half, mode="w+", dtype=np.uint8, shape=shape)
+        try:
+            with half.open("r+b") as file:  # a map of what is not there ends a process when the disk is full
+                os.posix_fallocate(file.fileno(), 0, half.stat().st_size)
+        except OSError:
+            return False
+        _fill(mapped, images).flush()  # type: ignore[attr-defined]
+        half.rename(place)
+        return True
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def digest_of(images: Sequence[bytes], size: int) -> str:
@@ -92,24 +106,36 @@ def _fill(out_NCHW: np.ndarray, images: Sequence[bytes]) -> np.ndarray:
     return out_NCHW
 
 
-def _has_room(size: int) -> bool:
+def _has_room(folder: Path, size: int) -> bool:
     """Whether so many bytes find place; what was used longest ago makes room. Who has mapped it keeps it."""
-    folder, now = scratch(), time.time()
-    ages = {file: now - file.stat().st_mtime for file in folder.glob("*.npy*")}
-    # what has another name is half a file: somebody is at it, or was killed
-    gone = [file for file, age in ages.items() if file.suffix == ".npy" or age > DEAD_S]
-    for oldest in [*sorted(gone, key=lambda file: -ages[file]), None]:
+    for oldest in [*_oldest(folder), None]:
         disk = shutil.disk_usage(folder)
         if disk.free - size >= FREE * disk.total:
             return True
         if oldest is not None:
-            oldest.unlink(missing_ok=True)
+            with _held(oldest, wait=False) as free:
+                if free:  # and nobody is about to map it
+                    oldest.unlink(missing_ok=True)
     return False
 
 
+def _oldest(folder: Path) -> list[Path]:
+    """What could go, first what was used longest ago. Half a file is somebody's at work, unless he was killed."""
+    ages = dict[Path, float]()
+    for file in folder.glob("*.npy*"):
+        with suppress(FileNotFoundError):
+            ages[file] = time.time() - file.stat().st_mtime
+    gone = [file for file, age in ages.items() if file.suffix == ".npy" or (file.suffix == ".half" and age > DEAD_S)]
+    return sorted(gone, key=lambda file: -ages[file])
+
+
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """While nobody else makes it; the kernel frees it when its holder dies."""
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _held(place: Path, wait: bool) -> Iterator[bool]:
+    """While nobody else has it, or whether that is so; the kernel frees it when its holder dies."""
+    with place.with_suffix(".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -77,7 +77,15 @@ def _is_axis(cells: Sequence[Cell], name: str) -> bool:
 
 
 def _title(cell: Cell, rest: Sequence[str]) -> str:
-    return " ".join(f"{name}={short(cell.fields[name])}" for name in rest if name in cell.fields)
+    return " ".join(f"{name}={_told(cell.fields[name])}" for name in rest if name in cell.fields)
+
+
+def _told(value: Any) -> str:
+    """A value for people; of settings what tells them from others of their class, too."""
+    if not isinstance(value, dict):
+        return short(value)
+    own = ", ".join(f"{name}={_told(item)}" for name, item in value.items() if name != "kind")
+    return f"{short(value)}({own})" if own else short(value)
 
 
 def _map(cells: Sequence[Cell], x: str, y: str, metric: str) -> str:
@@ -100,11 +108,15 @@ def cells_of(rounds: Rounds, trials: Sequence[Mapping[str, Any]], metric: str) -
         for trial in trials:
             values.setdefault(trial["point"], []).append(trial["metrics"][metric])
         return [Cell(place.arm, place.fields, values.get(row, [])) for row, place in enumerate(rounds.places)]
-    sign = -1 if less_is_more(metric) else 1
+    sign, course = -1 if less_is_more(metric) else 1, rounds.course
+    leader = {} if course.winner is None else course.places[course.winner].values
+    # each on seeds of its own: beside the leader on the same ones, or what a seed does to all would show
+    middle = sum(leader.values()) / max(1, len(leader))
     return [
         Cell(
-            place.arm, place.fields, [sign * value for value in place.values.values()],
-            f"dropped {place.dropped}" if place.dropped else "winner" if row == rounds.course.winner else "",
+            place.arm, place.fields,
+            [sign * (value - leader[seed] + middle) for seed, value in place.values.items() if seed in leader],
+            f"dropped {place.dropped}" if place.dropped else "winner" if row == course.winner else "",
         )
-        for row, place in enumerate(rounds.course.places)
+        for row, place in enumerate(course.places)
     ]  # fmt: skip

@@ -66,7 +66,8 @@ def _state(course: Course, row: int) -> str:
         return "winner" if course.done else "leads"
     if course.objectives > 1:
         return "on the front" if row in course.front else ""
-    return f"dropped after {place.dropped}" if place.dropped else "as good" if row in course.living else ""
+    left = "as good" if course.is_over else "left"
+    return f"dropped after {place.dropped}" if place.dropped else left if row in course.living else ""
 
 
 def _course(rounds: Rounds) -> Course:

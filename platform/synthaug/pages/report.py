@@ -119,7 +119,8 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     finished = list(map(FinishedTrial, names, ready.values(), known, rows))
     body = f"<h2>{escape(name)}</h2>"
     if len(ready) < len(rounds.trials):
-        body += f"<p>{len(rounds.trials) - len(ready)} of {len(rounds.trials)} trials have not been run yet.</p>"
+        left = len(rounds.trials) - len(ready)
+        body += f"<p>{left} of {len(rounds.trials)} trials have not been run yet, or have failed.</p>"
     if finished:
         of = figures.colours(names)
         body += _answer(rounds, rows, of) + _costs(finished) + _others(finished) + _quality(finished)
@@ -158,7 +159,7 @@ def _answer(rounds: Rounds, rows: Sequence[dict[str, Any]], of: Mapping[str, str
     else:
         fresh = raced.fresh(rounds, rows)
         found = table.lines(fresh, sweep, among=rows) if fresh else []
-        said = sentence.of_search(rounds, found)
+        said = sentence.of_search(rounds, found, fresh)
         head, points = raced.table(rounds)
         body = _lines(found, [raced.about_fresh(rounds), table.note(found, sweep)]) if found else ""
         body += _grid(head[1:], {row: cells for row, *cells in points}, raced.about_race(rounds))

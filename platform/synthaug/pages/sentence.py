@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import paired_test
@@ -22,7 +25,7 @@ def of_comparison(found: Sequence[Line], sweep: Sweep) -> str:
     compared = [line for line in found if line.difference is not None and line.p is not None]
     if not compared:
         return ""
-    if (seeds := min(len(line.values) for line in compared)) < FEW:
+    if (seeds := min(line.pairs for line in compared)) < FEW:
         return f"Too early to tell: {seeds} seed{'s' * (seeds > 1)} of each; {FEW} are the least, five a good start."
     sign = -1 if less_is_more(compared[0].metric) else 1
     clear = [line for line in compared if line.p is not None and line.p < CLEAR]
@@ -40,55 +43,63 @@ def of_comparison(found: Sequence[Line], sweep: Sweep) -> str:
     return f"Against {_base(compared)}: {'; '.join(filter(None, said))}."
 
 
-def of_search(rounds: Rounds, found: Sequence[Line]) -> str:
+def of_search(rounds: Rounds, found: Sequence[Line], fresh: Sequence[Mapping[str, Any]]) -> str:
     """The winner, what cannot be told from it, what it is worth on seeds that no decision has seen, and the risk."""
     course = rounds.course
     assert course is not None
     if course.winner is None:
-        return "Nothing could be compared: all points failed." if course.done else "The search has only begun."
+        if not course.done:
+            return "The search has only begun."
+        return "Nothing could be compared: all points failed, or pass a limit."
     best, others = course.places[course.winner], len(course.living) - 1
     said = [f"Best of {len(course.places)} points by {rounds.metric}: {best.name}"]
     if course.objectives > 1:
         names = ", ".join([rounds.metric, *getattr(rounds.subject, "objectives", ())])
         said[0] += f"; {len(course.front)} points that none beats in all of {names}"
     else:
-        said[0] += f"; {others} others cannot be told from it" if others else ""
+        # where a budget has cut the race short nothing is said of those that are left
+        alike = "cannot be told from it" if course.is_over else "were left when the budget was spent"
+        said[0] += f"; {others} others {alike}" if others else ""
     dropped = [place.dropped for place in course.places if place.dropped]
     if dropped:
         after = f"{min(dropped)} to {max(dropped)}" if min(dropped) < max(dropped) else f"{dropped[0]}"
         said[0] += f"; {len(dropped)} fell behind after {after} of {len(course.seeds)} seeds ({course.rules.promise()})"
     if not course.done:
         return said[0] + ". The search is not finished."
-    said += [one for one in (_worth(course, found), _risk(rounds)) if one]
+    said += [one for one in (_worth(course, found, fresh), _risk(rounds)) if one]
     return ". ".join(said) + "."
 
 
-def _worth(course: Course, found: Sequence[Line]) -> str:
-    """What the winner reaches on the fresh seeds, beside what it is compared with."""
-    if not found or not course.final:
+def _worth(course: Course, found: Sequence[Line], fresh: Sequence[Mapping[str, Any]]) -> str:
+    """What the winner reaches on the fresh seeds, beside what it is compared with on the same ones."""
+    if not course.final or not course.done:
         return ""
-    first, *others = found
-    if not others:
-        return f"On {len(first.values)} fresh seeds it reaches {number(first.mean, first.metric)} ({first.metric})"
-    told = []
-    for other in others:
-        if len(other.values) != len(first.values):
+    by_point: dict[int, dict[int, float]] = {}
+    for trial in fresh:
+        by_point.setdefault(trial["point"], {})[trial["seed"]] = trial["metrics"][found[0].metric]
+    mine = by_point.pop(course.winner, {}) if course.winner is not None else {}
+    if not mine:
+        return "On fresh seeds it could not be run"
+    metric, told = found[0].metric, []
+    for point, theirs in by_point.items():
+        pairs = sorted(mine.keys() & theirs.keys())
+        if not pairs:
             continue
-        d, low, high, p = paired_test(first.values, other.values)
-        told.append(f"{number(d, first.metric, '+')} ({interval(low, high, first.metric, '+')}) over {other.name}")
-    return (
-        f"On {len(first.values)} seeds that no decision has seen it reaches {number(first.mean, first.metric)} "
-        f"({first.metric}), {', '.join(told)}"
-    )
+        d, low, high, _ = paired_test([mine[seed] for seed in pairs], [theirs[seed] for seed in pairs])
+        within = interval(low, high, metric, "+") if len(pairs) >= FEW else f"{len(pairs)} seeds are too few to tell"
+        told.append(f"{number(d, metric, '+')} ({within}) against {course.places[point].arm}")
+    reached = f"{number(float(np.mean(list(mine.values()))), metric)} ({metric})"
+    said = f"On {len(mine)} seeds that no decision has seen it reaches {reached}"
+    return ", ".join([said, *told])
 
 
 def _risk(rounds: Rounds) -> str:
     course = rounds.course
     assert course is not None
-    if not is_share(rounds.metric) or sum(bool(place.values) for place in course.places) < 2:
+    risk = course.risk(NEAR) if is_share(rounds.metric) else None
+    if risk is None:
         return ""
-    risk = course.risk(NEAR)
-    return f"A point that was tried is more than {100 * NEAR:g} points better with a probability of about {risk:.0%}"
+    return f"A point that was tried is more than {100 * NEAR:g} points better with a probability of roughly {risk:.0%}"
 
 
 def _gain(line: Line) -> float:

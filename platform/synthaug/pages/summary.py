@@ -41,7 +41,7 @@ def told(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[str]:
     if rows:
         found = table.lines(rows, sweep, among=trials)
         tables += ["", raced.about_fresh(rounds), table.text(found), table.note(found, sweep)]
-    return [*tables, "", sentence.of_search(rounds, found)]
+    return [*tables, "", sentence.of_search(rounds, found, rows)]
 
 
 def _state(stage: dict[str, Any]) -> str:

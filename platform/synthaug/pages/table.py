@@ -41,6 +41,7 @@ class Line:
     baseline: str
     p: float | None
     hardest: str
+    pairs: int  # seeds that it has in common with its baseline
     trained_on: float | None  # images, real and generated
     images: float
     seconds: float
@@ -167,7 +168,8 @@ def _line(
     base, hardest = ("", "") if test is None else (test.baseline, test.hardest)
     sizes = [t["metrics"]["train/set"] for t in group if "train/set" in t["metrics"]]
     size = sum(sizes) / len(sizes) if sizes else None
-    return Line(name, metric, values, *mean_interval(values), difference, base, p, hardest, size, *cost.values())
+    pairs = 0 if test is None else len(test.ours)
+    return Line(name, metric, values, *mean_interval(values), difference, base, p, hardest, pairs, size, *cost.values())
 
 
 def name_of(trial: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ again comes at once to where it was.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,11 +29,11 @@ class Rounds:
         self.metric = subject.metric or DECIDES if isinstance(subject, Sweep) else DECIDES
         self.trials: dict[Job, Trial] = {}
         self.jobs: list[Job] = []  # of this round
-        self.paid: set[str] = set()  # stages that an earlier job has paid for
+        self.paid: dict[str, float] = {}  # seconds of stages that earlier jobs have paid for
         self.course: Course | None = None
         self.told = 0  # rounds
         walls = store.read_json(self._walls_file())
-        self.walls: list[float] = walls if isinstance(walls, list) else []  # seconds of each round, when it ran
+        self.walls: dict[str, float] = walls if isinstance(walls, dict) else {}  # seconds of each round, when it ran
         if isinstance(subject, Sweep) and subject.is_search:
             self.course = course_of(subject)
             self.going = self.course.run()
@@ -74,9 +75,9 @@ class Rounds:
         return f"walls/{record_key(self.subject)}.json"
 
     def took(self, seconds: float) -> None:
-        """Note what a round took. One that was stopped and run again counts from there."""
-        if self.course is not None:
-            self.walls[self.told :] = [seconds]
+        """Note what a round took, once: what hangs on it has been decided. One that was stopped counts from there."""
+        if self.course is not None and self.jobs and str(self.told) not in self.walls:
+            self.walls[str(self.told)] = seconds
             self.store.disk.write(self._walls_file(), json.dumps(self.walls).encode())
 
     def name_of(self, job: Job) -> str:
@@ -91,7 +92,7 @@ class Rounds:
             return
         found = {job: self._found(job, failed.get(self.name_of(job), "")) for job in self.jobs}
         # a round whose results were all there has none
-        self.course.wall_s += self.walls[self.told] if self.told < len(self.walls) else 0.0
+        self.course.wall_s += self.walls.get(str(self.told), 0.0)
         self.told += 1
         try:
             self._ask(self.going.send(found))
@@ -109,12 +110,20 @@ class Rounds:
         for path, name in (*asked, *(("objectives", name) for name in sweep.objectives)):
             if name not in metrics:
                 raise UserError(f"{name!r} is not measured{did_you_mean(name, sorted(metrics))}", (path,))
-        excess = sum(max(0.0, metrics[name] / most - 1) for name, most in sweep.at_most.items())
-        fresh = {stage.key: stage for stage in finished.stages.values() if stage.key not in self.paid}
-        self.paid |= fresh.keys()
+        excess = sum(_excess(metrics[name], most) for name, most in sweep.at_most.items())
+        # of a stage that others have used what it took more: more variants of each image have the same key
+        spent = {stage.key: self.store.spent(stage).seconds for stage in finished.stages.values()}
+        seconds = sum(max(0.0, took - self.paid.get(key, 0.0)) for key, took in spent.items())
+        self.paid |= {key: max(took, self.paid.get(key, 0.0)) for key, took in spent.items()}
         value, *others = (metrics[n] * (-1 if less_is_more(n) else 1) for n in (self.metric, *sweep.objectives))
-        seconds = sum(self.store.spent(stage).seconds for stage in fresh.values())
         return Found(value, tuple(others), excess, seconds)
+
+
+def _excess(value: float, most: float) -> float:
+    """By how much of a limit a number passes it; what is no number keeps to none."""
+    if math.isnan(value):
+        return math.inf
+    return max(0.0, (value - most) / (abs(most) or 1.0))
 
 
 def course_of(sweep: Sweep) -> Course:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synthaug.evaluate.base import less_is_more
 from synthaug.evaluate.stats import mean_interval
 from synthaug.experiment import Sweep, Trial
 from synthaug.progress import say
@@ -26,7 +27,7 @@ from synthaug.runtime.tracking import (
     params_of,
     run_key,
 )
-from synthaug.runtime.views import GALLERY, share
+from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
 from synthaug.settings import hash_of, to_json
 from synthaug.stages.base import closure
@@ -66,6 +67,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
         # only now: the trials that ended well are logged, and need not be run again
         tell_what_failed(rounds, failed)
     parent.metrics([(0, {"time/call_s": time.monotonic() - began})])
+    logbook.rank(rounds)
     share(tracker, parent, rounds, set().union(*(point.names for point in logbook.points.values())))
     parent.end()
     points = [logbook.points[row].id if row in logbook.points else "" for row in range(len(rounds.places))]
@@ -115,6 +117,14 @@ class Logbook:
         for row in dict.fromkeys(row for row, _ in new):
             mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
             self._point(store, mine, fresh, self.points[row])
+
+    def rank(self, rounds: Rounds) -> None:
+        """How far each point of a search is behind the leader on the seeds of both: means of different seeds are not
+        to be compared."""
+        for row, place in enumerate(rounds.places if rounds.course is not None else ()):
+            if row in self.points and place.values and not place.error and not place.excess:
+                self.points[row].metrics([(0, {BEHIND: place.behind})])
+                self.points[row].names.add(BEHIND)
 
     def _seed(self, store: Store, job: Job, place: str, trial: Trial, made: Made) -> None:
         tags = {"synthaug.kind": "point", "arm": trial.arm, SWEEP: self.parent.id}
@@ -224,9 +234,10 @@ def searched(rounds: Rounds) -> dict[str, Any]:
     course = rounds.course
     if course is None:
         return {}
+    sign = -1 if less_is_more(rounds.metric) else 1  # a course knows only that more is better
     rows = [
         {
-            "values": _by_seed(place.values), "final": _by_seed(place.final), "dropped": place.dropped,
+            "values": _by_seed(place.values, sign), "final": _by_seed(place.final, sign), "dropped": place.dropped,
             "behind": place.behind, "excess": place.excess, "error": place.error,
         }
         for place in course.places
@@ -240,5 +251,5 @@ def searched(rounds: Rounds) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _by_seed(values: Mapping[int, float]) -> dict[str, float]:
-    return {str(seed): value for seed, value in values.items()}  # as JSON has them
+def _by_seed(values: Mapping[int, float], sign: int) -> dict[str, float]:
+    return {str(seed): sign * value for seed, value in values.items()}  # as JSON has them

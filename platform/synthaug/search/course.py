@@ -1,9 +1,9 @@
 """The course of a search: which points are asked for, on which seeds they run, and what became of each.
 
-It is decided by results alone, never by when they came (but for a limit of wall time): the same on one device or on
-sixty-four, and when a search that was stopped is run again. Round by round: the searcher asks for points, all of them
-run on the first seeds; then the living ones get more, seed by seed; what won, and the best of each arm that it is
-compared with, run on seeds that no decision has seen.
+It is decided by results alone, never by when they came: the same on one device or on sixty-four, and when a search that
+was stopped is run again. (Limits of seconds hang on the seconds that results took, which are kept with them.) Round by
+round: the searcher asks for points, all of them run on the first seeds; then the living ones get more, seed by seed;
+what won, and the best of each arm that it is compared with, run on seeds that no decision has seen.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class Course:
             yield from self._all(range(len(self.places)), first)
             return
         varied = [arm for arm in self.arms if any(fits(self.arms[arm], {}, name) for name in self.space)]
-        rows = [self._place(arm, {}) for arm in self.arms if arm not in varied]
+        # what the winner is compared with runs in any case, as it stands
+        rows = [self._place(arm, {}) for arm in self.arms if arm not in varied or arm in self.kept]
         arms = {ARM: Choice(tuple(varied))} if len(varied) > 1 else {}
         asking = self.searcher.asking(arms | dict(self.space), self._fits(varied[0]), self.objectives)
         batch = next(asking)
@@ -179,11 +180,12 @@ class Course:
         for (row, seed), one in found.items():
             place = self.places[row]
             self.trainings, self.device_s = self.trainings + 1, self.device_s + one.device_s
-            place.excess = max(place.excess, one.excess)
-            if one.value is None:
-                place.error = place.error or one.error or "failed"
-            else:
+            sound = one.value is not None and bool(np.isfinite([one.value, *one.others]).all())
+            if sound and one.value is not None:
                 of[row][seed], place.others[seed] = one.value, one.others
+            if not final:  # those decide nothing any more
+                place.excess = max(place.excess, one.excess)
+                place.error = place.error or ("" if sound else one.error or "no number came of it")
 
     @property
     def is_spent(self) -> bool:
@@ -221,7 +223,15 @@ class Course:
 
     @property
     def winner(self) -> int | None:
-        return self.looks[-1].leader if self.looks else None
+        """The leader of the last look; where it failed after that, the sound one that came farthest."""
+        for look in reversed(self.looks):
+            for row in np.argsort(look.behind, kind="stable"):
+                if self._is_sound(int(look.living[row])):
+                    return int(look.living[row])
+        return None
+
+    def _is_sound(self, row: int) -> bool:
+        return not self.places[row].error and not self.places[row].excess
 
     @property
     def living(self) -> list[int]:
@@ -230,7 +240,8 @@ class Course:
             return []
         last = self.looks[-1]
         order = np.argsort(last.behind, kind="stable")
-        return [int(last.living[row]) for row in order if not last.dropped[row]]
+        rows = [int(last.living[row]) for row in order if not last.dropped[row]]
+        return [row for row in rows if self._is_sound(row)]
 
     @property
     def compared(self) -> list[int]:
@@ -245,20 +256,30 @@ class Course:
 
     def _farthest(self, arms: Collection[str]) -> int | None:
         rows = [row for row, place in enumerate(self.places) if place.arm in arms and place.values]
+        rows = [row for row in rows if self._is_sound(row)] or rows
         return max(rows, key=lambda row: (len(self.places[row].values), self.places[row].mean), default=None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the race came to its end: no budget cut it short."""
+        return bool(self.looks) and (len(self.living) == 1 or self.looks[-1].seeds >= len(self.seeds))
 
     @property
     def front(self) -> list[int]:
         """The points that none beats in all objectives."""
-        means = {row: place.means for row, place in enumerate(self.places) if place.values and not place.excess}
+        means = {row: place.means for row, place in enumerate(self.places) if place.values and self._is_sound(row)}
 
         def beaten(mine: tuple[float, ...]) -> bool:
             return any(theirs != mine and all(map(float.__ge__, theirs, mine)) for theirs in means.values())
 
         return [row for row, mine in means.items() if not beaten(mine)]
 
-    def risk(self, margin: float) -> float:
-        """How often a search such as this one names a winner more than `margin` behind the best point it had."""
-        raced = [place for place in self.places if not place.error and not place.excess]
-        values = [np.array([place.values[seed] for seed in self.seeds if seed in place.values]) for place in raced]
-        return risk(self.rules, values, len(self.seeds), margin)
+    def risk(self, margin: float) -> float | None:
+        """How often a search such as this one names a winner more than `margin` behind the best point it had; nothing
+        where too little ran to tell."""
+        rows = [place.values for place in self.places if place.values and not place.error and not place.excess]
+        most = self.looks[-1].seeds if self.looks else 0  # a budget may have ended it
+        if len(rows) < 2 or most < 2 or min(map(len, rows)) < 2:
+            return None
+        values = np.array([[row.get(seed, np.nan) for seed in self.seeds[:most]] for row in rows])
+        return risk(self.rules, values, most, margin)

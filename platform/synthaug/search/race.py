@@ -21,6 +21,7 @@ from synthaug.settings import Count, settings
 SHRINK = 8  # observations that the common variance counts for
 RHO = 1.0  # of the mixture behind the e-value: variance of the effects that it bets on, in units of a difference's
 SIMULATIONS = 400
+FITS = 30  # turns of least squares, which come to rest after a few
 
 
 @settings
@@ -48,8 +49,9 @@ class Race(Scheduler):
     """Drops a point when its paired difference to the leader says so.
 
     To "find" the best cheaply: a t test with shrunk variances at `level` each time, without a promise about any one
-    point. To "claim" that what was dropped is worse: an anytime-valid e-value against `level` of all points that are
-    still in the race, so that all such claims of a sweep hold together, whenever it is stopped.
+    point. To "claim" that the best is kept: an anytime-valid e-value against `level` of all points that are still in
+    the race, whenever it is stopped. What is claimed is about the best point, not about every point that was dropped:
+    among points that differ by nothing some are dropped by chance.
     """
 
     to: Literal["find", "claim"] = "find"
@@ -72,11 +74,11 @@ class Race(Scheduler):
         return found
 
     def promise(self) -> str:
-        within = f" by more than {self.margin:g}" if self.margin else ""
+        within = f", but for one that is better by less than {self.margin:g}" if self.margin else ""
         if self.to == "find":
             return "what was dropped looked worse; of no single one is that a claim"
         level = 0.05 if self.level is None else self.level
-        return f"with {1 - level:.0%} none of what was dropped is better than the leader{within}, all of them together"
+        return f"with {100 * (1 - level):g} % the best of all points is not among what was dropped{within}"
 
 
 @settings
@@ -190,21 +192,37 @@ def _used(looks: Sequence[Look]) -> int:
     return used
 
 
-def risk(scheduler: Scheduler, values: Sequence[np.ndarray], most: int, margin: float, seed: int = 0) -> float:
+def risk(scheduler: Scheduler, values: np.ndarray, most: int, margin: float, seed: int = 0) -> float:
     """How often a race such as this one names a winner that is more than `margin` behind the best, by simulation: with
-    as many points, the noise that was found, and means drawn towards their own mean as far as noise explains them."""
-    first = min(len(row) for row in values)
-    noise = shrunk(np.stack([row[:first] for row in values])) if len(values) > 1 else np.zeros(len(values))
-    counts = np.array([len(row) for row in values])
-    means = np.array([row.mean() for row in values])
-    spread = max(means.var() - (noise / counts).mean(), 0.0)
+    as many points, the noise that was found, and means drawn towards their own mean as far as noise explains them.
+    `values` has NaN where a point did not run on a seed; the race went over `most` seeds."""
+    means, noise = fitted(values)
+    of_mean = noise / (~np.isnan(values)).sum(1)
+    spread = max(means.var(ddof=1) - of_mean.mean(), 0.0)
     # empirical Bayes: what stands out after two seeds is partly luck
-    trust = spread / (spread + noise / counts) if spread > 0 else np.zeros(len(values))
+    trust = spread / (spread + of_mean)
     means = means.mean() + trust * (means - means.mean())
-    left = np.sqrt(trust * noise / counts)  # what is not known of each mean
+    left = np.sqrt(trust * of_mean)  # what is not known of each mean
     dice, lost = np.random.default_rng(seed), 0
     for _ in range(SIMULATIONS):
         true = means + left * dice.standard_normal(len(means))
         drawn = true[:, None] + np.sqrt(noise)[:, None] * dice.standard_normal((len(means), most))
         lost += true.max() - true[played(scheduler, drawn)[0]] > margin
     return lost / SIMULATIONS
+
+
+def fitted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each point without what its seeds do to all, and its variance, shrunk as in the race: least squares
+    where points ran on different seeds."""
+    known = ~np.isnan(values)
+    counts = known.sum(1)
+    rows, of_seeds = np.zeros(len(values)), np.zeros(values.shape[1])
+    for _ in range(FITS):
+        rows = np.nanmean(values - of_seeds, 1)
+        of_seeds = np.nanmean(values - rows[:, None], 0)
+        of_seeds -= of_seeds.mean()
+    squares = np.where(known, values - rows[:, None] - of_seeds, 0.0) ** 2
+    free = known.sum() - len(values) - values.shape[1] + 1
+    common = squares.sum() / max(free, 1)
+    own = squares.sum(1) * len(values) / (len(values) - 1)  # times its degrees of freedom
+    return rows, (SHRINK * common + own) / (SHRINK + counts - 1) + 1e-18

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synthaug.search.fields import Make, ripe, settled
 from synthaug.search.space import Choice, Domain, LogUniform, Uniform
-from synthaug.settings import Count, UserError, seed_of, settings
+from synthaug.settings import Count, UserError, did_you_mean, seed_of, settings
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -91,8 +91,8 @@ class Optuna(Searcher):
     """Optuna's TPE, several variables at a time: the more it has seen, the nearer to what was good.
 
     It asks for `batch` points, waits for all of them, and asks for the next: what it asks is then the same on one
-    device or on sixty-four, and when a search is run again. `start` are points to begin with, the first `random` of
-    the others are drawn at random.
+    device or on sixty-four, and when a search is run again. `start` are points to begin with; then `random` are drawn
+    at random. What failed counts as the worst that was found, and as what is not to be tried again.
     """
 
     samples: Count = 40
@@ -115,18 +115,21 @@ class Optuna(Searcher):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group` has been one for years
             sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self.random, multivariate=True, group=True, seed=seed_of(self.seed, "optuna") % 2**32
+                n_startup_trials=self.random + len(self.start), multivariate=True, group=True,
+                seed=seed_of(self.seed, "optuna") % 2**32,
             )  # fmt: skip
         study = optuna.create_study(directions=["maximize"] * objectives, sampler=sampler)
         for point in self.start:
-            study.enqueue_trial({name: _number_of(space[name], value) for name, value in point.items()})
+            study.enqueue_trial({name: _number_of(name, space, value) for name, value in point.items()})
         for first in range(0, self.samples, self.batch):
             asked = [study.ask() for _ in range(min(self.batch, self.samples - first))]
             known = yield [_suggested(trial, space, fits) for trial in asked]
             for trial, found in zip(asked, known, strict=True):
-                trial.set_constraint("limits", found.excess)
-                failed = optuna.trial.TrialState.FAIL if found.values is None else None
-                study.tell(trial, found.values, state=failed)
+                told = [other.values for other in study.get_trials(deepcopy=False) if other.values]
+                worst = [min(values) for values in zip(*told, strict=True)] or [0.0] * objectives
+                # an infinite excess would be no number to learn from
+                trial.set_constraint("limits", 1.0 if found.values is None else min(found.excess, 1e6))
+                study.tell(trial, worst if found.values is None else found.values)
 
 
 def _suggested(trial: Trial, space: Space, fits: Fits) -> Point:
@@ -154,12 +157,18 @@ def _suggest(trial: Trial, name: str, domain: Domain) -> Any:
     raise UserError(f"Optuna knows no {type(domain).__name__}", ("space", name))
 
 
-def _number_of(domain: Domain, value: Any) -> Any:
-    """What Optuna calls a value."""
+def _number_of(name: str, space: Space, value: Any) -> Any:
+    """What Optuna calls a value that a search is to begin with."""
+    where = ("searcher", "start", name)
+    if name not in space:
+        raise UserError(f"no field of the space{did_you_mean(name, list(space))}", where)
+    domain = space[name]
     if isinstance(domain, Choice):
         if value not in domain.values:
-            raise UserError(f"{value!r} is not among {list(domain.values)}", ("searcher", "start"))
+            raise UserError(f"{value!r} is not among {list(domain.values)}", where)
         return domain.values.index(value)
+    if not isinstance(value, int | float) or not domain.low <= value <= domain.high:  # type: ignore[attr-defined]
+        raise UserError(f"{value!r} does not lie between {domain.low} and {domain.high}", where)  # type: ignore[attr-defined]
     return round((value - domain.low) / domain.step) if isinstance(domain, Uniform) else value
 
 
@@ -178,9 +187,14 @@ def spread(makers: Mapping[str, Make], space: Space, searcher: Searcher) -> list
 def tried(makers: Mapping[str, Make], space: Space, searcher: Searcher) -> None:
     """Refuse what does not fit, and a field that is nowhere."""
     if not space:
+        if searcher.adaptive:
+            raise UserError("it needs a space to search in", ("space",))
         for make in makers.values():
             make({})
         return
+    for point in getattr(searcher, "start", ()):
+        for name, value in point.items():
+            _number_of(name, space, value)
     drawn = RandomSearch(samples=TRIED) if searcher.adaptive else searcher
     points = [point for _, point in spread(makers, space, drawn)]
     for name, domain in space.items():

@@ -48,6 +48,8 @@ class Uniform(Domain):
     def _ordered(self) -> Uniform:
         if not self.low < self.high:
             raise UserError(f"low={self.low} must be below high={self.high}")
+        if abs(self.steps * self.step - (self.high - self.low)) > 1e-6 * self.step or not self.steps:
+            raise UserError(f"steps of {self.step} do not lead from {self.low} to {self.high}; set step")
         return self
 
     @property
