@@ -28,7 +28,7 @@ def test_the_demo_ends_with_the_answer_the_report_and_the_way_to_the_ui(
     assert main(["run", f"{EXPERIMENTS}/digits.py:one_shot", *few, "--home", str(home)]) == 0
     out = capfd.readouterr().out.splitlines()
     assert out[0].split()[:2] == ["point", "(by"] and sum("winner" in line for line in out) == 2
-    assert any(line.startswith("Best of 6 points by val/top1: ") and "over " in line for line in out)
+    assert any(line.startswith("Best of 6 points by val/top1: ") and " against plain" in line for line in out)
     assert out[-1] == f"compare in MLflow: synthaug ui --home {home}"
     page = Path(out[-2].removeprefix("report: ")).read_text()
     assert "class=answer>Best of 6" in page and "nano models know only letters and digits" in page

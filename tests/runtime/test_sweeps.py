@@ -127,6 +127,7 @@ def test_many_arms_stay_readable(ran: tuple[Path, dict[str, Any]], monkeypatch: 
     assert page.count("data:image/png;base64") == 1, "one gallery a set of images, of the first seed"
 
 
+@pytest.mark.nightly  # half a minute; that workers train the same is tested elsewhere
 def test_each_trial_may_have_train_workers(cluster: None, ran: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     """One after another; what fails there is told as it is elsewhere."""
     arms = {"plain": {}, "bad": {"recipe.batch_size": 1}}  # of two workers one would have nothing to do
