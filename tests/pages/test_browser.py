@@ -43,6 +43,13 @@ class Window:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._heard)
 
+    def __enter__(self) -> Any:
+        return self.page
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self.page.close()
+        assert kind is not None or self.errors == []
+
     def _heard(self, message: Any) -> None:
         said = f"{message.text} {message.location}"
         if message.type == "error" and not any(own in said for own in THEIR_OWN):
@@ -86,51 +93,45 @@ def address(ran: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 def test_the_report_has_its_figures_in_the_light_in_the_dark_and_on_a_phone(
     ran: Path, browser: Any, tmp_path: Path
 ) -> None:
-    page = write_report(Store(ran), {"file:sweep": SWEEP}, tmp_path / "page.html")
+    report = write_report(Store(ran), {"file:sweep": SWEEP}, tmp_path / "page.html")
     for how in (
         {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"},
         {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
     ):
-        window = Window(browser, **how)
-        window.page.goto(page.as_uri())
-        assert "Too early to tell: 2 seeds of each" in window.page.inner_text(".answer")
-        # accuracy against cost, the heat map, curves while training, gains by class
-        drawn = window.page.eval_on_selector_all("svg", "all => all.map(one => one.getBoundingClientRect().width)")
-        assert len(drawn) == 4 and all(100 < width <= how["viewport"]["width"] for width in drawn)
-        shown = window.page.eval_on_selector_all("img", "all => all.map(one => one.naturalWidth)")
-        assert len(shown) == 2 and all(shown), "a gallery of each set of images"
-        wide = window.page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= how["viewport"]["width"], "tables scroll in themselves, the page does not"
-        paper = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (paper == "rgb(255, 255, 255)") == (how["color_scheme"] == "light")
-        assert window.page.locator("td").first.bounding_box() is not None
-        assert window.errors == []
-        window.page.close()
+        with Window(browser, **how) as page:
+            page.goto(report.as_uri())
+            assert "Too early to tell: 2 seeds of each" in page.inner_text(".answer")
+            # accuracy against cost, the heat map, curves while training, gains by class
+            drawn = page.eval_on_selector_all("svg", "all => all.map(one => one.getBoundingClientRect().width)")
+            assert len(drawn) == 4 and all(100 < width <= how["viewport"]["width"] for width in drawn)
+            shown = page.eval_on_selector_all("img", "all => all.map(one => one.naturalWidth)")
+            assert len(shown) == 2 and all(shown), "a gallery of each set of images"
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= how["viewport"]["width"], "tables scroll in themselves, the page does not"
+            paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (paper == "rgb(255, 255, 255)") == (how["color_scheme"] == "light")
+            assert page.locator("td").first.bounding_box() is not None
 
 
 def test_the_ui_opens_on_the_points_of_the_sweep_best_first(address: str, browser: Any) -> None:
-    window = Window(browser, viewport={"width": 2000, "height": 1000})
-    window.page.goto(f"http://{address}")
-    window.page.wait_for_selector("[role=row] >> text=plain")
-    names = window.page.locator(".ag-pinned-left-cols-container [role=row], [role=row]:has(a[href*='/runs/'])")
-    assert names.count() >= 5, "plain training, and noise of two amounts and two numbers"
-    head = window.page.locator("[role=columnheader]").all_inner_texts()
-    for column in ("test/top1", "test/top1/low", "cost/device_s", "seeds", "method.amount", "k"):
-        assert any(text.strip() == column for text in head), f"{column} of {head}"
-    assert window.errors == []
-    window.page.close()
+    with Window(browser, viewport={"width": 2000, "height": 1000}) as page:
+        page.goto(f"http://{address}")
+        page.wait_for_selector("[role=row] >> text=plain")
+        names = page.locator(".ag-pinned-left-cols-container [role=row], [role=row]:has(a[href*='/runs/'])")
+        assert names.count() >= 5, "plain training, and noise of two amounts and two numbers"
+        head = page.locator("[role=columnheader]").all_inner_texts()
+        for column in ("test/top1", "test/top1/low", "cost/device_s", "seeds", "method.amount", "k"):
+            assert any(text.strip() == column for text in head), f"{column} of {head}"
 
 
 def test_the_ui_draws_parallel_coordinates_and_shows_images(address: str, browser: Any) -> None:
-    window = Window(browser, viewport={"width": 1600, "height": 1000})
-    window.page.goto(f"http://{address}&compareRunsMode=CHART")
-    window.page.wait_for_selector("text=Parallel Coordinates")
-    for axis in ("method.amount", "cost/device_s", "test/top1"):
-        window.page.locator(f"svg >> text={axis}").first.wait_for()
-    window.page.locator("text=gallery").first.scroll_into_view_if_needed()
-    pictures = window.page.locator("img[src*='get-artifact']")
-    pictures.first.wait_for()
-    window.page.wait_for_function("[...document.querySelectorAll('img')].every(one => one.naturalWidth > 0)")
-    assert pictures.count() == 4, "one of each point with images"
-    assert window.errors == []
-    window.page.close()
+    with Window(browser, viewport={"width": 1600, "height": 1000}) as page:
+        page.goto(f"http://{address}&compareRunsMode=CHART")
+        page.wait_for_selector("text=Parallel Coordinates")
+        for axis in ("method.amount", "cost/device_s", "test/top1"):
+            page.locator(f"svg >> text={axis}").first.wait_for()
+        page.locator("text=gallery").first.scroll_into_view_if_needed()
+        pictures = page.locator("img[src*='get-artifact']")
+        pictures.first.wait_for()
+        page.wait_for_function("[...document.querySelectorAll('img')].every(one => one.naturalWidth > 0)")
+        assert pictures.count() == 4, "one of each point with images"

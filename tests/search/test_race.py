@@ -210,6 +210,8 @@ def test_what_a_seed_does_to_all_is_no_risk(monkeypatch: pytest.MonkeyPatch) -> 
         assert again - again.mean() == pytest.approx(means - means.mean(), abs=1e-5)
         assert same == pytest.approx(noise, rel=1e-3)
         assert risk(Race(), moved, 8, 0.005) == pytest.approx(risk(Race(), values, 8, 0.005), abs=0.021)
+    lost = np.column_stack([values, np.full(12, np.nan)])  # the one point that ran there has failed
+    assert fitted(lost)[0] == pytest.approx(means) and risk(Race(), lost, 9, 0.005) >= 0
     whole = np.random.default_rng(2).normal(0, 0.01, (9, 5))
     rows, variance = fitted(whole)
     assert rows - rows.mean() == pytest.approx(whole.mean(1) - whole.mean())

@@ -87,7 +87,7 @@ def _worth(course: Course, found: Sequence[Line], fresh: Sequence[Mapping[str, A
             continue
         d, low, high, _ = paired_test([mine[seed] for seed in pairs], [theirs[seed] for seed in pairs])
         within = interval(low, high, metric, "+") if len(pairs) >= FEW else f"{len(pairs)} seeds are too few to tell"
-        told.append(f"{number(d, metric, '+')} ({within}) against {course.places[point].arm}")
+        told.append(f"{number(d, metric, '+')} ({within}) against {course.places[point].name}")
     reached = f"{number(float(np.mean(list(mine.values()))), metric)} ({metric})"
     said = f"On {len(mine)} seeds that no decision has seen it reaches {reached}"
     return ", ".join([said, *told])

@@ -215,6 +215,7 @@ def fitted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean of each point without what its seeds do to all, and its variance, shrunk as in the race: least squares
     where points ran on different seeds."""
     known = ~np.isnan(values)
+    values, known = values[:, known.any(0)], known[:, known.any(0)]  # a seed that none of them ran on tells nothing
     counts = known.sum(1)
     rows, of_seeds = np.zeros(len(values)), np.zeros(values.shape[1])
     for _ in range(FITS):
