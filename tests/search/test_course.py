@@ -218,6 +218,17 @@ def test_the_winner_is_sound() -> None:
     ran(one, late)
     assert one.winner is not None and one.places[one.winner].fields["how.x"] <= 0.5
     assert all(one.places[row].excess == 0 for row in one.living)
+    two = course(arms={"shift": thing}, seeds=range(6), final=(9,), space={"how.x": Choice((0.0, 0.75, 1.0))})
+
+    def alike(place: Place, seed: int) -> Found:
+        x = place.fields["how.x"]
+        turn = 0.02 * (-1) ** (seed + (x == 1))  # now one leads, now the other
+        return Found(0.5 + turn if x else 0.0, excess=late(place, seed).excess)
+
+    ran(two, alike)
+    assert two.places[0].dropped == 2 and two.winner == 0, (
+        "all that lived pass the limit: the dropped one is what is left"
+    )
     nan = course(arms={"shift": thing}, seeds=range(2), final=(), space={"how.x": SPACE["how.x"]})
     ran(nan, lambda place, seed: Found(float("nan") if place.fields["how.x"] == 1.0 else place.fields["how.x"]))
     assert [place.error for place in nan.places if place.fields["how.x"] == 1.0] == ["no number came of it"]
