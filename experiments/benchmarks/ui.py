@@ -17,9 +17,10 @@ import numpy as np
 
 from experiments import digits
 from synthaug.experiment import Sweep, Trial, replace
+from synthaug.runtime.records import record_key
 from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds
-from synthaug.runtime.store import Store, record_key
+from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import SWEEP, Run, Tracker, params_of
 from synthaug.runtime.views import share
 from synthaug.search.space import Choice, Domain

@@ -303,12 +303,16 @@ def ui(
 
 
 @app.command()
-def doctor(home: HOME = RUNS) -> None:
+def doctor(
+    home: HOME = RUNS,
+    deep: Annotated[bool, typer.Option("--deep", help="read all of HOME instead: which files are damaged?")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="set them aside, so that runs make them anew")] = False,
+) -> None:
     """Versions, devices, memory, disk, Ray, MLflow, models: what is wrong and how to mend it."""
-    from synthaug.pages.doctor import examine
+    from synthaug.pages.doctor import examine, examine_files
 
     failed = 0
-    for name, well, text in examine(home):
+    for name, well, text in examine_files(home, mend) if deep or mend else examine(home):
         print(f"{'ok  ' if well else 'BAD '} {name}: {text}")
         failed += not well
     if failed:

@@ -13,7 +13,7 @@ from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep, read
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages import table
-from synthaug.runtime.store import record_key
+from synthaug.runtime.records import record_key
 from synthaug.settings import UserError, seed_of, to_json
 
 BASE = Experiment(dataset=Dataset("digits"), recipe=Recipe(steps=1))

@@ -32,11 +32,11 @@ def test_what_a_run_has_begun_to_use_stays(made: tuple[Store, str, Path], subjec
     store, name, folder = made
     stages = list(store.stages(subject).values())
     assert store.unneeded() == [(name, "no run refers to it")]
-    store.begin(subject, stages)
-    assert store.unneeded() == [] and store.recorded(subject, stages) is None and store.records() == []
+    store.records.begin(subject, stages)
+    assert store.unneeded() == [] and store.records.of(subject, stages) is None and store.records.all() == []
     assert not store.remove(name, "no run refers to it") and folder.exists(), "it was asked about a moment too early"
-    store.record(subject, stages, "x", "synthaug")
-    assert store.unneeded() == [] and len(store.records()) == 1 and store.records("begun") == []
+    store.records.end(subject, stages, "x", "synthaug")
+    assert store.unneeded() == [] and len(store.records.all()) == 1 and store.records.all("begun") == []
 
 
 def test_what_somebody_is_making_stays(made: tuple[Store, str, Path], subject: Experiment) -> None:

@@ -20,7 +20,8 @@ from synthaug.diffusion.pixel_models import TrainedUNet
 from synthaug.evaluate.base import Evaluation
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.methods.base import Method
-from synthaug.runtime.store import Store, record_key
+from synthaug.runtime.records import record_key
+from synthaug.runtime.store import Store
 from synthaug.settings import from_json, hash_of, key_name, keyed, subclasses, to_json
 from synthaug.stages.line import line_of
 from synthaug.weights import Weights
@@ -102,7 +103,7 @@ def test_older_records_are_filed_by_what_they_hold(home: Path) -> None:
     (home / "store/record/keyed").unlink()
     again = synthaug.run(experiment, home=home)
     assert again["run_id"] == first["run_id"] and all(stage["cached"] for stage in again["stages"].values())
-    assert new.exists() and not old.exists() and len(store.records()) == 1
+    assert new.exists() and not old.exists() and len(store.records.all()) == 1
     assert [name for name, _ in store.unneeded()] == []
     # and goes on in its run when something of it is lost, although the run had another key then
     client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
@@ -117,14 +118,14 @@ def test_a_record_that_names_no_artefacts_is_none(home: Path, artefacts: Any) ->
     """A damaged one must not end `run` or `clean`."""
     store = Store(home).prepare()
     store.disk.write("record/abc.json", json.dumps({"subject": {}, "artefacts": artefacts}).encode())
-    assert store.records() == [] and store.unneeded() == []
+    assert store.records.all() == [] and store.unneeded() == []
 
 
 def test_records_of_classes_that_are_gone_stay(home: Path) -> None:
     store = Store(home).prepare()
     strange = {"subject": {"kind": "nobody:Knows", "dataset": {"name": "digits"}}, "artefacts": ["train/" + "0" * 32]}
     store.disk.write("record/abc.json", json.dumps(strange).encode())
-    assert [record.artefacts for record in Store(home).prepare().records()] == [strange["artefacts"]]
+    assert [record.artefacts for record in Store(home).prepare().records.all()] == [strange["artefacts"]]
 
 
 def test_a_sweep_of_older_json_is_read() -> None:

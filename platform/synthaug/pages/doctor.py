@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from synthaug.runtime.damage import damages, set_aside
+from synthaug.runtime.database import NAME
+from synthaug.runtime.disk import ASIDE
+from synthaug.runtime.run import rewrite
 from synthaug.runtime.store import LIBRARIES, Store
+from synthaug.runtime.tracking import Tracker
 from synthaug.settings import UserError
 from synthaug.weights import embedded_names
 
@@ -88,3 +93,22 @@ def _ray() -> Finding:
     except (UserError, RuntimeError, OSError, TimeoutError) as error:
         return "ray", False, f"does not run a task: {error}; is HOME writable, is a firewall in the way of localhost?"
     return "ray", answered, f"started with {tokens} CPU tokens and ran a task"
+
+
+def examine_files(home: Path, mend: bool) -> Iterator[Finding]:
+    """Everything that a home holds, read and compared with what was noted of it; to `mend` is to set aside what is
+    damaged."""
+    store = Store(home).prepare()
+    found = list(damages(store))
+    for damage in found:
+        if not mend:
+            yield damage.file, False, f"{damage.why}; once set aside (--mend) {damage.then}"
+        elif damage.file == NAME:
+            _ = Tracker(store.home, "synthaug").client  # opens it, and says what it does
+            rewrite(store)
+            yield damage.file, True, f"{damage.why}; {damage.then}"
+        else:
+            set_aside(store, damage)
+            yield damage.file, True, f"{damage.why}; set aside in {store.home / ASIDE}, {damage.then}"
+    if not found:
+        yield "files", True, f"all of {store.home} is as it was written"

@@ -95,7 +95,7 @@ def write_report(store: Store, subjects: Mapping[str, Experiment | Sweep], out: 
 def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
     """Everything that was run in this home, by name."""
     found = {}
-    for record in store.records():
+    for record in store.records.all():
         title = f"{record.name} {record.run_id[:8]}"
         try:
             found[title] = read(record.subject)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from synthaug.settings import UserError
 
+ASIDE = "damaged"  # the folder of what was set aside
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota left, larger than allowed
 
 
@@ -85,6 +87,15 @@ class Disk:
         aside = str(place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}"))
         os.replace(self.root / name, self.root / aside)
         return aside
+
+    def set_aside(self, name: str) -> Path:
+        """Move a file to where it harms nobody, under a name that is free there, and say where."""
+        place = self.root / ASIDE / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        numbered = (place.with_name(f"{place.name}.{n}" if n else place.name) for n in itertools.count())
+        free = next(one for one in numbered if not one.exists())
+        os.replace(self.root / name, free)
+        return free
 
     def local(self, name: str = "") -> Path:
         """A file or a folder as a path, for libraries that open files themselves."""

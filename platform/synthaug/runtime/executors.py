@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from synthaug.progress import say
 from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Executor, Heard, Here, Made, MakeUnits, Plan, Unit, fill, said, units_here
 from synthaug.runtime.store import Store
@@ -46,7 +45,7 @@ class Workers:
 
         began = time.monotonic()
         # the driver holds the lock for all: its workers train, and the first of them closes the stage
-        with plan.store.making([stage], say) as missing:
+        with plan.store.making([stage]) as missing:
             if missing:
                 fit_by_workers(plan, stage, self.workers, heard)
         return Made({stage.key: time.monotonic() - began} if missing else {})
@@ -107,7 +106,7 @@ def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits) -> Made:
     """All units of a wave as one batch of work, under the locks of its stages."""
     began = time.monotonic()
     stages = [stage for chain in wave for stage in chain if isinstance(stage, Mapped)]
-    with plan.store.making(stages, say) as missing:
+    with plan.store.making(stages) as missing:
         fill(plan.store, [stage for stage in missing if isinstance(stage, Mapped)], make_units)
     # a batch of work is not timed stage by stage, so each has an equal part of it
     return Made(dict.fromkeys((stage.key for stage in missing), (time.monotonic() - began) / max(1, len(missing))))

@@ -6,12 +6,13 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 from synthaug.experiment import Experiment
 from synthaug.progress import Progress, say
 from synthaug.runtime.disk import Disk
-from synthaug.runtime.store import Store
+from synthaug.runtime.store import Damaged, Store
 from synthaug.stages.base import Computed, Cost, Loop, Mapped, Receipt, Stage, Trained, closure, once
 from synthaug.training import ALONE, Entry, Report, World
 
@@ -49,14 +50,30 @@ class Plan:
         return once(closure(self.sinks, self.store.helps))
 
     def todo(self) -> list[Stage[Any]]:
-        """What is missing. Parts that somebody will read now are read to see whether they are whole."""
-        stages = self.stages()
-        missing = {stage.key for stage in stages if not self.store.is_ready(stage)}
-        read = self.read | {other.key for stage in stages if stage.key in missing for other in stage.inputs.values()}
-        return [s for s in stages if s.key in missing or (s.key in read and not self.store.is_ready(s, verify=True))]
+        """What is missing. What somebody will read now is looked at whole, and missing too if it is damaged."""
+        while True:
+            try:
+                stages = self.stages()
+                missing = {stage.key for stage in stages if not self.store.is_ready(stage)}
+                users = [stage for stage in stages if stage.key in missing]
+                read = self.read | {key for stage in users for key in _read_by(stage)}
+                for stage in stages:
+                    if stage.key in read - missing:
+                        self.store.verify(stage)
+                return users
+            except Damaged as damage:
+                self.store.void(damage)  # once: it is missing then, and so is what cannot be known without it
 
     def estimate(self, stage: Stage[Any]) -> Cost:
         return stage.estimate(self.store.planned(stage))
+
+
+def _read_by(stage: Stage[Any]) -> Iterator[str]:
+    """The keys of what making a stage reads: its inputs, and those behind a choice among them."""
+    for other in stage.inputs.values():
+        yield other.key
+        if isinstance(other, Computed):
+            yield from _read_by(other)
 
 
 @dataclass
@@ -139,7 +156,7 @@ class Here:
 
 def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard) -> bool:
     """One stage whose inputs are there, unless another process has made it meanwhile; whether it was made here."""
-    with store.making([stage], say) as missing:
+    with store.making([stage]) as missing:
         if not missing:
             return False
         if isinstance(stage, Mapped):
@@ -182,6 +199,7 @@ class FileCheckpoint:
     """The state of a training in its own artefact, at most every `every_s` seconds."""
 
     NAME = "checkpoint.pt"
+    SEAL = b"\nsha256 of the above: "  # behind the state, with its digest
 
     def __init__(self, at: Disk, every_s: float, writes: bool = True) -> None:
         self.at, self.every_s, self.writes = at, every_s, writes
@@ -192,9 +210,19 @@ class FileCheckpoint:
 
         if not self.at.exists(self.NAME):
             return None
-        # to the CPU: a run may go on elsewhere than it began; weights only: nothing but plain values and tensors
-        state: dict[str, Any] = torch.load(io.BytesIO(self.at.read(self.NAME)), map_location="cpu", weights_only=True)
-        return state
+        state, mark, digest = self.at.read(self.NAME).rpartition(self.SEAL)
+        try:
+            if mark and digest != sha256(state).digest():
+                raise ValueError("other bytes than were written")
+            # To the CPU: a run may go on elsewhere than it began; weights only: nothing but plain values and tensors.
+            # One of an older version has no seal, and is all behind where it would be.
+            found: dict[str, Any] = torch.load(io.BytesIO(state or digest), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever damaged bytes lead a reader to
+            if self.writes:
+                said = " ".join(str(error).split()) or type(error).__name__
+                say(f"{self.at.local(self.NAME)} is damaged ({said:.60}): this training starts again")
+            return None
+        return found
 
     def due(self) -> bool:
         return self.writes and time.monotonic() - self.last >= self.every_s
@@ -204,8 +232,9 @@ class FileCheckpoint:
 
         out = io.BytesIO()
         torch.save(state, out)
+        data = out.getvalue()
         # whole or not at all: who is killed here goes on from the one before
-        self.at.write(self.NAME, out.getvalue())
+        self.at.write(self.NAME, data + self.SEAL + sha256(data).digest())
         self.last = time.monotonic()
 
 

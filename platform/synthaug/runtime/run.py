@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthaug.experiment import Experiment, Sweep
+from synthaug.experiment import Experiment, Sweep, read
 from synthaug.progress import say
-from synthaug.runtime import cluster
+from synthaug.runtime import cluster, database
 from synthaug.runtime.executors import OneByOne, SideBySide, Workers
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Here, Made, Plan, make
+from synthaug.runtime.records import Record
 from synthaug.runtime.search import Rounds
-from synthaug.runtime.store import Record, Store
+from synthaug.runtime.store import Store
 from synthaug.runtime.sweeps import answer, run_sweep
 from synthaug.runtime.tracking import Tracker, log_finished, origin, run_key
 from synthaug.settings import UserError
@@ -41,7 +42,7 @@ def run(
     plan = planned(store, rounds.experiments)
     todo, stages = plan.todo(), plan.stages()
     # the whole answer is in the store then, and MLflow, which takes seconds to import, is left alone
-    known = store.recorded(subject, stages)
+    known = store.records.of(subject, stages)
     if not todo and not rounds.jobs and known is not None and is_tracked(store):
         return known_answer(rounds, known)
     began = (
@@ -60,11 +61,40 @@ def run(
             cluster.stop_own()
         raise
     tracker = Tracker(store.home, name)
-    store.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
+    store.records.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
     alone: Executor = Workers(workers) if workers and (todo or rounds.jobs) else Here()
     if isinstance(subject, Sweep):
-        return run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
-    return run_experiment(plan, subject, tracker, alone)
+        found = run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
+    else:
+        found = run_experiment(plan, subject, tracker, alone)
+    rewrite(store, subject)
+    return found
+
+
+def rewrite(store: Store, tracked: Experiment | Sweep | None = None) -> None:
+    """Where MLflow's database was damaged and is new, track again what was run to its end but is not there yet."""
+    mark = store.home / database.REWRITE
+    if not mark.exists():
+        return
+    records = store.records.all()
+    say(f"writing the runs of {len(records)} records to MLflow again")
+    for record in records:
+        try:
+            subject = read(record.subject)
+            if subject == tracked:
+                continue
+            rounds = Rounds(store, subject).replay()
+            plan = planned(store, rounds.experiments)
+            if rounds.jobs or plan.todo():
+                continue  # of an older version, or damaged: whoever runs it again has it tracked
+        except UserError:
+            continue
+        tracker = Tracker(store.home, record.name)
+        if isinstance(subject, Sweep):
+            run_sweep(plan, rounds, tracker, Here())
+        else:
+            run_experiment(plan, subject, tracker, Here())
+    mark.unlink(missing_ok=True)
 
 
 def known_answer(rounds: Rounds, known: Record) -> dict[str, Any]:
@@ -102,7 +132,10 @@ def tell(store: Store, experiments: Sequence[Experiment]) -> None:
 
 def is_tracked(store: Store) -> bool:
     """Whether the runs that were recorded can still be there; MLflow itself takes seconds to ask."""
-    return "MLFLOW_TRACKING_URI" in os.environ or (store.home / "mlflow.db").exists()
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        return True
+    there = store.home / database.NAME
+    return there.exists() and not (store.home / database.REWRITE).exists() and not database.trouble_of(there)
 
 
 def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executor: Executor) -> dict[str, Any]:
@@ -110,7 +143,7 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     began, store = time.monotonic(), plan.store
     line = store.line(experiment)
     names = {stage.key: name for name, stage in line.stages().items()}
-    known = store.recorded(experiment, line.results.values())
+    known = store.records.of(experiment, line.results.values())
     tags = {"synthaug.kind": "experiment"} | origin()
     run = tracker.open(run_key(line.results.values()), experiment.label, tags, known=known.run_id if known else "")
 
@@ -123,5 +156,5 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
         # apart from the costs, which are those of making, whoever made it
         run.metrics([(0, {"time/call_s": time.monotonic() - began})])
         log_finished(run, finished, made)
-    store.record(experiment, plan.stages(), run.id, tracker.name)
+    store.records.end(experiment, plan.stages(), run.id, tracker.name)
     return finished.answer(run.id, made)

@@ -6,7 +6,6 @@ again comes at once to where it was.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 from synthaug.evaluate.base import less_is_more
 from synthaug.experiment import Experiment, Sweep, Trial
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.store import Store, record_key
+from synthaug.runtime.records import record_key
+from synthaug.runtime.store import Store
 from synthaug.search.course import Course, Found, Job, Place
 from synthaug.settings import UserError, did_you_mean, hash_of
+from synthaug.stages.notes import sealed
 
 DECIDES = "val/top1"  # chosen on validation images, unless the sweep names another number
 
@@ -78,7 +79,7 @@ class Rounds:
         """Note what a round took, once: what hangs on it has been decided. One that was stopped counts from there."""
         if self.course is not None and self.jobs and str(self.told) not in self.walls:
             self.walls[str(self.told)] = seconds
-            self.store.disk.write(self._walls_file(), json.dumps(self.walls).encode())
+            self.store.disk.write(self._walls_file(), sealed(self.walls))
 
     def name_of(self, job: Job) -> str:
         """What notes of a failure call a trial."""

@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -20,18 +20,20 @@ from synthaug.data.folder import Facts
 from synthaug.data.listing import Listing
 from synthaug.diffusion.batches import Recent
 from synthaug.evaluate.base import Result
-from synthaug.experiment import Experiment, Sweep, read
+from synthaug.experiment import Experiment
+from synthaug.progress import say
 from synthaug.runtime.disk import Disk
-from synthaug.settings import UserError, hash_of, keyed, to_json
-from synthaug.stages.base import Cost, Given, Mapped, Outcome, Part, Receipt, Stage, Unmade, noted
+from synthaug.runtime.records import BEGUN, DONE, Records, read_note
+from synthaug.settings import UserError, hash_of
+from synthaug.stages.base import Cost, Given, Mapped, Outcome, Part, Receipt, Stage, Unmade
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
 from synthaug.stages.line import Line, line_of
+from synthaug.stages.notes import MEND, noted, sealed
 from synthaug.stages.shards import part_name, receipt_name, receipt_of
 
 LIBRARIES = ("torch", "torchvision", "diffusers", "transformers", "ray", "mlflow", "numpy", "pyarrow")
 MANIFEST = "manifest.json"
 LOADED = 8  # artefacts that a process keeps in memory; most are small, or read their files when they are asked
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Manifest:
     denoiser_calls: int = 0
     history: Sequence[dict[str, float]] = ()
     result: Result | None = None
+    files: Mapping[str, str] | None = None  # with their SHA-256; None: of an older version, which noted none
     counts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,20 +69,12 @@ class Manifest:
         return cls(**known, counts={name: value for name, value in data.items() if name not in known})
 
 
-@dataclass(frozen=True)
-class Record:
-    """What was run: the subject as JSON, the artefacts behind it, and its runs in MLflow."""
+class Damaged(UserError):
+    """A finished stage that is not as it was written; `harm` says what of it, as the subject of a sentence."""
 
-    artefacts: Sequence[str]
-    subject: Mapping[str, Any] = field(default_factory=dict)  # of what has only begun it is not noted
-    run_id: str = ""
-    name: str = "synthaug"
-    run_ids: Sequence[str] = ()  # of the trials
-    point_ids: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.artefacts, list):  # `clean` asks it what must stay
-            raise TypeError("a record names its artefacts")
+    def __init__(self, stage: Stage[Any], harm: str) -> None:
+        super().__init__(f"{stage}: {harm} damaged; {MEND}")
+        self.stage, self.harm = stage, harm
 
 
 class Store:
@@ -88,6 +83,7 @@ class Store:
     def __init__(self, home: str | Path) -> None:
         self.home = Path(home).expanduser().absolute()
         self.disk = Disk(self.home / "store")
+        self.records = Records(self.disk)
         self._identified: dict[Thing, Any] = {}  # opened or hashed by this process already
         self._lines: dict[Experiment, Line] = {}  # worked out once: sweeps ask for them thousands of times
         self._loaded = Recent[Any](LOADED)  # by identity
@@ -99,7 +95,7 @@ class Store:
         except OSError as error:
             said = f"cannot write to the home {str(self.home)!r}: {error.strerror}; choose one with --home DIR"
             raise UserError(said) from None
-        self._refile()
+        self.records.refile()
         return self
 
     # --- artefacts ---
@@ -149,12 +145,14 @@ class Store:
         """Whether all that is wanted of it is there; to `verify` is to hash its parts as well."""
         if stage.there:
             return True
-        if self.manifest(stage) is None:
+        if (manifest := self.manifest(stage)) is None:
             return False
         if not isinstance(stage, Mapped):
-            return True
-        # which units there are is known only once the inputs are
-        return all(map(self.is_made, stage.inputs.values())) and not self.missing(stage, verify=verify)
+            return not harmed(self.at(stage), manifest, verify=verify)
+        try:
+            return not self.missing(stage, verify=verify)
+        except Unmade:
+            return False  # which units there are is known only once the inputs are, and what those are made from
 
     def missing(self, stage: Mapped[Any], *, verify: bool = False) -> list[int]:
         """The units that are not there in full."""
@@ -170,7 +168,7 @@ class Store:
 
     def past(self, most: int) -> Iterator[Receipt]:
         """Receipts of this home, of whatever stage: what things took here."""
-        places = (f"{name}/{file}" for name in self._artefacts() for file in self.disk.list(name))
+        places = (f"{name}/{file}" for name in self.artefacts() for file in self.disk.list(name))
         # a sample of them, since a home may hold millions
         named = (place for place in places if re.search(r"/part-\d+\.json$", place))
         for place in itertools.islice(named, most):
@@ -201,16 +199,26 @@ class Store:
         """What a finished stage gives to others; kept by what it is, never by where it lies."""
 
         def load() -> Any:
-            if not self.is_made(stage):
+            if (manifest := self.manifest(stage)) is None and not stage.there:
                 raise Unmade(f"{stage} has not been made")
-            return stage.load(self.at(stage), self.given(stage))
+            if manifest and not isinstance(stage, Mapped) and harmed(self.at(stage), manifest, verify=True):
+                raise Damaged(stage, self.harm(stage))
+            try:
+                return stage.load(self.at(stage), self.given(stage))
+            except (UserError, Unmade):
+                raise
+            except Exception as error:
+                if manifest is None or manifest.files is not None:
+                    raise
+                # its manifest is of an older version, which noted no digests
+                raise Damaged(stage, f"what cannot be read ({error}) is") from error
 
         return self._loaded.get(stage.identity, load)
 
     # --- making them ---
 
     @contextmanager
-    def making(self, stages: Sequence[Stage[Any]], say: Say) -> Iterator[list[Stage[Any]]]:
+    def making(self, stages: Sequence[Stage[Any]]) -> Iterator[list[Stage[Any]]]:
         """Those of some stages that are not ready, while nobody else makes them."""
         with ExitStack() as locks:
             for stage in sorted(stages, key=lambda stage: stage.key):  # one order for all: no two wait for each other
@@ -219,7 +227,41 @@ class Store:
                     self.disk.lock(f"{stage.kind}/{stage.key}.lock", lambda text=waiting: say(text))  # type: ignore[misc]
                 )
             # asked again now that nobody else is at work: they may have been made while we waited
-            yield [stage for stage in stages if not self.is_ready(stage, verify=True)]
+            missing = [stage for stage in stages if not self.is_ready(stage, verify=True)]
+            for stage in missing:
+                if harm := self.harm(stage):
+                    say(f"{stage}: {harm} damaged, made anew")
+            yield missing
+
+    def verify(self, stage: Stage[Any]) -> None:
+        """Refuse a finished stage that is not as it was written."""
+        if not self.is_ready(stage, verify=True):
+            raise Damaged(stage, self.harm(stage))
+
+    def void(self, damage: Damaged) -> None:
+        """Have what is damaged made anew, unless somebody is at work on it already: as if it had not been finished."""
+        stage = damage.stage
+        with self.disk.lock_if_free(f"{stage.kind}/{stage.key}.lock") as free:
+            at = self.at(stage)
+            if not free:
+                raise damage
+            if isinstance(stage, Mapped) and self.manifest(stage) is not None:
+                for unit in self.missing(stage, verify=True):
+                    at.remove(receipt_name(unit))
+            else:
+                at.remove(MANIFEST)
+        say(f"{stage}: {damage.harm} damaged, made anew")
+        self._loaded = Recent(LOADED)  # others may have been made of it
+
+    def harm(self, stage: Stage[Any]) -> str:
+        """What of a stage that was finished is not as it was written: the subject of a sentence, or nothing."""
+        at, manifest = self.at(stage), self.manifest(stage)
+        if manifest is None:
+            return f"{MANIFEST} is" if at.exists(MANIFEST) else ""
+        if not isinstance(stage, Mapped):
+            return ", ".join(found) + " is" if (found := harmed(at, manifest, verify=True)) else ""
+        bad = [unit for unit in self.missing(stage, verify=True) if at.exists(receipt_name(unit))]
+        return f"{len(bad)} of its parts {'are' if len(bad) > 1 else 'is'}" if bad else ""
 
     def write_part(self, stage: Mapped[Any], unit: int, part: Part, seconds: float) -> Receipt:
         """A unit of a stage: the part, and last its receipt."""
@@ -229,7 +271,7 @@ class Store:
             seconds if part.seconds is None else part.seconds, part.counters, part.micro_batch, part.starts,
         )  # fmt: skip
         at.write(receipt.part, part.data)  # a name of other bytes is another, so no reader's part changes
-        at.write(receipt_name(unit), _json(asdict(receipt)))
+        at.write(receipt_name(unit), sealed(asdict(receipt)))
         return receipt
 
     def close(self, stage: Stage[Any], outcome: Outcome, seconds: float) -> None:
@@ -240,9 +282,10 @@ class Store:
         took = seconds if outcome.seconds is None else outcome.seconds
         manifest = Manifest(
             stage.kind, stage.key, stage.version, stage.settings, stage.keys_of_inputs, stage.helpers, environment(),
-            took, outcome.calls, list(outcome.history), outcome.result, outcome.counts,
+            took, outcome.calls, list(outcome.history), outcome.result,
+            {name: sha256(data).hexdigest() for name, data in outcome.files.items()}, outcome.counts,
         )  # fmt: skip
-        at.write(MANIFEST, _json(manifest.to_json()))  # what lies there without it is nobody's, and is made again
+        at.write(MANIFEST, sealed(manifest.to_json()))  # what lies there without it is nobody's, and is made again
 
     # --- what data and models are ---
 
@@ -264,7 +307,7 @@ class Store:
         finally:
             # also if it ended in an error: files that were read by then need not be read again
             if json.dumps(facts) != known:
-                self.disk.write(place, _json(facts))
+                self.disk.write(place, sealed(facts))
 
     def identify(self, thing: Thing) -> str:
         """The digest of a data set's content, or of a model's weights (remembered by path, size and mtime)."""
@@ -280,62 +323,18 @@ class Store:
             known = self.read_json(place)
             if not isinstance(known, dict) or "identity" not in known:
                 known = {"identity": identity(thing)}
-                self.disk.write(place, _json(known))
+                self.disk.write(place, sealed(known))
             self._identified[thing] = known["identity"]
         return str(self._identified[thing])
-
-    # --- records of what was run, for report and clean ---
-
-    def begin(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> None:
-        """Note what a run is about to make and use, so that `clean` leaves it alone."""
-        self.disk.write(self._place(subject, "begun"), _json({"artefacts": names(stages)}))
-
-    def record(
-        self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]], run_id: str, name: str,
-        run_ids: Sequence[str] = (), point_ids: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        done = Record(names(stages), to_json(subject), run_id, name, run_ids, point_ids)
-        self.disk.write(self._place(subject), _json(asdict(done)))
-        # last: at each moment one of the two names the artefacts
-        self.disk.remove(self._place(subject, "begun"))
-
-    def recorded(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
-        """What was noted when the same subject, with the same content behind it, was run to its end, if all of these
-        stages were among what it made or found."""
-        known = noted(Record, self.read_json(self._place(subject)))
-        return known if known and set(names(stages)) <= set(known.artefacts) else None
-
-    def records(self, kind: str = "record") -> list[Record]:
-        found = (self.read_json(f"{kind}/{name}") for name in self.disk.list(kind) if name.endswith(".json"))
-        return [record for data in found if (record := noted(Record, data)) is not None]
-
-    def _place(self, subject: Experiment | Sweep, kind: str = "record") -> str:
-        return f"{kind}/{record_key(subject)}.json"
-
-    def _refile(self) -> None:
-        """Records used to be named by all of their JSON, which moved with every class and grew with every field."""
-        if self.disk.exists("record/keyed"):
-            return
-        for name in [name for name in self.disk.list("record") if name.endswith(".json")]:
-            known = noted(Record, self.read_json(f"record/{name}"))
-            try:
-                place = None if known is None else self._place(read(known.subject))
-            except UserError:
-                continue  # of a class that is not here: it stays, and stays readable
-            if known is not None and place != f"record/{name}":
-                # written before the old one goes: who is killed between the two has it twice, and does this again
-                self.disk.write(str(place), _json(asdict(known)))
-                self.disk.remove(f"record/{name}")
-        self.disk.write("record/keyed", b"")
 
     # --- cleaning ---
 
     def unneeded(self) -> list[tuple[str, str]]:
         """Artefacts that were never finished, or that no run refers to, finished or begun; each with the reason."""
         wanted = self._wanted()
-        return [(name, why) for name in self._artefacts() if (why := self._unneeded(name, wanted))]
+        return [(name, why) for name in self.artefacts() if (why := self._unneeded(name, wanted))]
 
-    def _artefacts(self) -> Iterator[str]:
+    def artefacts(self) -> Iterator[str]:
         """Every artefact there is, of whatever kind: a folder whose name is a key."""
         for kind in self.disk.list(""):
             for key in self.disk.list(kind):
@@ -344,7 +343,7 @@ class Store:
                     yield f"{kind}/{key}"
 
     def _wanted(self) -> set[str]:
-        return {name for kind in ("record", "begun") for record in self.records(kind) for name in record.artefacts}
+        return {name for kind in (DONE, BEGUN) for record in self.records.all(kind) for name in record.artefacts}
 
     def _unneeded(self, name: str, wanted: set[str]) -> str:
         """Why an artefact could go, or nothing."""
@@ -362,32 +361,17 @@ class Store:
             return True
 
     def read_json(self, name: str) -> Any:
-        """The JSON at a place, or None when there is none that can be read."""
-        try:
-            return json.loads(self.disk.read(name))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-            return None
+        """What a note says, or None when there is none that can be read."""
+        return read_note(self.disk, name)
 
 
-def names(stages: Iterable[Stage[Any]]) -> list[str]:
-    """The artefacts of some stages and of all that they are made from."""
-    return sorted({f"{stage.kind}/{stage.key}" for stage in stages})
+def harmed(at: Disk, manifest: Manifest, *, verify: bool) -> list[str]:
+    """Files that are not there as the manifest has them; to `verify` is to hash them as well."""
 
+    def is_whole(name: str, digest: str) -> bool:
+        return at.exists(name) and not (verify and sha256(at.read(name)).hexdigest() != digest)
 
-def record_key(subject: Experiment | Sweep) -> str:
-    """What records and runs of a subject are named by: as keys are, with where things lie beside it. A sweep is its
-    trials: what its arms replace is JSON, which would move with every class."""
-    if isinstance(subject, Experiment):
-        return hash_of(keyed(subject, places=True))
-    if subject.is_search:  # what its trials are is known at its end
-        return hash_of([keyed(subject, places=True)])
-    trials = [hash_of([t.arm, t.seed, keyed(t.experiment, places=True)]) for t in subject.trials()]
-    more = [subject.controls, subject.against] if subject.controls or subject.against else []
-    return hash_of([subject.baseline, sorted(trials), *more])  # records are written with their arms in another order
-
-
-def _json(data: Any) -> bytes:
-    return json.dumps(data, indent=1, sort_keys=True).encode()
+    return [name for name, digest in (manifest.files or {}).items() if not is_whole(name, digest)]
 
 
 def environment() -> dict[str, Any]:

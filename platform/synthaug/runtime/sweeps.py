@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +12,10 @@ from synthaug.experiment import Sweep, Trial
 from synthaug.progress import say
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Made, Plan, make
+from synthaug.runtime.records import record_key
 from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds, is_ready, place_name
-from synthaug.runtime.store import Store, record_key
+from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import (
     SWEEP,
     Run,
@@ -31,6 +31,7 @@ from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
 from synthaug.settings import hash_of, to_json
 from synthaug.stages.base import closure
+from synthaug.stages.notes import sealed
 
 ACCURACIES = ("/top1", "/top1/low", "/top1/high")
 SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
@@ -39,7 +40,7 @@ SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its
 def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) -> dict[str, Any]:
     """Every round of a sweep, tracked below one parent run."""
     began, store, sweep = time.monotonic(), plan.store, rounds.subject
-    known = store.recorded(sweep, plan.stages())
+    known = store.records.of(sweep, plan.stages())
     tags = {"synthaug.kind": "sweep"} | origin()
     parent = tracker.open(record_key(sweep), f"sweep {tracker.name}", tags, known=known.run_id if known else "")
     parent.json("sweep.json", to_json(sweep))
@@ -61,9 +62,9 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
                 break
             for experiment in rounds.experiments:
                 plan.add(experiment)
-            store.begin(sweep, plan.stages())
+            store.records.begin(sweep, plan.stages())
         logbook.write(store, rounds, made)
-        store.disk.write(f"failed/{record_key(sweep)}.json", json.dumps(failed).encode())
+        store.disk.write(f"failed/{record_key(sweep)}.json", sealed(failed))
         # only now: the trials that ended well are logged, and need not be run again
         tell_what_failed(rounds, failed)
     parent.metrics([(0, {"time/call_s": time.monotonic() - began})])
@@ -72,7 +73,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
     parent.end()
     points = [logbook.points[row].id if row in logbook.points else "" for row in range(len(rounds.places))]
     ids = [logbook.seeds[job].id for job in rounds.trials], points
-    store.record(sweep, plan.stages(), parent.id, tracker.name, *ids)
+    store.records.end(sweep, plan.stages(), parent.id, tracker.name, *ids)
     return answer(rounds, parent.id, *ids, made)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from synthaug.evaluate import figures
 from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment
+from synthaug.runtime import database
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Made
@@ -37,25 +38,26 @@ class Tracker:
     def __init__(self, home: Path, experiment: str) -> None:
         self.home, self.name, self.disk = home, experiment, Disk(home)
         # absolute: by default it would be a file in the current folder, and where that has an ./mlruns MLflow fails
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / database.NAME}"
 
     @cached_property
     def client(self) -> MlflowClient:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         logging.getLogger("alembic").setLevel(logging.ERROR)
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         with self.lock():
-            database = self.home / "mlflow.db"
-            if self.uri == f"sqlite:///{database}" and not database.exists():
-                # The first question makes the tables, and MLflow cannot go on with a half of them: made aside, and
-                # whole or not at all.
-                new = self.home / "mlflow.db.new"
-                self.disk.remove(new.name)
-                MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-                os.replace(new, database)
+            if own := self.uri == f"sqlite:///{self.home / database.NAME}":
+                database.prepare(self.home)
             client = MlflowClient(self.uri)
-            client.search_experiments(max_results=1)
+            try:
+                client.search_experiments(max_results=1)
+            except MlflowException as error:
+                if not own or "out-of-date" not in str(error):
+                    raise
+                database.upgrade(self.home)
+                client = MlflowClient(self.uri)
         return client
 
     @cached_property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -103,15 +103,6 @@ class Receipt:
     def note(self) -> str:
         """What the progress line should say of it."""
         return f"micro-batch halved to {self.micro_batch}" if self.counters.get("halvings", 0) else ""
-
-
-def noted(cls: type[T], data: Any) -> T | None:
-    """A note (a receipt, a record) as it was read, or nothing where the file is none."""
-    try:
-        # of an older version what is missing has its default, of a newer one what is not known is passed by
-        return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})  # type: ignore[arg-type]
-    except TypeError:  # no mapping, or one that lacks what every note has
-        return None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from hashlib import sha256
 
 from synthaug.settings import UserError
-from synthaug.stages.base import Folder, Receipt, noted
+from synthaug.stages.base import Folder, Receipt
+from synthaug.stages.notes import MEND, noted, unsealed
 
 
 def receipt_name(number: int) -> str:
@@ -21,7 +21,7 @@ def part_name(number: int, digest: str, suffix: str) -> str:
 def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> Receipt | None:
     """The receipt of a unit whose part is as it says: there, and as long; with `read` its bytes are hashed as well."""
     try:
-        found = noted(Receipt, json.loads(at.read(receipt_name(number))))
+        found = noted(Receipt, unsealed(at.read(receipt_name(number))))
         if found is None or found.part != part_name(number, found.sha256, suffix):
             return None  # a name of somebody's own could lead out of the folder
         # cheap, because it is asked of all units of each run
@@ -40,5 +40,5 @@ def read_part(at: Folder, number: int, suffix: str) -> bytes:
     receipt = receipt_of(at, number, suffix)
     data = b"" if receipt is None else at.read(receipt.part)
     if receipt is None or sha256(data).hexdigest() != receipt.sha256:
-        raise UserError(f"shard {number} in {at.local()} is damaged or missing; run the same command again")
+        raise UserError(f"shard {number} in {at.local()} is damaged or missing; {MEND}")
     return data

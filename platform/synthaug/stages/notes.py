@@ -1,0 +1,48 @@
+"""Notes: the small JSON files that say what is known of an artefact or a run, each with a digest of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from hashlib import sha256
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+DIGEST = "digest"  # of all else in the note
+MEND = "`synthaug doctor --deep --mend` sets aside what is damaged, then run the same command again"
+
+
+def sealed(data: Mapping[str, Any]) -> bytes:
+    """A note as it is written."""
+    plain = json.loads(_json(data))  # as it will be read: with names as text, which sorts otherwise than numbers
+    return _json(plain | {DIGEST: _digest(plain)})
+
+
+def unsealed(note: bytes) -> Any:
+    """What a note says, or None where it is damaged. Those of older versions have no digest and are trusted."""
+    try:
+        data = json.loads(note)
+    except ValueError:  # neither JSON nor UTF-8
+        return None
+    if not isinstance(data, dict) or DIGEST not in data:
+        return data
+    digest = data.pop(DIGEST)
+    return data if digest == _digest(data) else None
+
+
+def noted(cls: type[T], data: Any) -> T | None:
+    """A note (a receipt, a record) as it was read, or nothing where the file is none."""
+    try:
+        # of an older version what is missing has its default, of a newer one what is not known is passed by
+        return cls(**{field.name: data[field.name] for field in fields(cls) if field.name in data})  # type: ignore[arg-type]
+    except TypeError:  # no mapping, or one that lacks what every note has
+        return None
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return sha256(_json(data)).hexdigest()
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, indent=1, sort_keys=True).encode()
