@@ -109,7 +109,7 @@ def test_a_class_emptied_by_bad_files_stops(tmp_path: Path) -> None:
         opened(tmp_path).open()
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "one class", "no test", "file", "shots"])
+@pytest.mark.parametrize("case", ["missing", "empty", "one class", "no train", "file", "shots"])
 def test_bad_folders_are_named(case: str, tmp_path: Path) -> None:
     root, said = tmp_path, ""
     if case == "missing":
@@ -119,9 +119,9 @@ def test_bad_folders_are_named(case: str, tmp_path: Path) -> None:
     elif case == "one class":
         class_folders(tmp_path, ["only"], 5)
         said = r"holds one class only \('only'\)"
-    elif case == "no test":
-        class_folders(tmp_path / "train", ["a", "b"], 5)
-        said = "has no test/ folder"
+    elif case == "no train":
+        class_folders(tmp_path / "test", ["a", "b"], 5)
+        said = "has no train/ folder"
     elif case == "file":
         root = tmp_path / "file"
         root.write_text("x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,25 +13,40 @@ from typing import Any
 from PIL import UnidentifiedImageError
 
 from synthaug.data.listing import Entry, Listing, hash_pixels
-from synthaug.data.sample import decode_image
+from synthaug.data.sample import decode_image, image_sort
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
-IGNORED = {"Thumbs.db", "desktop.ini"}  # what Windows leaves in folders of images
+READER = 2  # of folders: facts of files that another has read are not remembered
+IGNORED = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # what systems leave in folders of images
+# no images, and nobody means them as such; whatever else cannot be read is told file by file
+SIDECARS = {
+    ".csv", ".db", ".doc", ".docx", ".gz", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lnk", ".log", ".mat",
+    ".md", ".npy", ".npz", ".pdf", ".pkl", ".py", ".tar", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml",
+    ".yml", ".zip",
+}  # fmt: skip
+FLOATS = {".tif", ".tiff"}  # files that may hold floats
 BLOCK = 4096  # files handed to the threads at a time, so that Ctrl-C need not wait for a million
 BAD_SHARE = 0.01  # more unreadable files than this stop the run
 AT = ("dataset", "path")
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+OLD_SPLITS = {"train", "val", "valid", "validation", "test"}  # the names that the first reader knew
 
 
 @dataclass(frozen=True)
 class Files:
     """The images of a data set as its layout tells them: the classes, for each split path below the root -> class
-    index, and the words for classes whose names are none."""
+    index, the words for classes whose names are none, and what people should know of it. `reading` is not 1 where an
+    earlier reader would have told the same files otherwise."""
 
     classes: tuple[str, ...]
     splits: dict[str, dict[str, int]]
     words: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    reading: int = 1
 
 
 def open_folder(
@@ -41,9 +56,10 @@ def open_folder(
     remembered facts of its files and are brought up to date."""
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}", AT)
-    files = class_folders(root)
+    files = class_folders(root, partial=True)
     found, bad = readable(root, files, facts)
-    splits, notes = _make_splits(found, duplicates, val_share, shots)
+    found, notes = _tested_on(found, val_share)
+    splits, more = _make_splits(found, duplicates, val_share, shots)
     # a validation set cut off the user's train/ may lack a class, whose few images `shots` kept for training
     whole = splits if "val" in found or "" in found else ("train", "test")
     for split in whole:
@@ -53,33 +69,78 @@ def open_folder(
             names = ", ".join(repr(files.classes[i]) for i in missing[:5])
             raise UserError(f"no image is left for {split} in class {names}; add at least three different images", AT)
     words = tuple(class_words.get(name, name.replace("_", " ")) for name in files.classes)
-    digest = hashlib.sha256(canonical(contents(facts))).hexdigest()
-    return Listing(files.classes, words, splits, digest, lambda name: (root / name).read_bytes(), bad, notes)
+    about: list[Any] = contents(facts) if files.reading == 1 else [files.reading, contents(facts)]
+    digest = hashlib.sha256(canonical(about)).hexdigest()
+    told = (*files.notes, *_in_two_classes(found, files.classes), *notes, *more)
+    return Listing(files.classes, words, splits, digest, lambda name: (root / name).read_bytes(), bad, told)
+
+
+def _tested_on(found: dict[str, list[Entry]], val_share: float) -> tuple[dict[str, list[Entry]], tuple[str, ...]]:
+    """The same images with something to test on."""
+    if "test" in found or "" in found:
+        return found, ()
+    if "val" in found:
+        said = f"no test/ folder: val/ is what is tested on, {100 * val_share:.0f} % of train/ choose the model"
+        return {"train": found["train"], "test": found["val"]}, (said,)
+    return {"": found["train"]}, ("train/ alone: it is split in three",)
+
+
+def _in_two_classes(found: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> list[str]:
+    """Equal images that stand for different classes: who labelled them was wrong once."""
+    seen: dict[str, Entry] = {}
+    pairs = [
+        (seen[entry.pixels], entry) for entries in found.values() for entry in entries
+        if seen.setdefault(entry.pixels, entry).label != entry.label
+    ]  # fmt: skip
+    shown = [f"{one.id!r} and {other.id!r}" for one, other in pairs[:1]]
+    return [f"{len(pairs)} images are in two classes, such as {text}" for text in shown]
 
 
 def _absent(entries: Sequence[Entry], classes: int) -> list[int]:
     return sorted(set(range(classes)) - {entry.label for entry in entries})
 
 
-def class_folders(root: Path, names: Mapping[str, str] = SPLITS) -> Files:
+def class_folders(root: Path, names: Mapping[str, str] = SPLITS, *, partial: bool = False) -> Files:
     """The images of train/, val/ and test/ with class folders (`names`: folder -> split), or, under the split "", of
-    class folders at `root` itself."""
-    given = _given_splits(root, names)
+    class folders at `root` itself. A `partial` one may lack test/, or val/ too."""
+    given = _given_splits(root, names, partial)
     classes = _classes(root, given)
-    index = {name: label for label, name in enumerate(classes)}
-    return Files(classes, {split: _below(root, folder, index) for split, folder in given.items()})
+    sidecars = Counter[str]()
+    splits: dict[str, dict[str, int]] = {}
+    for split, folder in given.items():
+        splits[split] = _below(root, folder, {name: label for label, name in enumerate(classes)}, sidecars)
+    there = {label for named in splits.values() for label in named.values()}
+    kept = [label for label in range(len(classes)) if label in there]
+    notes = []
+    if sidecars:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(sidecars.items()))
+        notes.append(f"left out: {sum(sidecars.values())} files that are no images by their names ({kinds})")
+    if len(kept) < len(classes) and partial:
+        empty = [name for label, name in enumerate(classes) if label not in there]
+        notes.append(f"left out: empty class folders ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})")
+        place = {old: new for new, old in enumerate(kept)}
+        splits = {split: {name: place[old] for name, old in named.items()} for split, named in splits.items()}
+        classes = tuple(classes[old] for old in kept)
+    new = any(folder.name.lower() not in OLD_SPLITS for split, folder in given.items() if split)
+    return Files(classes, splits, notes=tuple(notes), reading=READER if new else 1)
 
 
-def _below(root: Path, folder: Path, index: Mapping[str, int]) -> dict[str, int]:
+def _below(root: Path, folder: Path, index: Mapping[str, int], sidecars: Counter[str]) -> dict[str, int]:
     """Every file in the class folders of `folder` with its class; os.walk, because there may be a million."""
     found: dict[str, int] = {}
     skip = len(str(root)) + 1
     for name, label in index.items():
         for place, inner, files in os.walk(folder / name):
             inner[:] = [part for part in inner if not _is_hidden(part)]  # in place, which keeps os.walk out of them
-            paths = [f"{place}{os.sep}{file}" for file in files if file not in IGNORED and not _is_hidden(file)]
-            # a class comes from its folder, never from a file's name; ids are alike on every system
-            found |= {path[skip:].replace(os.sep, "/"): label for path in paths if os.path.isfile(path)}
+            for file in files:
+                path, suffix = f"{place}{os.sep}{file}", os.path.splitext(file)[1].lower()
+                if _is_hidden(file) or not os.path.isfile(path):
+                    continue
+                if suffix in SIDECARS:
+                    sidecars[suffix] += 1
+                else:
+                    # a class comes from its folder, never from a file's name; ids are alike on every system
+                    found[path[skip:].replace(os.sep, "/")] = label
     return found
 
 
@@ -91,7 +152,7 @@ def visible_folders(root: Path) -> list[str]:
 def sized(folder: str) -> list[tuple[str, int]]:
     """The names and sizes of the files of a folder, without opening any."""
     with os.scandir(folder) as found:
-        files = [e for e in found if e.name not in IGNORED and not _is_hidden(e.name) and e.is_file()]
+        files = [e for e in found if not _is_hidden(e.name) and e.is_file()]
         return sorted((file.name, file.stat().st_size) for file in files)
 
 
@@ -137,7 +198,7 @@ def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True)
 
 def _is_hidden(name: str) -> bool:
     # "..." or "..name" is nobody's hidden file, and may be the name of a class
-    return name.startswith(".") and not name.startswith("..")
+    return name in IGNORED or (name.startswith(".") and not name.startswith(".."))
 
 
 def _fact(path: Path) -> tuple[str, str, str]:
@@ -147,7 +208,8 @@ def _fact(path: Path) -> tuple[str, str, str]:
     if not data:
         return sha, "", "empty file"
     try:
-        return sha, hash_pixels(decode_image(data)), ""
+        pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if path.suffix.lower() in FLOATS else ""
+        return f"{sha} by {READER}" if sort == "F" else sha, pixels, ""  # those were cut at 255 once
     except UnidentifiedImageError:
         return sha, "", "not an image"
     # what Pillow's decoders are known to raise on broken files
@@ -162,15 +224,26 @@ def _fact_of_bytes(path: Path) -> tuple[str, str, str]:
         return sha, sha, "" if file.tell() else "empty file"
 
 
-def _given_splits(root: Path, names: Mapping[str, str]) -> dict[str, Path]:
+def _given_splits(root: Path, names: Mapping[str, str], partial: bool) -> dict[str, Path]:
     """Split name -> folder; {"": root} when the folder holds the classes themselves."""
-    folders = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}  # Train/ is meant as train/
-    given = {names[name]: folder for name, folder in folders.items() if name in names}
-    # a class may be called "val" or "valid"; train/ or test/ say that splits are meant
+    given: dict[str, Path] = {}
+    visible = visible_folders(root)
+    for folder in (name for name in visible if name.lower() in names):  # Train/ is meant as train/
+        split = names[folder.lower()]
+        # a class may be called "train" or "val" too: what holds no folders beside some that are no splits is one
+        if not visible_folders(root / folder) and not {name.lower() for name in visible} <= names.keys():
+            continue
+        if split in given:
+            raise UserError(f"{given[split].name}/ and {folder}/ in {str(root)!r} both mean {split}", AT)
+        given[split] = root / folder
+    # train/ or test/ say that splits are meant
     if not {"train", "test"} & given.keys():
         return {"": root}
-    if missing := {"train", "test"} - given.keys():
+    needed = {"train"} if partial else {"train", "test"}
+    if missing := needed - given.keys():
         raise UserError(f"{str(root)!r} has no {missing.pop()}/ folder beside {', '.join(sorted(given))}/", AT)
+    if partial and not visible_folders(given.get("test", root)):
+        del given["test"]  # images without classes, as competitions give them
     return given
 
 
@@ -178,12 +251,15 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
     """Sorted names of the class folders; those of train/ decide."""
 
     def below(folder: Path) -> list[str]:
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+        return visible_folders(folder)
 
-    classes = below(given.get("train", root))
+    top = given.get("train", root)
+    classes = below(top)
     if len(classes) < 2:
         what = f"holds one class only ({classes[0]!r})" if classes else "holds no class folders"
-        raise UserError(f"{str(root)!r} {what}; a classifier needs two or more folders of images", AT)
+        deeper = classes and len(below(top / classes[0])) > 1
+        way = f"; is --set dataset.path={top / classes[0]} meant?" if deeper else ""
+        raise UserError(f"{str(top)!r} {what}; a classifier needs two or more folders of images{way}", AT)
     for split, folder in given.items():
         # the other way round, a class that only train/ has, is for open_folder to refuse
         if unknown := set(below(folder)) - set(classes):

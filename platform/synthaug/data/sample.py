@@ -52,7 +52,7 @@ def label_matrix(labels: Sequence[Label], classes: int) -> np.ndarray:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """Bytes of any usual image as uint8 HWC RGB: upright, alpha on white, 16 bit scaled to 8."""
+    """Bytes of any usual image as uint8 HWC RGB: upright, alpha on white, 16 bit scaled to 8, floats as shown."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data)) as opened:
@@ -61,9 +61,31 @@ def decode_image(data: bytes) -> np.ndarray:
             # Pillow's own conversion to 8 bits would cut at 255; 257 = 65,535 / 255
             wide = np.asarray(image).astype(np.float64)
             image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
+        if image.mode == "F":
+            image = Image.fromarray(_shown(np.asarray(image)))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return np.array(image.convert("RGB"))
+
+
+def image_sort(data: bytes) -> str:
+    """What Pillow calls the kind of pixels of an image: "RGB", "F" for floats."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        return opened.mode
+
+
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Floats as uint8: those in [0, 1] or in [0, 255] are that, others run from the lowest to the highest."""
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255:
+        values = (values - low) / (high - low or 1) * 255
+    elif high <= 1:
+        values = values * 255
+    shown: np.ndarray = np.rint(values).astype(np.uint8)
+    return shown
 
 
 def encode_image(pixels: np.ndarray, *, lossless: bool = False) -> bytes:

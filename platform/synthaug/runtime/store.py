@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.data.dataset import Dataset
-from synthaug.data.folder import Facts
+from synthaug.data.folder import READER, Facts
 from synthaug.data.listing import Listing
 from synthaug.diffusion.batches import Recent
 from synthaug.evaluate.base import Result
@@ -139,7 +139,8 @@ class Store:
         """Whether an input that is not in its key helps to make a stage, or did: homes of older versions have filters
         that no stage of scores helped to make, and what was made without is neither found with it nor paid for."""
         manifest = self.manifest(stage)
-        return manifest is None or (helper.key in manifest.helpers and self.is_made(helper))
+        # a damaged one is to be made anew, one that was taken away is not
+        return manifest is None or (helper.key in manifest.helpers and self.at(helper).exists(MANIFEST))
 
     def is_ready(self, stage: Stage[Any], *, verify: bool = False) -> bool:
         """Whether all that is wanted of it is there; to `verify` is to hash its parts as well."""
@@ -151,7 +152,7 @@ class Store:
             return not harmed(self.at(stage), manifest, verify=verify)
         try:
             return not self.missing(stage, verify=verify)
-        except Unmade:
+        except (Unmade, Damaged):
             return False  # which units there are is known only once the inputs are, and what those are made from
 
     def missing(self, stage: Mapped[Any], *, verify: bool = False) -> list[int]:
@@ -299,7 +300,7 @@ class Store:
     def _open(self, dataset: Dataset) -> Listing:
         if dataset.path is None:
             return dataset.open()
-        place = f"index/{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve())])}.json"
+        place = f"index/{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve()), READER])}.json"
         facts: Facts = self.read_json(place) or {}
         known = json.dumps(facts)
         try:
