@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shapes import class_folders
-from synthaug.cli import import_file
 from synthaug.data import suffixes
 from synthaug.data.dataset import Dataset
+from synthaug.refs import import_file
 
 CAPTIONS = import_file(str(Path(__file__).parents[1] / "experiments" / "captions.py"))
 

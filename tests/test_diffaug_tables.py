@@ -16,9 +16,9 @@ from synthaug.classify.loop import Data, train
 from synthaug.classify.mixing import Concat
 from synthaug.classify.models import build
 from synthaug.classify.views import DiffAugView, SecondView
-from synthaug.cli import import_file, subjects_in
 from synthaug.evaluate.predict import DDA, Ensemble, Single
 from synthaug.experiment import Experiment, Sweep, load, replace
+from synthaug.refs import import_file, subjects_in
 from synthaug.settings import hash_of, parts, to_json
 from synthaug.stages.base import Stage
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from synthaug.classify.subset import slow_learnable
-from synthaug.cli import import_file
 from synthaug.evaluate.stats import mean_interval
+from synthaug.refs import import_file
 
 HERE = Path(__file__).parents[1] / "experiments"
 FILES = ("planted", "targeted_theory_variance", "targeted_theory")

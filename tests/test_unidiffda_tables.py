@@ -14,11 +14,11 @@ import torch
 
 from synthaug.classify.mixing import Concat, GlobalRandomReplace, LocalRandomReplace
 from synthaug.classify.recipe import Recipe
-from synthaug.cli import import_file, subjects_in
 from synthaug.data.sample import Sample
 from synthaug.diffusion.finetune import LoRA, TextualInversion
 from synthaug.experiment import Experiment, Sweep, load
 from synthaug.methods.base import Context
+from synthaug.refs import import_file, subjects_in
 from synthaug.settings import to_json
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -11,8 +11,8 @@ import argparse
 import json
 import sys
 
-from synthaug.cli import resolve
 from synthaug.experiment import Experiment, Sweep
+from synthaug.refs import resolve
 from synthaug.runtime.store import Store
 
 COUNTED = ("unet_calls", "vae_encodes", "vae_decodes", "text_encodes")

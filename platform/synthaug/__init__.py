@@ -10,14 +10,20 @@ if TYPE_CHECKING:
 
 
 def run(
-    subject: Experiment | Sweep,
+    subject: Experiment | Sweep | str,
     *,
     home: str | Path = "runs",
     workers: int | None = None,
     address: str | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
-    """What `synthaug run` does, for notebooks and scripts; returns what `--json` prints."""
+    """What `synthaug run` does, for notebooks and scripts; returns what `--json` prints. A text is a REF."""
     from synthaug.runtime.run import run as run_subject
+
+    if isinstance(subject, str):
+        from synthaug.refs import resolve
+
+        named, subject = resolve(subject, [])
+        name = name or named
 
     return run_subject(subject, home=home, workers=workers, address=address, name=name)

@@ -10,15 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 # What is slow to import is imported by the verb that needs it: --help answers within a second.
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    from synthaug.experiment import Experiment, Sweep
+    from synthaug.runtime.store import Store
 
 # plain text: what the user can mend is one line of ours, our own faults are tracebacks of Python's
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -44,6 +42,8 @@ def entry() -> NoReturn:
     except BrokenPipeError:
         # `synthaug list | head`: who reads has enough
         code = 0
+    except KeyboardInterrupt:  # while something is imported, or Ray is stopped
+        code = INTERRUPTED
     # os._exit passes them by, and Ray and MLflow have some
     atexit._run_exitfuncs()
     with suppress(BrokenPipeError):
@@ -84,105 +84,6 @@ def _stop_ray() -> None:
         cluster.stop_own()
 
 
-# --- REF ------------------------------------------------------------------------------------------------------------
-
-
-def import_file(file: str) -> ModuleType:
-    """A file of experiments as the module that workers will import: the folder above experiments/ goes on the path."""
-    from importlib import import_module
-
-    from synthaug.settings import UserError
-
-    path = Path(file).absolute()
-    if not path.is_file():
-        raise UserError(f"there is no file {file!r}")
-    above = [parent for parent in path.parents if parent.name == "experiments"]
-    # the module must have the name that is in its experiments' JSON (`kind`), wherever the command was given
-    root = above[0].parent if above else path.parent
-    name = ".".join(path.relative_to(root).with_suffix("").parts)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    # two folders of experiments may hold files of one name; a process knows one module of each name
-    known = sys.modules.get(name)
-    if known is not None and Path(str(known.__file__)).resolve() != path.resolve():
-        del sys.modules[name]
-    try:
-        return import_module(name)
-    # slips of who wrote the file; any other error may be ours and keeps its traceback
-    except (SyntaxError, ImportError, NameError) as error:
-        raise UserError(f"{file}: {type(error).__name__}: {error}") from None
-
-
-def subjects_in(module: ModuleType) -> dict[str, Callable[[], Experiment | Sweep]]:
-    """The functions of a file that say they return an Experiment or a Sweep."""
-    found: dict[str, Callable[[], Experiment | Sweep]] = {}
-    for name, function in vars(module).items():
-        # what a file has imported from another is listed there
-        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
-            returns = inspect.get_annotations(function, eval_str=True).get("return")
-            classes = {cls.__name__ for cls in getattr(returns, "__mro__", ())}
-            if classes & {"Experiment", "Sweep"} and not inspect.signature(function).parameters:
-                found[name] = function
-    return found
-
-
-def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
-    """The name and the value behind REF, with --set applied."""
-    from synthaug.experiment import Sweep, load, replace
-    from synthaug.runtime.rows import row_of
-    from synthaug.settings import UserError, did_you_mean
-
-    file, colon, rest = ref.partition(":")
-    if file.endswith(".json"):
-        if not Path(file).is_file():
-            raise UserError(f"there is no file {file!r}")
-        name, row = Path(file).stem, rest
-        subject = _at(file, lambda: load(Path(file).read_text()))
-    else:
-        function, _, row = rest.partition(":")
-        known = subjects_in(import_file(file if file.endswith(".py") else f"{file}.py"))
-        if not colon or function not in known:
-            hint = did_you_mean(function, list(known)) if function else f"; it has: {', '.join(known) or 'none'}"
-            raise UserError(f"{ref!r} names no experiment{hint}")
-        name, subject = f"{Path(file).stem}:{function}", _at(ref, known[function])
-    if row:
-        if not isinstance(subject, Sweep):
-            raise UserError(f"{ref!r}: only a sweep has rows, and {name} is one experiment")
-        sweep = subject
-        name, subject = f"{name}:{row}", _at(ref, lambda: row_of(sweep, row))
-    fields = dict(_change(text) for text in changes)
-    if isinstance(subject, Sweep):
-        if "seed" in fields:
-            raise UserError(f"{ref}: seed: a sweep has seeds; --set seeds=[{fields['seed']}]")
-        # what is no field of the sweep itself is meant for its base: --set recipe.steps=10
-        own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
-        fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}
-    return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
-
-
-def _at(ref: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives; an error names the REF it belongs to."""
-    from synthaug.settings import UserError
-
-    try:
-        return make()
-    except UserError as error:
-        raise UserError(f"{ref}: {error}") from None
-
-
-def _change(text: str) -> tuple[str, Any]:
-    """`path=value`: the value is JSON, else a string."""
-    from synthaug.settings import UserError
-
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise UserError(f"--set needs path=value, got {text!r}")
-    try:
-        return path, json.loads(value)
-    except json.JSONDecodeError:
-        return path, value  # utilize=Replace needs no quotes
-
-
 @contextmanager
 def results_only() -> Iterator[Callable[[str], None]]:
     """Keep stdout for our results: whatever libraries and child processes print meanwhile goes to stderr."""
@@ -209,17 +110,28 @@ def results_only() -> Iterator[Callable[[str], None]]:
 @app.command("list")
 def list_(file: Annotated[str | None, typer.Argument(metavar="[FILE]")] = None) -> None:
     """Every experiment and sweep, one line each."""
+    from synthaug.refs import import_file, subjects_in
     from synthaug.settings import UserError
 
     files = [file] if file else sorted(str(p) for p in Path("experiments").rglob("*.py"))
     if not files:
         raise UserError("there is no folder experiments/ here; name a file: synthaug list FILE")
+    failed = 0
     for path in files:
         if file is None and "benchmarks" in Path(path).parts:
             continue
-        for name, function in subjects_in(import_file(path)).items():
+        try:
+            known = subjects_in(import_file(path))
+        except UserError as error:
+            if file:
+                raise
+            failed = fail(str(error))  # of a whole folder one broken file hides no others
+            continue
+        for name, function in known.items():
             about = (inspect.getdoc(function) or "").partition("\n")[0]
             print(f"{path}:{name}  {about}")
+    if failed:
+        raise typer.Exit(failed)
 
 
 @app.command()
@@ -227,7 +139,8 @@ def show(ref: REF, set_: SET = [], home: HOME = RUNS, as_json: JSON = False) -> 
     """The resolved experiment, each stage's key, what is cached and what will run."""
     from synthaug.experiment import Sweep
     from synthaug.pages.plan import describe, plan
-    from synthaug.settings import to_json
+    from synthaug.refs import resolve
+    from synthaug.settings import UserError, to_json
 
     _, subject = resolve(ref, set_)
     found = plan(subject, home)
@@ -236,6 +149,8 @@ def show(ref: REF, set_: SET = [], home: HOME = RUNS, as_json: JSON = False) -> 
         print(json.dumps({kind: to_json(subject), **found}))
     else:
         print(describe(subject, found))
+    if found["lacking"]:
+        raise UserError(found["lacking"])
 
 
 @app.command()
@@ -251,6 +166,8 @@ def run(
     as_json: JSON = False,
 ) -> None:
     """Run an experiment or a sweep: makes what is missing, in order."""
+    from synthaug.refs import resolve
+
     name, subject = resolve(ref, set_)
     with results_only() as result:
         # imported in here, because libraries speak on import, too
@@ -269,9 +186,9 @@ def report(
 ) -> None:
     """A static page: table with intervals and paired tests, cost, galleries, curves."""
     from synthaug.pages.report import recorded_subjects, write_report
-    from synthaug.runtime.store import Store
+    from synthaug.refs import resolve
 
-    store = Store(home).prepare()
+    store = _used(home)
     subjects = dict(resolve(ref, []) for ref in refs) if refs else recorded_subjects(store)
     print(write_report(store, subjects, out))
 
@@ -285,6 +202,7 @@ def export(
 ) -> None:
     """The generated images as an ImageFolder with metadata.csv, for people who train elsewhere."""
     from synthaug.pages.export import export_images
+    from synthaug.refs import resolve
 
     _, subject = resolve(ref, set_)
     with results_only() as result:
@@ -325,9 +243,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="remove them; without it they are only named")] = False,
 ) -> None:
     """Unfinished artefacts and those that no run refers to."""
-    from synthaug.runtime.store import Store
-
-    store = Store(home).prepare()
+    store = _used(home)
     found = store.unneeded()
     for name, why in found:
         size = store.disk.size(name) / 1e6
@@ -337,6 +253,16 @@ def clean(
         print("nothing to clean")
     elif not yes:
         print("synthaug clean --yes removes them")
+
+
+def _used(home: Path) -> Store:
+    """The store of a home that is there: who only looks makes none."""
+    from synthaug.runtime.store import Store
+    from synthaug.settings import UserError
+
+    if not (home / "store").is_dir():
+        raise UserError(f"nothing has been run in {str(home)!r} yet: synthaug run REF, or name another --home")
+    return Store(home).prepare()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from synthaug.classify.augment import HorizontalFlip
 from synthaug.classify.mixing import Concat, Utilize
-from synthaug.classify.recipe import Recipe
+from synthaug.classify.recipe import Recipe, several
 from synthaug.classify.subset import Subset
 from synthaug.data.dataset import Dataset
 from synthaug.diffusion.backbone import Backbone
@@ -65,10 +65,6 @@ def _named_denoiser(value: Any) -> Any:
     return PretrainedUNet(model=value)
 
 
-def _several(value: Any) -> Any:
-    return value if value is None or isinstance(value, list | tuple) else (value,)
-
-
 @settings(kw_only=True)
 class Experiment:
     """One question: this data, these images made and used so, this training, these numbers.
@@ -86,7 +82,7 @@ class Experiment:
     backbone: Annotated[OneOf[Backbone] | None, BeforeValidator(_named_backbone)] = None
     method: OneOf[Method] | None = None
     # None is the method's own way, () none at all
-    finetune: Annotated[tuple[OneOf[Finetune], ...] | None, BeforeValidator(_several)] = None
+    finetune: Annotated[tuple[OneOf[Finetune], ...] | None, BeforeValidator(several)] = None
     utilize: OneOf[Utilize] = Concat()
     # not in the key of what is generated: more variants are only more shards
     k: Count = 5
@@ -315,6 +311,9 @@ class Sweep:
         for arm, others in self.against.items():
             if arm in others or len(set(others)) < len(others):
                 raise UserError("an arm is compared with others, each of them once", ("against", arm))
+        for path, seeds in (("seeds", self.seeds), ("final", self.final or ())):
+            if len(set(seeds)) < len(seeds):
+                raise UserError("each seed counts once", (path,))
         if "" in self.arms:
             raise UserError("an arm has a name", ("arms",))
         if "seed" in self.space or any("seed" in fields for fields in self.arms.values()):

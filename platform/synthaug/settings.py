@@ -19,8 +19,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
 T = TypeVar("T")
-Count = Annotated[int, pydantic.Field(ge=1)]
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+def _no_bool(value: Any) -> Any:
+    """`k=true` is no number, though Python takes it for 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, not {str(value).lower()}")
+    return value
+
+
+NoBool = pydantic.BeforeValidator(_no_bool)
+Count = Annotated[int, NoBool, pydantic.Field(ge=1)]
+Share = Annotated[float, NoBool, pydantic.Field(ge=0, le=1)]
 
 
 class UserError(ValueError):

@@ -12,9 +12,6 @@ from synthaug.experiment import Experiment
 from synthaug.runtime.store import Store
 
 
-def quiet(_: str) -> None: ...
-
-
 @pytest.fixture
 def subject() -> Experiment:
     return tiny(method=Noise(), k=1)
@@ -46,7 +43,7 @@ def test_what_somebody_is_making_stays(made: tuple[Store, str, Path], subject: E
     (folder / "manifest.json").unlink()
     ((found, why),) = store.unneeded()
     assert found == name and why == "unfinished"
-    with store.making([stage], quiet):
+    with store.making([stage]):
         assert not store.remove(name, why) and folder.exists()
     (folder / "manifest.json").write_bytes(manifest)
     assert not store.remove(name, why) and folder.exists(), "it was finished while we looked"

@@ -91,7 +91,7 @@ def test_a_plan_says_that_it_knows_only_the_most(here: Path, answer: dict[str, A
     before, after = (plan(experiment(), home) for home in (tmp_path, here))
     assert before["stages"]["generate"]["at most"] and before["stages"]["generate"]["images"] == 120
     text = describe(experiment(), before)
-    assert "at most 120 images" in text and "stages to make, at most: 120 images" in text
+    assert "at most 120 images" in text and "stages to make, at most 120 images" in text
     assert "at most" not in after["stages"]["generate"] and "at most" not in describe(experiment(), after)
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from synthaug.classify.augment import RandomCrop
-from synthaug.classify.recipe import Recipe
-from synthaug.classify.small_models import SMALL, TIMM, from_timm
-from synthaug.settings import UserError, did_you_mean
+from synthaug.classify.recipe import TIMM, Recipe
+from synthaug.classify.small_models import SMALL, from_timm
+from synthaug.settings import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std that torchvision's weights were trained with
 CENTRED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]
@@ -139,9 +139,6 @@ def _from_zoo(name: str, classes: int) -> nn.Module:
         return SMALL[name](classes)
     from torchvision import models as zoo
 
-    choices = zoo.list_models(module=zoo)
-    if name not in choices:
-        raise UserError(f"no model is called {name!r}{did_you_mean(name, ['small', *SMALL, *choices, f'{TIMM}NAME'])}")
     # the two old nets with extra heads would return tuples in training
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return cast(nn.Module, zoo.get_model(name, weights=None, num_classes=classes, **extra))

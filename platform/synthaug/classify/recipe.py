@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from synthaug.classify.augment import Transform
 from synthaug.classify.optim import AdamW, Cosine, Optimizer, Schedule
 from synthaug.classify.views import View
-from synthaug.settings import ContentOf, Count, OneOf, Share, UserError, settings
+from synthaug.settings import ContentOf, Count, OneOf, Share, UserError, did_you_mean, settings
+
+TIMM = "timm:"  # before the names of its nets
+NETS = (
+    "small", "cifar_resnet18", "cifar_vgg19", "cifar_densenet121", "cifar_vit_s", "tiny_vit_s", "cifar_convnext_t",
+    "cifar_swin_t",
+)  # fmt: skip
+
+
+@cache
+def torchvision_nets() -> tuple[str, ...]:
+    """The names of torchvision's classifiers, from its files: to import it takes seconds."""
+    spec = find_spec("torchvision")
+    folder = Path(next(iter((spec and spec.submodule_search_locations) or ["."]))) / "models"
+    named = (
+        re.findall(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)", file.read_text(), re.M) for file in folder.glob("*.py")
+    )
+    return tuple(sorted(name for names in named for name in names))
+
+
+def several(value: Any) -> Any:
+    """One value where a tuple is asked for is a tuple of one."""
+    return value if value is None or isinstance(value, list | tuple) else (value,)
 
 
 @settings
@@ -33,14 +59,22 @@ class Recipe:
     warmup: Share = 0.0
     schedule: OneOf[Schedule] = Cosine()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    transforms: tuple[OneOf[Transform], ...] = ()
-    views: tuple[OneOf[View], ...] = ()
+    transforms: Annotated[tuple[OneOf[Transform], ...], BeforeValidator(several)] = ()
+    views: Annotated[tuple[OneOf[View], ...], BeforeValidator(several)] = ()
     clean_weight: Annotated[float, Field(ge=0)] = 1.0
     image_size: Count | None = None
     evaluations: Annotated[int, Field(ge=1, le=20)] = 10  # each is a point of every metric that is tracked
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     threads: Count = 1  # part of the key: sums differ in their last bits with the number of threads
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        known = (*NETS, *torchvision_nets())
+        if not model.startswith(TIMM) and model not in known:
+            raise UserError(f"no model is called {model!r}{did_you_mean(model, [*known, f'{TIMM}NAME'])}")
+        return model
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:

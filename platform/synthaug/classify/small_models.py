@@ -12,9 +12,8 @@ from typing import Literal, cast
 
 from torch import nn
 
+from synthaug.classify.recipe import TIMM
 from synthaug.settings import UserError, did_you_mean
-
-TIMM = "timm:"  # before a name of timm
 
 
 def cifar_resnet18(classes: int) -> nn.Module:

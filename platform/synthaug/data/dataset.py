@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from synthaug.data.folder import AT, Facts, open_folder
 from synthaug.data.listing import Entry, Listing, hash_pixels
@@ -45,6 +45,14 @@ class Dataset:
     def _from_text(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
 
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: Any) -> Any:
+        for text in () if prompt is None else (prompt,) if isinstance(prompt, str) else prompt:
+            if text.count("{}") != 1 or set(text.replace("{}", "", 1)) & set("{}"):
+                raise UserError(f"{text!r} has no {{}}, the one place where the class goes")
+        return prompt
+
     @property
     def templates(self) -> tuple[str, ...]:
         """The prompts with {} for the class."""
@@ -68,7 +76,11 @@ class Dataset:
         if self.name not in KNOWN:
             hint = did_you_mean(self.name, sorted(KNOWN))
             raise UserError(f"no data set is called {self.name!r}{hint}", ("dataset", "name"))
-        return KNOWN[self.name](self, {} if facts is None else facts)
+        found = KNOWN[self.name](self, {} if facts is None else facts)
+        if unknown := [name for name, _ in self.class_words if name not in found.classes]:
+            hint = did_you_mean(unknown[0], list(found.classes))
+            raise UserError(f"no class is called {unknown[0]!r}{hint}", ("dataset", "class_words"))
+        return found
 
 
 def subset(listing: Listing, dataset: Dataset, seed: int) -> tuple[Entry, ...]:

@@ -35,6 +35,18 @@ class Listing:
     notes: tuple[str, ...] = ()
     _parts: dict[str, tuple[Entry, ...]] = field(default_factory=dict, compare=False, repr=False)
 
+    def summary(self, name: str) -> str:
+        """What there is, in a line: "folder: 2 classes (ant, bee); 30 train, 10 val, 10 test images"."""
+        shown = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
+        counts = ", ".join(f"{len(entries)} {split}" for split, entries in self.splits.items() if entries)
+        return f"{name}: {len(self.classes)} classes ({shown}); {counts} images"
+
+    def left_out(self) -> list[str]:
+        """The first files that cannot be read, each with the reason."""
+        bad = [f"left out: {path} ({reason})" for path, reason in self.quarantined[:3]]
+        more = len(self.quarantined) - len(bad)
+        return [*bad, f"left out: {more} files more that cannot be read"] if more else bad
+
     def split(self, name: str) -> tuple[Entry, ...]:
         """The images of a split, or of `test:500` those 500 that hash lowest, so that they are among `test:2000`."""
         if name not in self._parts:

@@ -17,7 +17,7 @@ from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune
 from synthaug.diffusion.guide import Guide, PlacedGuide
 from synthaug.diffusion.pixel_models import DenoiserModel, PlacedDenoiser
-from synthaug.settings import seed_of, settings
+from synthaug.settings import UserError, seed_of, settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,3 +260,38 @@ class Method(Maker):
     def notes(self) -> list[str]:
         """What people should know of these settings before anything runs."""
         return []
+
+
+def check_made(maker: Maker, rows: Sequence[Row], images: Any, labels: Any, classes: int) -> None:
+    """Refuse what a method gave for some rows where images or labels are none: they would be trained on silently."""
+    name = type(maker).__name__
+    for what, found in (("images", images), ("labels", labels)):
+        if not hasattr(found, "__len__") or len(found) != len(rows):
+            count = len(found) if hasattr(found, "__len__") else type(found).__name__
+            raise UserError(f"{name}.generate returned {count} {what} for {len(rows)} rows")
+    for row, image, label in zip(rows, images, labels, strict=True):
+        if wrong := _wrong_image(image) or _wrong_label(label, classes):
+            raise UserError(f"{name}.generate, variant {row.variant} of {row.source!r}: {wrong}")
+
+
+def _wrong_image(image: Any) -> str:
+    import numpy as np
+
+    if not isinstance(image, np.ndarray):
+        return f"{type(image).__name__} is no array"
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        return f"an image is uint8 of height x width x 3, not {image.dtype} of {' x '.join(map(str, image.shape))}"
+    return ""
+
+
+def _wrong_label(label: Any, classes: int) -> str:
+    try:
+        pairs = [(int(number), float(weight)) for number, weight in label]
+    except (TypeError, ValueError):
+        return f"a label is (class, weight) pairs, not {label!r:.60}"
+    if unknown := [number for number, _ in pairs if not 0 <= number < classes]:
+        return f"class {unknown[0]} of a label is none of 0 to {classes - 1}"
+    total = sum(weight for _, weight in pairs)
+    if not abs(total - 1) < 1e-6 or any(weight < 0 for _, weight in pairs):
+        return f"the weights of a label sum to {total:g}" if total != 1 else "a weight of a label is negative"
+    return ""

@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random as Dice
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
-from synthaug.runtime.search import rounds_of
+from synthaug.runtime.search import Rounds, rounds_of
 from synthaug.runtime.store import Store
 from synthaug.search.searchers import RandomSearch, spread
-from synthaug.settings import UserError, to_json
+from synthaug.settings import UserError, keyed
 from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
 
 PAST = 200  # receipts from which the speed of this home is known
-SHOWN = 40  # stages that are listed one by one
+WIDE = 118  # columns
 
 
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
     """Stages with key and state, the images and denoiser calls that are missing, and notes for people."""
     store = Store(home)
     rounds = rounds_of(store, subject)
-    trials = list(rounds.trials.values())
     past = Past(store)
-    labels: dict[str, str] = {}  # by key: trials may know a stage by several names
-    wanted: list[Stage[Any]] = []
-    notes: list[str] = []
-    for experiment in (trial.experiment for trial in trials):
-        listing = store.open(experiment.dataset)
-        notes += [*listing.notes, *(f"left out: {path} ({reason})" for path, reason in listing.quarantined)]
-        store.check_subset(experiment)
-        try:
-            stages = store.stages(experiment)
-        # a model that is not on this machine: what can be said without it is said
-        except UserError as error:
-            notes.append(f"no key without the model: {error}")
-            continue
-        notes += experiment.notes()
-        wanted += stages.values()
-        for name, stage in stages.items():
-            labels.setdefault(stage.key, f"{name}/{stage.key[:8]}" if isinstance(subject, Sweep) else name)
-    # trials share stages: of those with one key the one that asks for most is what will be made
-    found = {labels[stage.key]: todo_of(store, stage, past) for stage in once(wanted)}
-    missing = {name: sum(todo[name] for todo in found.values()) for name in ("images", "calls", "bytes")}
+    data = {experiment.dataset: store.open(experiment.dataset) for experiment in rounds.experiments}
+    notes = [note for listing in data.values() for note in (*listing.notes, *listing.left_out())]
+    labels, stages, lacking = _stages(store, rounds)
+    notes += [note for experiment in rounds.experiments for note in experiment.notes()]
+    found = {labels[stage.key]: todo_of(store, stage, past) for stage in stages}
+    told = [(stage, found[labels[stage.key]]) for stage in stages]
+    todo = [(stage, Cost(calls=about["calls"])) for stage, about in told if not about["cached"]]
+    missing = {name: sum(about[name] for _, about in told) for name in ("images", "calls", "bytes")}
     if isinstance(subject, Sweep) and subject.space:
         notes += _of_space(store, subject)
     if rounds.course is not None and rounds.jobs:
         notes.append(f"a search: shown are {rounds.course.trainings} trainings that it had and its next round")
     return {
-        "trials": len(trials),
+        "data": list(dict.fromkeys(listing.summary(dataset.name) for dataset, listing in data.items())),
+        "trials": len(rounds.trials),
+        "lacking": lacking,
         "stages": found,
-        "missing": missing | past.seconds(found.values()),
+        "missing": missing | past.seconds(todo),
         "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _stages(store: Store, rounds: Rounds) -> tuple[dict[str, str], list[Stage[Any]], str]:
+    """The stages of some trials with their names by key, and what a model lacks that is not on this machine."""
+    labels: dict[str, str] = {}  # trials may know a stage by several names
+    wanted: list[Stage[Any]] = []
+    lacking = ""
+    for experiment in rounds.experiments:
+        store.check_subset(experiment)
+        try:
+            stages = store.stages(experiment)
+        except UserError as error:  # what can be said without it is said
+            lacking = lacking or str(error)
+            continue
+        wanted += stages.values()
+        for name, stage in stages.items():
+            labels.setdefault(stage.key, f"{name}/{stage.key[:8]}" if isinstance(rounds.subject, Sweep) else name)
+    # trials share stages: of those with one key the one that asks for most is what will be made
+    return labels, once(wanted), lacking
 
 
 def _of_space(store: Store, sweep: Sweep) -> list[str]:
@@ -97,6 +105,7 @@ class Past:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.spent = list(store.past(PAST))
+        self.usual = store.usual(PAST)
 
     def bytes_each(self, stage: Stage[Any]) -> float:
         """Of this stage's own images, or else of all."""
@@ -107,33 +116,86 @@ class Past:
         rows = sum(receipt.rows for receipt in self.spent)
         return sum(receipt.bytes for receipt in self.spent) / rows if rows else 0.0
 
-    def seconds(self, stages: Iterable[dict[str, Any]]) -> dict[str, float]:
-        """Seconds of generation on one device, from the denoiser calls a second of past shards; none, none."""
+    def seconds(self, todo: Iterable[tuple[Stage[Any], Cost]]) -> dict[str, Any]:
+        """What some stages will take on one device, as far as such stages have been made in this home: of images by
+        their denoiser calls, of others as long as the mean of their kind; and the names of kinds without a past."""
         past = [receipt for receipt in self.spent if receipt.calls]
-        # past receipts tell how long images take, not how long training does
-        calls = sum(stage["calls"] for stage in stages if stage["images"])
-        if not past:
-            return {}
-        each = sum(receipt.seconds for receipt in past) / sum(receipt.calls for receipt in past)
-        return {"seconds": round(each * calls, 1)}
+        each = sum(r.seconds for r in past) / sum(r.calls for r in past) if past else None
+        total, unknown = 0.0, set[str]()
+        for stage, cost in todo:
+            usual = self.usual.get(stage.kind)
+            if isinstance(stage, Mapped) and cost.calls:
+                usual = None if each is None else each * cost.calls
+            total += usual or 0.0
+            unknown |= set() if usual is not None else {stage.name}
+        return {"seconds": round(total, 1), "unknown": sorted(unknown)}
+
+
+def _what(subject: Experiment | Sweep) -> list[str]:
+    """The settings that are not at their defaults, a line each."""
+    about = keyed(subject, places=True)
+    base = about.pop("base", {}) if isinstance(subject, Sweep) else {}
+    if about.get("arms"):
+        about["arms"] = f"{len(about['arms'])}: {' | '.join(about['arms'])}"  # what each replaces is in the JSON
+    told = {n: v for n, v in (base | about).items() if n != "kind" and v not in ([], {})}
+    indent = " " * 13
+    return [
+        "\n".join(textwrap.wrap(f"{name:12} {_brief(value)}", WIDE, subsequent_indent=indent, max_lines=3))
+        for name, value in told.items()
+    ]
+
+
+def _brief(value: Any) -> str:
+    """A value as Python would write it, by its class's own name."""
+    if isinstance(value, dict):
+        cls = str(value.get("kind", "")).rpartition(":")[2]
+        inner = ", ".join(f"{name}={_brief(item)}" for name, item in value.items() if name != "kind")
+        return f"{cls}({inner})" if inner or not cls else cls
+    if isinstance(value, list):
+        return ", ".join(map(_brief, value)) if len(value) == 1 else f"({', '.join(map(_brief, value))})"
+    return str(value)
+
+
+def _state(stages: Sequence[Mapping[str, Any]]) -> str:
+    """How far some stages of one kind are, and what the rest takes."""
+    todo = [stage for stage in stages if not stage["cached"]]
+    if len(stages) == 1:
+        state = "to make" if todo else "cached"
+    else:
+        state = f"{len(todo)} of {len(stages)} to make" if todo else f"{len(stages)} cached"
+    most = "at most " if any(stage.get("at most") for stage in todo) else ""
+    for name, what in (("images", "images"), ("calls", "denoiser calls")):
+        if count := sum(stage[name] for stage in todo):
+            state += f", {most}{count} {what}"
+    return state
 
 
 def describe(subject: Experiment | Sweep, found: dict[str, Any]) -> str:
     """The plan for a terminal."""
-    lines = [json.dumps(to_json(subject), indent=1), ""]
-    stages = found["stages"]
-    for name, stage in list(stages.items())[:SHOWN]:
-        state = "cached" if stage["cached"] else "to make"
-        most = "at most " if stage.get("at most") else ""
-        state += f", {most}{stage['images']} images" if stage["images"] else ""
-        state += f", {stage['calls']} denoiser calls" if stage["calls"] else ""
-        lines.append(f"{name:12} {stage['key']}  {state}")
-    if len(stages) > SHOWN:
-        lines.append(f"... and {len(stages) - SHOWN} stages more")
+    lines, stages = [*found["data"], "", *_what(subject), ""], found["stages"]
+    if isinstance(subject, Sweep):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for name, stage in stages.items():
+            groups.setdefault(name.partition("/")[0], []).append(stage)
+        lines += [f"{name:12} {_state(group)}" for name, group in groups.items()]
+    else:
+        lines += [f"{name:12} {stage['key']}  {_state([stage])}" for name, stage in stages.items()]
     missing, todo = found["missing"], sum(not stage["cached"] for stage in stages.values())
-    said = f"{found['trials']} trials, {todo} of {len(stages)} stages to make"
-    said += ", at most" if any(stage.get("at most") for stage in stages.values()) else ""
-    said += f": {missing['images']} images, {missing['calls']} denoiser calls, {missing['bytes'] / 1e6:.1f} MB"
-    if missing.get("seconds"):
-        said += f", about {missing['seconds']:.0f} s of generation on one device"
-    return "\n".join([*lines, "", said, *found["notes"]])
+    said = f"{todo} of {len(stages)} stages to make"
+    if isinstance(subject, Sweep):
+        said = f"{found['trials']} trials, {said}"
+    most = "at most " if any(stage.get("at most") for stage in stages.values()) else ""
+    for name, what in (("images", "images"), ("calls", "denoiser calls")):
+        said += f", {most}{missing[name]} {what}" if missing[name] else ""
+    said += f", {missing['bytes'] / 1e6:.1f} MB" if missing["bytes"] else ""
+    return "\n".join([*lines, "", said, *_time(missing), *found["notes"]])
+
+
+def _time(missing: Mapping[str, Any]) -> list[str]:
+    """How long it will take, as far as this home knows."""
+    if not missing["seconds"]:
+        return []
+    minutes = missing["seconds"] / 60
+    long = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min" if minutes > 2 else f"{60 * minutes:.0f} s"
+    beside = f", {', '.join(missing['unknown'])} not counted" if missing["unknown"] else ""
+    return [f"about {long} on one device, as such stages took here{beside}"]

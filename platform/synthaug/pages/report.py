@@ -328,7 +328,7 @@ def _notes(store: Store, experiments: Sequence[Experiment]) -> str:
         notes.append(NANO_NOTE)
     listings = {e.dataset: store.open(e.dataset) for e in experiments}
     for listing in listings.values():
-        notes += [*listing.notes, *(f"left out: {path} ({reason})" for path, reason in listing.quarantined)]
+        notes += [*listing.notes, *listing.left_out()]
     return (
         "<ul>" + "".join(f"<li class=note>{escape(note)}" for note in dict.fromkeys(notes)) + "</ul>" if notes else ""
     )

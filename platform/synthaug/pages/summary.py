@@ -9,6 +9,7 @@ from typing import Any
 from synthaug.experiment import Experiment, Sweep
 from synthaug.pages import raced, sentence, table
 from synthaug.pages.report import write_report
+from synthaug.runtime.records import record_key
 from synthaug.runtime.search import Rounds, rounds_of
 from synthaug.runtime.store import Store
 
@@ -16,8 +17,9 @@ from synthaug.runtime.store import Store
 def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home: Path) -> str:
     """The table of a sweep or the metrics of an experiment, the report and the way to the UI."""
     store = Store(home)
-    # one page for each REF: a second run of it writes the same page anew
-    page = write_report(store, {name: subject}, store.home / "reports" / f"{name.replace(':', '-')}.html")
+    # one page for each REF as it was set: a second run of it writes the same page anew
+    file = f"{name.replace(':', '-')}-{record_key(subject)[:8]}.html"
+    page = write_report(store, {name: subject}, store.home / "reports" / file)
     where = "" if home == Path("runs") else f" --home {home}"
     ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]
     if isinstance(subject, Sweep):

@@ -60,15 +60,22 @@ def run(
         if began:  # a check that failed must not leave a Ray behind that is still starting
             cluster.stop_own()
         raise
-    tracker = Tracker(store.home, name)
-    store.records.begin(subject, stages)  # before the first file, so that a `clean` beside this run leaves it alone
-    alone: Executor = Workers(workers) if workers and (todo or rounds.jobs) else Here()
-    if isinstance(subject, Sweep):
-        found = run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
-    else:
-        found = run_experiment(plan, subject, tracker, alone)
+    found = _made(plan, todo, rounds, name, workers)
     rewrite(store, subject)
     return found
+
+
+def _made(plan: Plan, todo: Sequence[Stage[Any]], rounds: Rounds, name: str, workers: int | None) -> dict[str, Any]:
+    """What is missing, made and tracked."""
+    store, subject = plan.store, rounds.subject
+    tracker = Tracker(store.home, name)
+    store.records.begin(
+        subject, plan.stages()
+    )  # before the first file, so that a `clean` beside this run leaves it alone
+    alone: Executor = Workers(workers) if workers and (todo or rounds.jobs) else Here()
+    if isinstance(subject, Sweep):
+        return run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
+    return run_experiment(plan, subject, tracker, alone)
 
 
 def rewrite(store: Store, tracked: Experiment | Sweep | None = None) -> None:
@@ -113,17 +120,21 @@ def planned(store: Store, experiments: Iterable[Experiment]) -> Plan:
 
 
 def prepare(plan: Plan, todo: Sequence[Stage[Any]], experiments: Sequence[Experiment]) -> None:
-    """All that can be known to be wrong is said before anything expensive, and what people should know of it."""
+    """What people should know is said before anything else, and all that can be known to be wrong before anything
+    expensive."""
+    tell(plan.store, experiments)
     for stage in todo:
         stage.check(plan.store.planned(stage))
-    tell(plan.store, experiments)
 
 
 def tell(store: Store, experiments: Sequence[Experiment]) -> None:
-    """What people should know before it starts: files left out, models that know little."""
-    for listing in {e.dataset: store.open(e.dataset) for e in experiments}.values():
-        for number, (path, reason) in enumerate(listing.quarantined[:3]):
-            say(f"left out: {path} ({reason})" + (" ..." if number == 2 and len(listing.quarantined) > 3 else ""))
+    """What people should know before it starts: what the data are, files left out, models that know little."""
+    data = {e.dataset: store.open(e.dataset) for e in experiments}
+    told = [
+        line for d, listing in data.items() for line in (listing.summary(d.name), *listing.notes, *listing.left_out())
+    ]
+    for line in dict.fromkeys(told):
+        say(line)
     for note in dict.fromkeys(note for e in experiments for note in e.notes()):
         say(f"note: {note}")
     if any(experiment.is_nano for experiment in experiments):

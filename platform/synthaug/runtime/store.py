@@ -176,6 +176,15 @@ class Store:
             if (receipt := noted(Receipt, self.read_json(place))) is not None:
                 yield receipt
 
+    def usual(self, most: int) -> dict[str, float]:
+        """The mean seconds of stages of this home by kind, those made unit by unit left out."""
+        took: dict[str, list[float]] = {}
+        for name in itertools.islice(self.artefacts(), most):
+            manifest = Manifest.from_json(self.read_json(f"{name}/{MANIFEST}"))
+            if manifest is not None and "rows" not in manifest.counts:
+                took.setdefault(manifest.stage, []).append(manifest.seconds)
+        return {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
+
     def spent(self, stage: Stage[Any]) -> Cost:
         """What making a finished stage took; of a mapped one what is wanted of it, though others may want more."""
         if isinstance(stage, Mapped):

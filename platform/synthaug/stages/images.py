@@ -18,7 +18,7 @@ from synthaug.data.listing import Entry
 from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_after
-from synthaug.methods.base import Context, Maker, Models, Row
+from synthaug.methods.base import Context, Maker, Method, Models, Row, check_made
 from synthaug.settings import hash_of, seed_of
 from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
 from synthaug.stages.data import SUBSET, Pictures, check_noise
@@ -170,6 +170,8 @@ class Made(Mapped["Images"]):
                 list(threads.map(lambda s: resize_image(decode_image(s.image), size), samples)) * self.maker.together
             )
             images, labels = self.maker.generate(rows, arrays, models)
+            if isinstance(self.maker, Method):  # what comes before one need be no image
+                check_made(self.maker, rows, images, labels, len(pictures.listing.classes))
             encoded = list(threads.map(self.maker.encode, images))
         made = [
             Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt,

@@ -1,0 +1,143 @@
+"""REF: how people name an experiment or a sweep: experiments/file.py:function, a .json, and one row of a sweep."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from synthaug.experiment import Experiment, Sweep, read, replace
+from synthaug.runtime.rows import row_of
+from synthaug.settings import UserError, did_you_mean
+
+OURS = str(Path(__file__).parent)
+
+
+def import_file(file: str) -> ModuleType:
+    """A file of experiments as the module that workers will import: the folder above experiments/ goes on the path."""
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise UserError(f"there is no file {file!r}")
+    above = [parent for parent in path.parents if parent.name == "experiments"]
+    # the module must have the name that is in its experiments' JSON (`kind`), wherever the command was given
+    root = above[0].parent if above else path.parent
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    # two folders of experiments may hold files of one name; a process knows one module of each name
+    known = sys.modules.get(name)
+    if known is not None and Path(str(known.__file__)).resolve() != path.resolve():
+        del sys.modules[name]
+    try:
+        return import_module(name)
+    except Exception as error:
+        raise _theirs(file, error) from error
+
+
+def _theirs(file: str, error: Exception) -> Exception:
+    """An error in a file of the user's, in one line that names theirs; ours stay as they are, with their traceback."""
+    if isinstance(error, SyntaxError):
+        return UserError(f"{file}: {type(error).__name__}: {error}")
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if not frame.filename.startswith((OURS, "<frozen"))]
+    inside = [frame for frame in frames if Path(frame.filename).name == Path(file).name]
+    if isinstance(error, UserError):
+        return UserError(f"{file}: {error}")
+    # what was raised in our code may be our fault, unless it is that a name is not there to import
+    if not mine or (frames[-1].filename.startswith(OURS) and not isinstance(error, ImportError | NameError)):
+        return error
+    line = f", line {inside[-1].lineno}" if inside else ""
+    return UserError(f"{file}{line}: {type(error).__name__}: {error}")
+
+
+def subjects_in(module: ModuleType) -> dict[str, Callable[[], Any]]:
+    """The functions of a file that take nothing and say that they return an Experiment or a Sweep, or say nothing."""
+    found: dict[str, Callable[[], Any]] = {}
+    for name, function in vars(module).items():
+        # what a file has imported from another is listed there
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            told = inspect.get_annotations(function, eval_str=True)
+            classes = {cls.__name__ for cls in getattr(told.get("return"), "__mro__", ())}
+            fits = classes & {"Experiment", "Sweep"} or "return" not in told
+            if fits and not inspect.signature(function).parameters:
+                found[name] = function
+    return found
+
+
+def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
+    """The name and the value behind REF, with --set applied."""
+    file, colon, rest = ref.partition(":")
+    if file.endswith(".json"):
+        if not Path(file).is_file():
+            raise UserError(f"there is no file {file!r}")
+        name, row = Path(file).stem, rest
+        subject = _at(file, lambda: read(_subject_in(Path(file).read_bytes())))
+    else:
+        function, _, row = rest.partition(":")
+        file = file if file.endswith(".py") else f"{file}.py"
+        known = subjects_in(import_file(file))
+        if not colon or function not in known:
+            hint = did_you_mean(function, list(known)) if function else f"; it has: {', '.join(known) or 'none'}"
+            raise UserError(f"{ref!r} names no experiment{hint}")
+        name, subject = f"{Path(file).stem}:{function}", _called(ref, file, known[function])
+    if row:
+        if not isinstance(subject, Sweep):
+            raise UserError(f"{ref!r}: only a sweep has rows, and {name} is one experiment")
+        sweep = subject
+        name, subject = f"{name}:{row}", _at(ref, lambda: row_of(sweep, row))
+    fields = dict(_change(text) for text in changes)
+    if isinstance(subject, Sweep):
+        if "seed" in fields:
+            raise UserError(f"{ref}: seed: a sweep has seeds; --set seeds=[{fields['seed']}]")
+        # what is no field of the sweep itself is meant for its base: --set recipe.steps=10
+        own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
+        fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}
+    return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
+
+
+def _subject_in(text: bytes) -> Any:
+    """The JSON of a subject, or the one in what `show --json` and `run --json` print and in the store's records."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"is no JSON: {error}") from None
+    around = [name for name in ("experiment", "sweep", "subject") if isinstance(data, dict) and name in data]
+    return data[around[0]] if around and "dataset" not in data else data
+
+
+def _called(ref: str, file: str, function: Callable[[], Any]) -> Experiment | Sweep:
+    """What a function of the user's gives."""
+    try:
+        subject = function()
+    except UserError as error:
+        raise UserError(f"{ref}: {error}") from None
+    except Exception as error:
+        raise _theirs(file, error) from error
+    if not isinstance(subject, Experiment | Sweep):
+        raise UserError(f"{ref} returns {type(subject).__name__}, not an Experiment or a Sweep")
+    return subject
+
+
+def _at(ref: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; an error names the REF it belongs to."""
+    try:
+        return make()
+    except UserError as error:
+        raise UserError(f"{ref}: {error}") from None
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """`path=value`: the value is JSON, else a string."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set needs path=value, got {text!r}")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value  # utilize=Replace needs no quotes
