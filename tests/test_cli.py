@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import synthaug
 from shapes import class_folders
 from synthaug.cli import main
+from synthaug.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -158,10 +161,17 @@ def test_run_export_report_and_clean(mine: str, home: Path, tmp_path: Path, capf
 
     folder = tmp_path / "images"
     assert main(["export", f"{mine}:small", str(folder), "--home", str(home)]) == 0
-    assert capfd.readouterr().out == f"40 images in {folder}\n"
+    assert capfd.readouterr().out == f"40 synthetic images, 797 of test, 300 of val, 20 of train in {folder}\n"
     with (folder / "metadata.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 40 == len(list(folder.glob("*/*.png")))
+    assert Counter(row["split"] for row in rows) == {"synthetic": 40, "test": 797, "val": 300, "train": 20}
+    assert len(rows) == len(list(folder.glob("*/*/*.png"))) and {row["method"] for row in rows} == {"Noise", ""}
+    elsewhere = Dataset("folder", path=str(folder)).open()
+    assert {split: len(entries) for split, entries in elsewhere.splits.items()} == {
+        "train": 20,
+        "val": 300,
+        "test": 797,
+    }
     assert all((folder / row["file_name"]).parent.name == row["class"] for row in rows)
     assert "is there already" in refused(capfd, "export", f"{mine}:small", folder, "--home", home)
 
@@ -196,8 +206,9 @@ def test_nothing_is_written_outside_the_home_whatever_a_class_is_called(
     assert main(["export", "odd.py:odd", str(home / "export"), "--home", str(home)]) == 0
     after = {path for path in tmp_path.rglob("*") if home not in path.parents and "__pycache__" not in path.parts}
     assert after - before == {home}
-    folders = sorted(path.name for path in (home / "export").iterdir() if path.is_dir())
+    folders = sorted(path.name for path in (home / "export" / "synthetic").iterdir())
     assert len(folders) == len(names) and all("/" not in name and name.strip(".") for name in folders)
+    assert {"man", "a b", "-rf", "$(touch x)", "ü'%22"} < set(folders), "as they are, where they can be"
     with (home / "export" / "metadata.csv").open() as file:
         for row in csv.DictReader(file):
             assert row["source"].split("/")[0] == row["class"] and json.loads(row["label"]) == {row["class"]: 1.0}
@@ -216,3 +227,32 @@ def test_help_is_quick_and_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], mon
     code, _, err = told(capsys, "run", f"{DIGITS}:plain")
     assert code == 130 and "run the same command again" in err and "Traceback" not in err
     assert os.environ.get("SYNTHAUG_HOME") is None
+
+
+def test_a_trained_classifier_is_asked_about_other_images(
+    mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = class_folders(tmp_path / "other", ["a", "b"], 3)
+    (images / "a" / "bad.png").write_bytes(b"x")
+    assert "synthaug run it first" in refused(capfd, "predict", f"{mine}:small", images, "--home", home)
+    assert main(["run", f"{mine}:small", "--home", str(home)]) == 0
+    capfd.readouterr()
+    assert main(["predict", f"{mine}:small", str(images), "--home", str(home)]) == 0
+    out, err = capfd.readouterr()
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [row["file"] for row in rows] == [f"{name}/{i}.png" for name in "ab" for i in range(3)]
+    assert all(row["class"] in "0123456789" and 0.1 <= float(row["probability"]) <= 1 for row in rows)
+    assert "left out: a/bad.png" in err
+
+
+def test_what_is_printed_can_be_run(mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of show, of run and of the store's records; and a text in Python."""
+    assert main(["run", f"{mine}:small", "--home", str(home), "--json"]) == 0
+    saved = tmp_path / "run.json"
+    saved.write_text(capfd.readouterr().out)
+    first = json.loads(saved.read_text())
+    (record,) = (home / "store" / "record").glob("*.json")
+    for ref in (saved, record):
+        assert main(["run", str(ref), "--home", str(home), "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["run_id"] == first["run_id"]
+    assert synthaug.run(f"{mine}:small", home=home)["run_id"] == first["run_id"]

@@ -199,14 +199,31 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new or empty folder")],
     set_: SET = [],  # noqa: B006
     home: HOME = RUNS,
+    real: Annotated[bool, typer.Option("--real/--no-real", help="the real images of each split beside them")] = True,
 ) -> None:
-    """The generated images as an ImageFolder with metadata.csv, for people who train elsewhere."""
+    """The generated images and the real ones as ImageFolders with metadata.csv, for people who train elsewhere."""
     from synthaug.pages.export import export_images
     from synthaug.refs import resolve
 
     _, subject = resolve(ref, set_)
     with results_only() as result:
-        result(export_images(subject, folder, home))
+        result(export_images(subject, folder, home, real=real))
+
+
+@app.command()
+def predict(
+    ref: REF,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of images")],
+    set_: SET = [],  # noqa: B006
+    home: HOME = RUNS,
+) -> None:
+    """What the trained classifier of an experiment says of other images, as CSV."""
+    from synthaug.pages.predict import predict as predict_them
+    from synthaug.refs import resolve
+
+    _, subject = resolve(ref, set_)
+    for line in predict_them(subject, folder, home):
+        print(line)
 
 
 @app.command()

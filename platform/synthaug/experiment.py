@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -90,7 +91,9 @@ class Experiment:
     denoiser: Annotated[OneOf[DenoiserModel] | None, BeforeValidator(_named_denoiser)] = None
     # None: no classifier is trained, and only images and denoisers are asked about
     recipe: Recipe | None = None
-    evaluations: Annotated[tuple[OneOf[Measurement], ...], Field(min_length=1)] = (Accuracy(),)
+    evaluations: Annotated[tuple[OneOf[Measurement], ...], BeforeValidator(several), Field(min_length=1)] = (
+        Accuracy(),
+    )
     # the only seed: it sets the subset, the noise, the start of the net and the order of data; arms are paired by it
     seed: Annotated[int, Field(ge=0)] = 0
     resources: NotKeyed[Resources] = Resources()
@@ -124,14 +127,9 @@ class Experiment:
     @model_validator(mode="after")
     def _has_denoiser(self) -> Experiment:
         # said when an experiment is put together, not when a worker first asks
-        parts = (self.method, *(self.recipe.views if self.recipe else ()), *self.evaluations)
-        # measurements of images work with none
-        wanting = [part for part in parts if getattr(part, "needs_denoiser", False)]
+        wanting = self._wants_denoiser()
         if wanting and self.denoiser is None:
-            way = (
-                "--set denoiser=TrainedUNet (or TrainedEDM) trains one on your images, "
-                "denoiser=nano:ddpm is the embedded one of digits"
-            )
+            way = "--set denoiser=TrainedUNet (or TrainedEDM) trains one on your images, nano:ddpm knows digits"
             raise UserError(f"{type(wanting[0]).__name__} needs a denoiser; {way}", ("denoiser",))
         return self
 
@@ -172,14 +170,16 @@ class Experiment:
             return self.recipe.image_size
         return self.denoiser.image_size if isinstance(self.denoiser, TrainedModel) else None
 
+    def _wants_denoiser(self) -> list[Any]:
+        """What asks for one; measurements of images work with none."""
+        parts = (self.method, *(self.recipe.views if self.recipe else ()), *self.evaluations)
+        return [part for part in parts if getattr(part, "needs_denoiser", False)]
+
     @model_validator(mode="after")
     def _has_pixels(self) -> Experiment:
         if self.denoiser is None or self.denoiser.space is None:
             return self
-        parts = (self.method, *(self.recipe.views if self.recipe else ()), *self.evaluations)
-        wanting = [
-            part for part in parts if getattr(part, "needs_denoiser", False) and not getattr(part, "in_latents", False)
-        ]
+        wanting = [part for part in self._wants_denoiser() if not getattr(part, "in_latents", False)]
         if wanting:
             said = f"{type(wanting[0]).__name__} needs a denoiser of pixels"
             raise UserError(f"{said}, and {type(self.denoiser).__name__} works in latents", ("denoiser",))
@@ -229,6 +229,8 @@ class Experiment:
             of_method.append("subset chooses the images that new ones are made of, and no method makes any")
         if self.method is None and all(isinstance(e, ImageEvaluation) for e in self.evaluations):
             of_method.append("nothing is measured: the evaluations look at generated images, and no method makes any")
+        if self.denoiser is not None and not self._wants_denoiser() and self.recipe is not None:
+            of_method.append("the denoiser is used by nothing here: no method, view or evaluation asks for one")
         if self.denoiser == PretrainedUNet("nano:ddpm") and self.dataset.name != "digits":
             of_method.append("nano:ddpm knows only digits; TrainedUNet is trained on your images")
         return of_method + ([] if self.denoiser is None else self.denoiser.notes(self.dataset.shots))
@@ -266,7 +268,7 @@ class Sweep:
     arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baseline: str | None = None
     # the number that arms are compared by; None is accuracy, or what comes next to it (pages/table.py)
-    metric: str | None = None
+    metric: Annotated[str, Field(min_length=1)] | None = None
     controls: tuple[str, ...] = ()
     against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     space: dict[str, OneOf[Domain]] = Field(default_factory=dict)
@@ -383,15 +385,16 @@ def _meets(path: str, fields: dict[str, Any]) -> bool:
 def load(text: str) -> Experiment | Sweep:
     """An experiment or a sweep from its JSON."""
     try:
-        data = json.loads(text)
+        return read(json.loads(text))
     except json.JSONDecodeError as error:
         raise UserError(f"is no JSON: {error}") from None
-    return read(data)
 
 
 def read(data: Any) -> Experiment | Sweep:
     """An experiment or a sweep from the JSON of either, as it is written today or was before."""
-    # by its fields, because older JSON of an experiment names no kind
-    kind = data.get("kind") if isinstance(data, dict) else None
-    is_sweep = isinstance(kind, str) and issubclass(find_class(object, kind), Sweep)
-    return from_json(Sweep, data) if is_sweep else from_json(Experiment, data)
+    kind = data.get("kind") if isinstance(data, dict) else None  # older JSON of an experiment names none
+    base: Any = Experiment
+    with suppress(UserError):
+        base = find_class(Sweep, str(kind))
+    found: Experiment | Sweep = from_json(base, data)
+    return found

@@ -36,6 +36,8 @@ def import_file(file: str) -> ModuleType:
         del sys.modules[name]
     try:
         return import_module(name)
+    except SystemExit as error:
+        raise UserError(f"{file} ends the program when it is imported (exit {error.code})") from None
     except Exception as error:
         raise _theirs(file, error) from error
 

@@ -33,6 +33,13 @@ class Weights(ABC):
     def _from_text(cls, data: Any) -> Any:
         return {"model": data} if isinstance(data, str) else data
 
+    @model_validator(mode="after")
+    def _embedded(self) -> Weights:
+        # those of a folder or of the hub are looked up when they are used: it may be another machine that has them
+        if self.model.startswith("nano:"):
+            embedded(self.model)
+        return self
+
     def folder(self) -> Path:
         """Where the model lies on this machine; never asks the network."""
         folder = locate(self.model, self.revision, self.WAYS_OUT)

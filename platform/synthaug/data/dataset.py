@@ -32,7 +32,7 @@ class Dataset:
     name: str
     shots: Count | None = None
     path: NotKeyed[str | None] = None
-    prompt: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    prompt: str | tuple[str, ...] | None = None
     class_words: tuple[tuple[str, str], ...] = ()
     super_class: str | None = None
     duplicates: Literal["refuse", "drop"] = "refuse"
@@ -45,10 +45,13 @@ class Dataset:
     def _from_text(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
 
-    @field_validator("prompt")
+    @field_validator("prompt", mode="before")
     @classmethod
     def _has_a_place(cls, prompt: Any) -> Any:
-        for text in () if prompt is None else (prompt,) if isinstance(prompt, str) else prompt:
+        if isinstance(prompt, list | tuple) and not prompt:
+            raise UserError("of several prompts there is at least one")
+        several = prompt if isinstance(prompt, list | tuple) else (prompt,)
+        for text in (text for text in several if isinstance(text, str)):
             if text.count("{}") != 1 or set(text.replace("{}", "", 1)) & set("{}"):
                 raise UserError(f"{text!r} has no {{}}, the one place where the class goes")
         return prompt

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from synthaug.settings import UserError
 # those that this process may use: a container may have been given fewer than the machine has
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 NAMESPACE = "synthaug"
+ANSWER_S = 30.0  # a Ray that is asked for by its address answers sooner, or never
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # else a warning about Ray Data's own actors, each time
@@ -69,7 +72,9 @@ class _Starting:
 
     def wait(self) -> None:
         global _starting
-        self.done.wait()
+        if not self.done.wait(ANSWER_S if self.address else None):
+            _starting = None
+            raise UserError(f"no Ray answers at {self.address!r} within {ANSWER_S:.0f} s; is it a Ray's own port?")
         if self.error is not None:
             _starting = None  # the next may be another address
             self.stop.set()
@@ -151,6 +156,12 @@ def _mute() -> Iterator[None]:
 def _connect(address: str, common: dict[str, Any]) -> None:
     import ray
 
+    if found := re.fullmatch(r"(?:ray://)?(?P<host>[^:/]+):(?P<port>\d+)", address):
+        try:
+            # asked first: Ray itself would try for a quarter of an hour
+            socket.create_connection((found["host"], int(found["port"])), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"no Ray answers at {address!r}: {error}") from None
     try:
         ray.init(address=address, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -18,19 +18,40 @@ ASIDE = "damaged"  # the folder of what was set aside
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota left, larger than allowed
 
 
+@contextmanager
+def told_if_full() -> Iterator[None]:
+    """Whatever a library makes of a full disk (SQLite's, Ray's, plain) is one line of ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise UserError(f"the disk is full: free some space and run the same command again ({error!s:.80})") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Disk:
     """Files below a folder, by names with slashes. Whatever is written is there whole, or not at all."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def prepare(self) -> None:
-        """Make the folder, or say why that cannot be."""
-        self.root.mkdir(parents=True, exist_ok=True)
+    def probe(self) -> None:
+        """Fail if nothing can be written there, or where the folder would be made."""
         # by writing, as permissions say nothing of read-only mounts; under a name of its own, as others may try as well
-        probe = f".probe-{uuid.uuid4().hex}"
-        (self.root / probe).write_bytes(b"")
-        (self.root / probe).unlink()
+        place = next(place for place in (self.root, *self.root.parents) if place.exists())
+        probe = place / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"")
+        probe.unlink()
 
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted; none where there is no such folder."""

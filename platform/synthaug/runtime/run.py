@@ -11,6 +11,7 @@ from typing import Any
 from synthaug.experiment import Experiment, Sweep, read
 from synthaug.progress import say
 from synthaug.runtime import cluster, database
+from synthaug.runtime.disk import told_if_full
 from synthaug.runtime.executors import OneByOne, SideBySide, Workers
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Executor, Here, Made, Plan, make
@@ -60,8 +61,9 @@ def run(
         if began:  # a check that failed must not leave a Ray behind that is still starting
             cluster.stop_own()
         raise
-    found = _made(plan, todo, rounds, name, workers)
-    rewrite(store, subject)
+    with told_if_full():
+        found = _made(plan, todo, rounds, name, workers)
+        rewrite(store, subject)
     return found
 
 

@@ -89,13 +89,14 @@ class Store:
         self._loaded = Recent[Any](LOADED)  # by identity
 
     def prepare(self) -> Store:
-        """Make the home, or say why that cannot be."""
+        """Say at once if the home cannot be written; it is made with its first file."""
         try:
-            self.disk.prepare()
+            self.disk.probe()
         except OSError as error:
             said = f"cannot write to the home {str(self.home)!r}: {error.strerror}; choose one with --home DIR"
             raise UserError(said) from None
-        self.records.refile()
+        if self.disk.exists(""):
+            self.records.refile()
         return self
 
     # --- artefacts ---

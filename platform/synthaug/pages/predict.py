@@ -1,0 +1,65 @@
+"""What a trained classifier says of other images."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from synthaug.data.sample import decode_image, resize_image
+from synthaug.experiment import Experiment, Sweep
+from synthaug.progress import say
+from synthaug.runtime.store import Store
+from synthaug.settings import UserError
+from synthaug.stages.data import image_files
+
+BATCH = 64
+
+
+def predict(subject: Experiment | Sweep, folder: Path, home: str | Path) -> Iterator[str]:
+    """Lines of CSV: file, class and its probability, for every image below a folder."""
+    if isinstance(subject, Sweep) or subject.recipe is None:
+        raise UserError(
+            "predict needs an experiment that trains a classifier; of a sweep name a row: FILE:FUNCTION:ROW"
+        )
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {str(folder)!r}")
+    store = Store(home)
+    line = store.line(subject)
+    if not store.is_ready(line.classifier):
+        raise UserError("this has not been trained in this home yet: synthaug run it first, or name another --home")
+    model, pictures = store.load(line.classifier), store.load(line.data)
+    size = pictures.size(subject.recipe.image_size)
+    yield _line("file", "class", "probability")
+    names, images = list[str](), list[np.ndarray]()
+    for name, file in image_files(folder).items():
+        try:
+            images.append(resize_image(decode_image(file.read_bytes()), size))
+            names.append(name)
+        except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises of what is no image
+            say(f"left out: {name} ({' '.join(str(error).split())})")
+        if len(names) == BATCH:
+            yield from _asked(model, names, images, pictures.listing.classes)
+            names, images = [], []
+    if names:
+        yield from _asked(model, names, images, pictures.listing.classes)
+
+
+def _asked(model: object, names: list[str], images: list[np.ndarray], classes: tuple[str, ...]) -> Iterator[str]:
+    import torch
+
+    device = next(model.parameters()).device  # type: ignore[attr-defined]
+    with torch.no_grad():
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
+        best = model(batch).float().softmax(1).max(1)  # type: ignore[operator]
+    for name, label, share in zip(names, best.indices.tolist(), best.values.tolist(), strict=True):
+        yield _line(name, classes[label], f"{share:.4f}")
+
+
+def _line(*cells: str) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(cells)
+    return out.getvalue()
