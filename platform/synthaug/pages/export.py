@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from synthaug.data.listing import Entry
 from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.make import Here, Plan, make
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
-from synthaug.stages.data import SUBSET, Pictures
 
 COLUMNS = (
     "file_name", "split", "source", "class", "label", "variant", "prompt", "seed", "strength", "method", "stage"
@@ -54,7 +51,7 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path, *
         lineage = sample.variant, sample.prompt, sample.seed, sample.strength, type(subject.method).__name__
         writer.writerow([name, SYNTHETIC, *_about(sample, classes), *lineage, sample.method])
     counts = [f"{len(samples)} synthetic images"]
-    for split, found in _real(pictures, subject.seed) if real else ():
+    for split, found in pictures.parts(subject.seed).items() if real else ():
         counts.append(f"{len(found)} of {split}")
         for number, entry in enumerate(found):  # one at a time: there may be a million
             (sample,) = pictures.listing.samples([entry])
@@ -64,12 +61,6 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path, *
     # last, so that what was stopped is seen to be no whole export
     out.write("metadata.csv", table.getvalue().encode())
     return f"{', '.join(counts)} in {folder}"
-
-
-def _real(pictures: Pictures, seed: int) -> Iterator[tuple[str, Sequence[Entry]]]:
-    """The real images of each split; of the training ones those that the experiment trains on."""
-    for split in pictures.listing.splits:
-        yield split, pictures.entries(SUBSET if split == "train" else split, seed)
 
 
 def folder_name(name: str) -> str:

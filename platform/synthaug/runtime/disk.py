@@ -33,7 +33,7 @@ def told_if_full() -> Iterator[None]:
 
 def _is_full(error: BaseException | None) -> bool:
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or "disk is full" in str(error):
+        if getattr(error, "errno", None) in FULL or "disk is full" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

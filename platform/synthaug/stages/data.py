@@ -95,6 +95,10 @@ class Pictures:
 
         return self._decoded.get(place, decoded)
 
+    def parts(self, seed: int) -> dict[str, tuple[Entry, ...]]:
+        """The images of every split, of the training ones those that a seed chooses."""
+        return {name: self.entries(SUBSET if name == "train" else name, seed) for name in self.listing.splits}
+
     def size(self, wanted: int | None) -> int:
         """The size that classifiers see: the one that is wanted, or that of the images if all are squares of one."""
         if wanted is not None:
