@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
 
+import synthaug
+from shapes import Noise, tiny
 from synthaug.cli import main
+from synthaug.experiment import Sweep
 from synthaug.runtime import cluster
 from synthaug.settings import UserError
 
@@ -34,14 +39,52 @@ def test_a_slow_start_is_tried_again(failures: int, starts: bool, monkeypatch: p
             cluster._begin({})
 
 
-@pytest.mark.parametrize("error", [Exception("something else"), RuntimeError(SLOW)])
-def test_any_other_failure_to_start_is_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [Exception("no\n  room"), RuntimeError("no room"), OSError("no room")])
+def test_whatever_ray_says_at_its_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**settings: object) -> None:
         raise error
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(type(error), match=str(error)[:14]):
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(cluster.NoRay, match=r"^Ray did not start \(no room\); its logs lie in /"):
         cluster._begin({})
+
+
+def test_a_sweep_goes_on_without_a_ray_that_does_not_start(
+    machine: Machine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same results as one that asks for no Ray."""
+    machine.error = Exception("no room")
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    sweep = Sweep(
+        base=tiny(steps=2), arms={"plain": {}, "noise": {"method": Noise(), "k": 1}}, baseline="plain", seeds=1
+    )
+    found = synthaug.run(sweep, home=home)
+    assert (
+        "Ray did not start (no room)" in (err := capsys.readouterr().err) and "one after another in this process" in err
+    )
+    alone = synthaug.run(sweep, home=home.with_name("alone"), workers=0)
+    tops = [[trial["metrics"]["test/top1"] for trial in answer["trials"]] for answer in (found, alone)]
+    assert tops[0] == tops[1] and len(tops[0]) == 2
+    with pytest.raises(UserError, match="^Ray did not start"):
+        synthaug.run(tiny(steps=3), home=home, workers=2)
+
+
+def test_an_address_where_nobody_answers(machine: Machine) -> None:
+    for address, said in (("127.0.0.1:9", "refused"), ("ray://127.0.0.1:9", "refused"), ("127.0.0.1:99999", "")):
+        with pytest.raises(UserError, match=f"^no Ray answers at '{address}': .*{said}"):
+            cluster.start(address=address)
+
+
+def test_an_address_of_something_else(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.2)
+    monkeypatch.setattr(machine, "init", lambda **settings: time.sleep(2))
+    monkeypatch.setattr(ray, "init", machine.init)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match="is it a Ray's own port"):
+            cluster.start(address=f"127.0.0.1:{other.getsockname()[1]}")
 
 
 def test_what_goes_wrong_beside_other_work_is_told_to_who_needs_ray(machine: Machine) -> None:
@@ -49,7 +92,7 @@ def test_what_goes_wrong_beside_other_work_is_told_to_who_needs_ray(machine: Mac
     machine.error = Exception("something else")
     assert cluster.begin() and not cluster.begin()
     for _ in range(2):
-        with pytest.raises(Exception, match="something else"):
+        with pytest.raises(cluster.NoRay, match="something else"):
             cluster.start()
     assert not cluster.has_started()
 

@@ -20,6 +20,7 @@ from synthaug.settings import UserError
 # those that this process may use: a container may have been given fewer than the machine has
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 NAMESPACE = "synthaug"
+LOGS = "/tmp/ray/session_latest/logs"
 ANSWER_S = 30.0  # a Ray that is asked for by its address answers sooner, or never
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # who asks for no GPU keeps CUDA_VISIBLE_DEVICES
@@ -29,6 +30,10 @@ ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",  # after 60 s it gives up, and tries again
 }
 _starting: _Starting | None = None
+
+
+class NoRay(UserError):
+    """A Ray of our own does not start on this machine."""
 
 
 def begin(*, address: str | None = None, dashboard: bool = False) -> bool:
@@ -116,23 +121,29 @@ def _begin(settings: dict[str, Any]) -> None:
     for _ in range(3):
         with _Patience() as patience, _mute():
             ray.init(address="local", **settings)  # never one that RAY_ADDRESS names
-        if not patience.late:
+        if not patience.said:
             return
         ray.shutdown()
-    raise UserError("Ray did not start in 90 s: this machine is too busy; run the same command again later")
+        if not patience.late:
+            raise NoRay(f"Ray did not start ({patience.said:.120}); its logs lie in {LOGS}")
+    raise NoRay("Ray did not start in 90 s: this machine is too busy")
 
 
 class _Patience:
-    """Lets pass that Ray was too slow to start, and nothing else; Ray has no class for it, only a bare Exception."""
+    """Keeps what Ray says when it does not start, for which it has no class, only bare Exceptions and RuntimeErrors of
+    many lines; `late`: that it was too slow."""
 
-    late = False
+    late, said = False, ""
 
     def __enter__(self) -> _Patience:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        self.late = kind is Exception and "timed out during startup" in str(error)
-        return self.late
+        if error is None or not isinstance(error, Exception):
+            return False
+        self.said = " ".join(str(error).split()) or type(error).__name__
+        self.late = "timed out during startup" in self.said
+        return True
 
 
 @contextmanager

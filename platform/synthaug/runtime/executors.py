@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from synthaug.progress import say
 from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Executor, Heard, Here, Made, MakeUnits, Plan, Unit, fill, said, units_here
 from synthaug.runtime.store import Store
@@ -75,8 +76,18 @@ class SideBySide:
     """Many experiments side by side: units go to as many actors as pay for their start, trainings to tasks."""
 
     tasks: Tasks | None = None
+    alone: OneByOne | None = None  # where Ray does not start here
 
     def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+        if self.alone is None:
+            try:
+                return self._run(plan, wave)
+            except cluster.NoRay as error:
+                say(f"{error}; going on without it, one after another in this process")
+                self.alone = OneByOne(Here())
+        return self.alone.run(plan, wave, heard)
+
+    def _run(self, plan: Plan, wave: Sequence[Chain]) -> Made:
         if isinstance(wave[0][0], Mapped):
             return mapped(plan, wave, partial(self.units, plan))
         from synthaug.runtime.ray_tasks import Tasks
