@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,6 +53,14 @@ def all_losses(losses: list[Tensor], first: int, world: World) -> list[float]:
         step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
         raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
     return list(map(float, values.double()))
+
+
+def device_clock() -> float:
+    """Seconds that this process has had of its device: of the processor where it computes there, which neither waiting
+    nor a busy machine makes more, else by the clock. Differences of it are what artefacts cost."""
+    import torch
+
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def reports_in(steps: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -15,7 +14,7 @@ from synthaug.classify.mixing import Concat
 from synthaug.classify.models import prepared
 from synthaug.classify.recipe import Recipe
 from synthaug.classify.subset import Early, Layer
-from synthaug.training import ALONE, Checkpoint, Entry, Report, World
+from synthaug.training import ALONE, Checkpoint, Entry, Report, World, device_clock
 
 
 @dataclass
@@ -58,9 +57,9 @@ def train_early(
             last = max(1, round(epoch * len(labels) / recipe.batch_size))
             # of fewer images than a batch holds a step goes through several epochs
             run.advance(done, max(last, done.step), checkpoint, {"seen": vars(seen)})
-            began = time.monotonic()
+            began = device_clock()
             look(run, seen)
-            done.seconds += time.monotonic() - began
+            done.seconds += device_clock() - began
             note(done, seen, report)
             if checkpoint and checkpoint.due():
                 checkpoint.save(run.state(done) | {"seen": vars(seen)})

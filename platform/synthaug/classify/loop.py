@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from synthaug.classify.recipe import Recipe
 from synthaug.classify.views import Batch
 from synthaug.diffusion.fit import contained
 from synthaug.settings import UserError, seed_of
-from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World, all_losses
+from synthaug.training import ALONE, STRETCH, Checkpoint, Entry, Report, World, all_losses, device_clock
 
 if TYPE_CHECKING:
     from synthaug.diffusion.denoiser import Denoiser
@@ -176,13 +175,13 @@ class Run:
         """Train up to the next evaluation, evaluate, and note the result in `done`."""
         last = next(end for end in self.ends if end > done.step)
         self.advance(done, last, checkpoint)
-        began = time.monotonic()
+        began = device_clock()
         # in epochs of this use: concatenation's are 1 + k times as long as those of the real images
         entry = {"step": last, "epoch": last * self.recipe.batch_size / self.epoch_length}
         entry |= {"train/loss": fmean(done.losses), "lr": self.optimizer.param_groups[0]["lr"]}
         entry |= self.validate()
         self.choose(done, entry)
-        done.losses, done.seconds = [], done.seconds + time.monotonic() - began
+        done.losses, done.seconds = [], done.seconds + device_clock() - began
         done.history.append(entry)
         return entry
 
@@ -199,14 +198,14 @@ class Run:
 
     def stretch(self, done: Progress, batches: Iterator[torch.Tensor], last: int) -> None:
         """Some steps, each with random numbers of its own, so that it does not matter where a run was resumed."""
-        began, called = time.monotonic(), getattr(self.denoiser, "rows", 0)
+        began, called = device_clock(), getattr(self.denoiser, "rows", 0)
         losses = []  # tensors: read once after the stretch, because reading one waits for the device
         for number in range(done.step, last):
             self.reseed(seed_of(self.seed, "train", number))
             losses.append(self.step(number, next(batches)))
         # each process's is its share times their number, so that DDP's mean is that of the batch
         done.losses += [value / self.world.size for value in all_losses(losses, done.step, self.world)]
-        done.step, done.seconds = last, done.seconds + time.monotonic() - began
+        done.step, done.seconds = last, done.seconds + device_clock() - began
         rows = getattr(self.denoiser, "rows", 0) - called
         done.calls += rows * self.world.size  # they share each batch evenly
 

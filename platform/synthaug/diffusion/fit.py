@@ -3,7 +3,6 @@ interrupted goes on as if it had not been."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World, all_losses
+from synthaug.training import ALONE, REPORTS, STRETCH, Checkpoint, Entry, Report, World, all_losses, device_clock
 
 # PyTorch's CPU allocator raises a plain RuntimeError with one of the last two
 _FULL = ("out of memory", "can't allocate memory", "not enough memory")
@@ -79,7 +78,7 @@ def fit(
         return found
 
     while done.step < steps:
-        began = time.monotonic()
+        began = device_clock()
         last = min(steps, (done.step // every + 1) * every)  # of this report
         until = min(last, done.step + STRETCH)
         # Losses are read once a stretch: to read each would make a GPU wait at every step.
@@ -89,7 +88,7 @@ def fit(
             entry = {"step": float(last), "train/loss": fmean(done.losses)} | (also() if also else {})
             done.losses = []
             done.history.append(entry)
-        done.seconds += time.monotonic() - began
+        done.seconds += device_clock() - began
         if until == last:
             report(entry)
         if checkpoint and until < steps and checkpoint.due():

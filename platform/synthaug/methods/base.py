@@ -88,6 +88,10 @@ class Models:
         assert self.backbone is not None, "this method names no backbone"
         return self.backbone.load(adapters=self.adapters)
 
+    def load(self) -> None:
+        """Have the backbone's pipeline in memory now."""
+        _ = self.pipeline
+
     @cached_property
     def denoiser(self) -> NetDenoiser:
         """The experiment's denoiser of images in [-1, 1]."""

@@ -14,7 +14,7 @@ from synthaug.progress import Progress, say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.store import Damaged, Store
 from synthaug.stages.base import Computed, Cost, Loop, Mapped, Receipt, Stage, Trained, closure, once
-from synthaug.training import ALONE, Entry, Report, World
+from synthaug.training import ALONE, Entry, Report, World, device_clock
 
 Heard = Callable[[Trained[Any], Entry], None]
 Chain = Sequence[Stage[Any]]  # stages that one process makes one after another
@@ -165,8 +165,8 @@ def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard
             fit(store, stage, checkpoint_s, heard)
         else:
             assert isinstance(stage, Computed)
-            began = time.monotonic()
-            store.close(stage, stage.compute(store.given(stage)), time.monotonic() - began)
+            began = device_clock()
+            store.close(stage, stage.compute(store.given(stage)), device_clock() - began)
         return True
 
 
@@ -186,11 +186,11 @@ def fit(store: Store, stage: Trained[Any], checkpoint_s: float, heard: Heard) ->
 
 def train(store: Store, stage: Trained[Any], checkpoint_s: float, report: Report, world: World) -> None:
     """A training with its checkpoint; of several processes the first writes."""
-    began = time.monotonic()
+    began = device_clock()
     checkpoint = FileCheckpoint(store.at(stage), checkpoint_s, writes=world.rank == 0)
     outcome = stage.fit(store.given(stage), Loop(report, checkpoint, world))
     if world.rank == 0:
-        store.close(stage, outcome, time.monotonic() - began)
+        store.close(stage, outcome, device_clock() - began)
         # after the manifest: whoever is killed between the two has finished, and only left a file over
         store.at(stage).remove(checkpoint.NAME)
 
@@ -278,6 +278,6 @@ def units_here(store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
 
 def make_unit(store: Store, stage: Mapped[Any], unit: int, opened: Any) -> Receipt:
     """One unit, wherever it is made."""
-    began = time.monotonic()
+    began = device_clock()
     part = stage.make(unit, opened)
-    return store.write_part(stage, unit, part, time.monotonic() - began)
+    return store.write_part(stage, unit, part, device_clock() - began)

@@ -137,7 +137,10 @@ class Made(Mapped["Images"]):
     # --- making
 
     def open(self, given: Given) -> tuple[Given, Models]:
-        return given, self.models(given)
+        models = self.models(given)
+        if models.backbone is not None:
+            models.load()  # here and not while a unit is made, which would cost its images what it takes
+        return given, models
 
     def models(self, given: Given) -> Models:
         """Those of this process, which whoever has the same inputs shares: it keeps one set."""
