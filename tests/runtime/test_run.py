@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -15,11 +17,13 @@ from making import made_in, place_of
 from shapes import Noise, tiny
 from synthaug.classify import loop
 from synthaug.experiment import Experiment, Recipe, Resources
+from synthaug.methods.base import Models, Row
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.finished import Finished
 from synthaug.runtime.make import Made
 from synthaug.runtime.store import MANIFEST, Store
 from synthaug.runtime.tracking import Tracker
+from synthaug.settings import settings
 
 
 def experiment(**fields: object) -> Experiment:
@@ -211,3 +215,17 @@ def test_train_workers_give_the_same_classifier_up_to_rounding(
     generated = [Path(a["stages"]["generate"]["path"]) for a in (undisturbed[1], answer)]
     names = [sorted(path.name for path in folder.glob("*.parquet")) for folder in generated]
     assert names[0] == names[1], "the same images to the byte"
+
+
+@settings
+class Sleepy(Noise):
+    """Waits, as for a disk or a busy machine."""
+
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        time.sleep(2)
+        return super().generate(rows, images, models)
+
+
+def test_waiting_costs_no_device_seconds(tmp_path: Path) -> None:
+    metrics = synthaug.run(tiny(method=Sleepy(), k=1), home=tmp_path)["metrics"]
+    assert 0 < metrics["cost/generate_s"] < 1

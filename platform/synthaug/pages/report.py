@@ -30,6 +30,7 @@ from synthaug.settings import UserError, to_json
 PNG = "data:image/png;base64,"
 MANY = 8  # arms that can be told apart in one figure
 # how the names of numbers about generated images begin
+COUNTED = ("cost/", "gen/", "train/", "time/", "val/", "judge/", "slow/")  # of these the other tables tell
 OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/", "faithful/")
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #ddd; --paper: #fff; --shade: #f6f6f6 }
@@ -241,6 +242,9 @@ def _others(finished: Sequence[FinishedTrial]) -> str:
         "Certified accuracy by radius": [n for n in names if "/certified/" in n and n.count("/") == 2],
         "The denoisers themselves": [n for n in names if n.startswith(("denoising/", "answers/"))],
     }
+    told = {name for found in kinds.values() for name in found}
+    # a measurement of one's own may call its numbers anything
+    kinds["Whatever else was measured"] = [n for n in names if n not in told and not n.startswith(COUNTED)]
     # those have a table of their own (`_quality`)
     kinds = {kind: [n for n in found if not n.startswith(OF_IMAGES)] for kind, found in kinds.items()}
     return "".join(

@@ -19,6 +19,8 @@ from synthaug.stages.base import Trained
 from synthaug.training import Entry
 
 LOOK_S = 1.0  # between two looks at how far the tasks are
+MOST = 8  # processes on one GPU: more than that only wait for one another
+CONTEXT = 2**29  # bytes that a process takes on a GPU beside its tensors
 
 
 class Tasks:
@@ -29,6 +31,7 @@ class Tasks:
 
         cluster.start()
         device: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if cluster.has_gpu() else {"num_cpus": 1}
+        self.memory = Memory()
         # A process is used again, with a GPU too (by default it would end with its task). A worker that is lost with
         # its node is replaced once, and goes on from its checkpoint.
         self.task: Any = ray.remote(max_calls=0, max_retries=1, **device)(run_chain)
@@ -44,22 +47,31 @@ class Tasks:
         orders = {order(plan, chain): chain for chain in chains}
         title = "+".join(dict.fromkeys(chain[0].name for chain in chains))
         total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
-        waiting, running, errors = list(orders), dict[Any, str](), dict[str, str]()
+        waiting, running, errors, alone = list(orders), dict[Any, str](), dict[str, str](), set[str]()
         with Progress(title, "steps", total) as progress:
             while waiting or running:
-                while waiting and len(running) < cluster.width():
+                while waiting and len(running) < cluster.width() * self.memory.fit:
                     text = waiting.pop(0)
-                    running[self.task.remote(text, self.counter)] = text
+                    running[self._begin(text, text in alone)] = text
                 for ref in ray.wait(list(running), timeout=LOOK_S)[0]:
                     text = running.pop(ref)
                     try:
-                        ray.get(ref)
+                        self.memory.saw(*ray.get(ref))
                     # what the chain raised, or that its process is gone: the others go on
                     except ray.exceptions.RayError as error:
                         errors[text] = said(error)
+                        if "out of memory" in errors[text] and self.memory.fit > 1 and text not in alone:
+                            del errors[text]
+                            alone.add(text)  # once more, with a whole GPU
+                            waiting.append(text)
                 over = len(orders) - len(waiting) - len(running)
                 progress.add(self._steps(), f"{over}/{len(orders)} trainings")
         return outcome_of(plan, orders, errors, time.monotonic() - began)
+
+    def _begin(self, text: str, alone: bool) -> Any:
+        """A task on its share of a device."""
+        share = {"num_gpus": 1 if alone else 1 / self.memory.fit} if cluster.has_gpu() else {}
+        return self.task.options(**share).remote(text, self.counter)
 
     def _steps(self) -> int:
         """How many there were since it was last asked."""
@@ -80,8 +92,26 @@ def outcome_of(plan: Plan, orders: Mapping[str, Chain], said: Mapping[str, str],
     return Made(dict.fromkeys(made.seconds, seconds / max(1, len(made.seconds))), made.errors)
 
 
-def run_chain(text: str, counter: Any) -> None:
-    """What a worker does: one chain; what its stages need is there already."""
+class Memory:
+    """How many trainings fit on a GPU at once, by what those before have taken: the first has it alone."""
+
+    def __init__(self) -> None:
+        self.fit, self._most = 1, 0
+
+    def saw(self, taken: int, whole: int) -> None:
+        """What a training had at its peak of a GPU's memory; nothing without a GPU."""
+        self._most = max(self._most, taken)
+        if whole:
+            self.fit = max(1, min(MOST, int(0.9 * whole / (1.1 * self._most + CONTEXT))))
+
+
+def run_chain(text: str, counter: Any) -> tuple[int, int]:
+    """What a worker does: one chain; what its stages need is there already. The bytes that it took of a GPU, and those
+    that there are."""
+    import torch
+
+    if gpu := torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     store, stages = received(text)
     for experiment, stage in stages:
 
@@ -92,6 +122,11 @@ def run_chain(text: str, counter: Any) -> None:
         # a training has reported its own units, and the line has one for each other stage
         if not isinstance(stage, Trained):
             counter.add.remote(1)
+    if not gpu:
+        return 0, 0
+    taken = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()  # this process stays, and others use the same GPU
+    return taken, torch.cuda.get_device_properties(0).total_memory
 
 
 class Counter:

@@ -1,0 +1,88 @@
+"""Several small trainings on one GPU, by what they take; none is here, so its numbers are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from synthaug.runtime import cluster, ray_tasks
+from synthaug.runtime.ray_tasks import MOST, Memory, Tasks
+
+GIB = 2**30
+
+
+def test_as_many_fit_as_the_largest_so_far_leaves_room_for() -> None:
+    memory = Memory()
+    assert memory.fit == 1, "nothing is known"
+    memory.saw(0, 0)
+    assert memory.fit == 1, "no GPU"
+    memory.saw(10 * GIB, 80 * GIB)
+    assert memory.fit == 6
+    memory.saw(GIB, 80 * GIB)
+    assert memory.fit == 6, "the largest counts"
+    memory.saw(70 * GIB, 80 * GIB)
+    assert memory.fit == 1
+    small = Memory()
+    small.saw(GIB // 2, 80 * GIB)
+    assert small.fit == MOST
+
+
+class Gpu:
+    """A Ray of one GPU whose tasks take what they say, and fail when together they take more than there is."""
+
+    def __init__(self, needs: dict[str, int]) -> None:
+        self.needs, self.asked, self.log = needs, list[tuple[str, float]](), list[tuple[str, float]]()
+
+    @property
+    def running(self) -> list[str]:
+        """Those that have their share: as Ray, in the order in which they were asked for."""
+        found, used = [], 0.0
+        for text, share in self.asked:
+            if used + share > 1:
+                break
+            found, used = [*found, text], used + share
+        return found
+
+    def options(self, num_gpus: float) -> SimpleNamespace:
+        def remote(text: str, counter: Any) -> str:
+            self.asked.append((text, num_gpus))
+            self.log.append((text, num_gpus))
+            return text
+
+        return SimpleNamespace(remote=remote)
+
+    def wait(self, refs: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        first = next(text for text in refs if text in self.running)
+        return [first], [text for text in refs if text != first]
+
+    def get(self, ref: Any) -> Any:
+        if not isinstance(ref, str):
+            return 0
+        full = sum(self.needs[text] for text in self.running) > 80
+        self.asked = [(text, share) for text, share in self.asked if text != ref]
+        if full:
+            raise ray.exceptions.RayTaskError("run_chain", "", RuntimeError("CUDA out of memory"))
+        return self.needs[ref] * GIB, 80 * GIB
+
+
+def test_what_does_not_fit_beside_others_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {"a": 15, "b": 15, "c": 15, "d": 60, "e": 15}
+    gpu = Gpu(needs)
+    tasks = Tasks.__new__(Tasks)
+    counter = SimpleNamespace(count=SimpleNamespace(remote=lambda: None))
+    tasks.task, tasks.counter, tasks.counted, tasks.memory = gpu, counter, 0, Memory()
+    for name in ("wait", "get"):
+        monkeypatch.setattr(ray, name, getattr(gpu, name))
+    monkeypatch.setattr(cluster, "has_gpu", lambda: True)
+    monkeypatch.setattr(cluster, "width", lambda: 1)
+    monkeypatch.setattr(ray_tasks, "order", lambda plan, chain: chain[0].name)
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(ray_tasks, "outcome_of", lambda plan, orders, errors, seconds: seen.update(errors))
+    plan: Any = SimpleNamespace(estimate=lambda stage: SimpleNamespace(units=1))
+    tasks.make(plan, [[SimpleNamespace(name=name)] for name in needs])
+    assert gpu.log[0] == ("a", 1), "the first tells how much it takes"
+    assert gpu.log[1:4] == [("b", 0.25), ("c", 0.25), ("d", 0.25)]
+    assert not seen and [share for text, share in gpu.log if text == "d"][-1] == 1
