@@ -25,7 +25,7 @@ from synthaug.stages.base import Stage, Trained
 
 if TYPE_CHECKING:
     import numpy as np
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, entities
 
 KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
 SWEEP = "synthaug.sweep"  # on everything below a sweep: its run
@@ -87,7 +87,7 @@ class Tracker:
         runs = {}
         for run in found:
             place = run.data.tags.get(PARENT, ""), run.data.tags.get(KEY, "")
-            runs[place] = Run(self, run.info.run_id, run.info.status)
+            runs[place] = Run(self, run)
             runs[place].seeds, runs[place].names = int(run.data.metrics.get("seeds", 0)), set(run.data.metrics)
         return runs
 
@@ -110,7 +110,7 @@ class Tracker:
                     self.client.set_tag(known, tag, value)
             else:
                 run = self.client.create_run(experiment, tags=tags, run_name=name)
-        return Run(self, run.info.run_id, run.info.status)
+        return Run(self, run)
 
     def lock(self) -> AbstractContextManager[None]:
         """Held by whoever asks for something and makes it where it is not there."""
@@ -120,21 +120,22 @@ class Tracker:
 class Run:
     """One tracked execution."""
 
-    def __init__(self, tracker: Tracker, id: str, status: str) -> None:
+    def __init__(self, tracker: Tracker, run: entities.Run) -> None:
         self.client, self.lock = tracker.client, tracker.lock
-        self.id, self.finished = id, status == "FINISHED"
+        self.id, self.finished = str(run.info.run_id), run.info.status == "FINISHED"
+        self.told = set(run.data.params)  # its parameters, which MLflow does not let change
         self.seeds = 0  # of a point: those that its numbers are of
         self.names: set[str] = set()  # of its metrics
         # who failed or was killed runs again; what is finished stays so until it ends once more
-        if status not in ("RUNNING", "FINISHED"):
-            self.client.update_run(id, status="RUNNING")
+        if run.info.status not in ("RUNNING", "FINISHED"):
+            self.client.update_run(self.id, status="RUNNING")
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters once; MLflow does not let them change."""
+        """Log those parameters that are not there yet."""
         from mlflow.entities import Param
 
-        known = self.client.get_run(self.id).data.params
-        new = [Param(name, str(value)[:MAX_PARAM]) for name, value in values.items() if name not in known]
+        new = [Param(name, str(value)[:MAX_PARAM]) for name, value in values.items() if name not in self.told]
+        self.told |= {param.key for param in new}
         for start in range(0, len(new), 100):
             # 100 is the most that MLflow takes at once
             self.client.log_batch(self.id, params=new[start : start + 100])
