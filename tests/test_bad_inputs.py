@@ -35,7 +35,7 @@ FIELDS = {
     "resources.gpus=1": "resources.gpus: ", "subset=Slwo": "did you mean Slow",
 }  # fmt: skip
 SWEEPS = {
-    "seeds=0": "seeds: ", "seeds=[0,0]": "each seed counts once", "seeds=[]": "seeds: ", "seeds=x": "seeds: ", "seed=3": "a sweep has seeds",
+    "seeds=0": "seeds: ", "seeds=[0,0]": "seeds: each counts once", "seeds=[]": "seeds: ", "seeds=x": "seeds: ", "seed=3": "a sweep has seeds",
     "baseline=plane": "did you mean plain?", 'controls=["plain"]': "controls: ", "metric=": "metric", "arms={}": "", "arms=3": "arms: ",
     'space={"method.strenth":[0.1]}': "did you mean strength?", 'space={"k":[]}': "space", "space=3": "space: ", "scheduler=Rase": "did you mean Race",
     "searcher=Optna": "did you mean Optuna", "searcher.samples=0": "searcher",

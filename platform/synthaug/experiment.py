@@ -315,7 +315,7 @@ class Sweep:
                 raise UserError("an arm is compared with others, each of them once", ("against", arm))
         for path, seeds in (("seeds", self.seeds), ("final", self.final or ())):
             if len(set(seeds)) < len(seeds):
-                raise UserError("each seed counts once", (path,))
+                raise UserError("each counts once, or the interval would be of fewer than it says", (path,))
         if "" in self.arms:
             raise UserError("an arm has a name", ("arms",))
         if "seed" in self.space or any("seed" in fields for fields in self.arms.values()):
@@ -332,8 +332,6 @@ class Sweep:
             for arm in arms:
                 if arm not in self.arms:
                     raise UserError(f"no arm is called {arm!r}{did_you_mean(arm, list(self.arms))}", (path,))
-        if len(set(self.seeds)) < len(self.seeds):
-            raise UserError("each counts once, or the interval would be of fewer than it says", ("seeds",))
         if seen := set(self.seeds) & set(self.final or ()):
             raise UserError(f"seed {min(seen)} decides, so it cannot tell what the winner is worth", ("final",))
         if self.objectives and (self.scheduler is not None or not self.searcher.adaptive):

@@ -16,7 +16,7 @@ from shapes import NANO, Fragile, Noise, tiny
 from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, replace
 from synthaug.methods.real_guidance import RealGuidance
-from synthaug.runtime import disk, executors
+from synthaug.runtime import disk
 from synthaug.runtime.executors import Workers
 from synthaug.runtime.make import Here, Made, Plan, nobody
 from synthaug.runtime.store import Store
@@ -117,7 +117,7 @@ def test_two_drivers_of_one_cluster_make_nothing_twice(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(executors, "say", said.append)
+    monkeypatch.setattr("synthaug.runtime.store.say", said.append)
 
     def drive(number: int) -> Made:
         return made_in(tmp_path, experiment(), "generate", workers=1)[1]
@@ -132,7 +132,7 @@ CHILD = """
 import sys, time
 from making import made_in
 from shapes import Noise, tiny
-from synthaug.runtime import make
+from synthaug.runtime import make, store
 from synthaug.stages import images
 images.SHARD = 2
 whole = make.make_unit
@@ -142,7 +142,7 @@ def slow(*arguments):
     time.sleep(float(sys.argv[2]))
     return receipt
 make.make_unit = slow
-make.say = lambda text: print(text, flush=True)
+store.say = lambda text: print(text, flush=True)
 made_in(sys.argv[1], tiny(method=Noise(), k=3), "generate")
 print("finished", flush=True)
 """

@@ -34,7 +34,8 @@ from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.diffuse_denoise import DiffuseDenoise, noise_of
 from synthaug.pages.plan import plan
 from synthaug.pages.report import recorded_subjects, write_report
-from synthaug.runtime.store import Store, names
+from synthaug.runtime.records import names
+from synthaug.runtime.store import Store
 from synthaug.settings import UserError, seed_of, settings
 
 UNET = TrainedUNet(channels=(8, 16), steps=4, batch_size=4)

@@ -32,6 +32,7 @@ def anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ordered(experiment: Experiment) -> str:
     """All that an experiment asks for, of a home beside the test."""
+    Path("home").mkdir()  # a run has noted there what it is about to make
     plan = Plan(Store("home").prepare()).add(experiment)
     return order(plan, plan.stages())
 
@@ -51,6 +52,7 @@ def test_a_process_goes_where_it_was_sent_from(anywhere: Path) -> None:
 
 def test_stages_of_several_experiments_know_their_own(anywhere: Path) -> None:
     both = [tiny(seed=seed) for seed in (0, 1)]
+    Path("home").mkdir()
     plan = Plan(Store("home").prepare())
     for experiment in both:
         plan.add(experiment)

@@ -182,8 +182,16 @@ def test_learned_words_change_the_images(here: Path) -> None:
     assert np.abs(np.stack(made(here, plain)).astype(int) - np.stack(made(here, learned))).mean() > 0.5
 
 
+@settings
+class Wordless(Prompts):
+    """Of everything but the class."""
+
+    def __call__(self, row: Row, context: Context) -> Row:
+        return dataclasses.replace(row, prompt="a photo of something")
+
+
 def test_a_prompt_without_the_learned_word_ends_the_run_before_it_begins(home: Path) -> None:
-    wrong = replace(experiment("diff-aug"), {"dataset.prompt": "a photo of something"})
+    wrong = replace(experiment("diff-aug"), {"method.prompts": Wordless()})
     with pytest.raises(UserError, match="the prompt 'a photo of something.*' holds no '<class-.>'"):
         synthaug.run(wrong, home=home)
     assert not list(home.glob("store/finetune/*/*"))
@@ -214,15 +222,17 @@ def test_a_filter_leaves_out_what_it_dropped(here: Path) -> None:
 
 def test_what_is_exported_is_what_would_be_trained_on(here: Path, tmp_path: Path) -> None:
     subject = experiment("diff-mix", filter=ClipMulti(drop=0.3, clip=CLIP))
-    assert export_images(subject, tmp_path / "out", here) == f"14 images in {tmp_path / 'out'}"
-    assert len(list((tmp_path / "out").glob("*/*.png"))) == 14
+    assert export_images(subject, tmp_path / "out", here, real=False) == (f"14 synthetic images in {tmp_path / 'out'}")
+    assert len(list((tmp_path / "out").glob("*/*/*.png"))) == 14
     part = next(place_of(Store(here), subject, "generate").glob("part-*.parquet"))
     whole = part.read_bytes()
     part.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    assert export_images(subject, tmp_path / "again", here).startswith("14 images"), "what is damaged is made anew"
+    assert export_images(subject, tmp_path / "again", here).startswith("14 synthetic images"), (
+        "what is damaged is made anew"
+    )
     assert part.read_bytes() == whole
     other = replace(subject, {"seed": 3, "filter": None, "k": 1})
-    assert export_images(other, tmp_path / "new", here).startswith("10 images"), "fine-tuned for it first"
+    assert export_images(other, tmp_path / "new", here).startswith("10 synthetic images"), "fine-tuned for it first"
 
 
 def test_few_steps_are_told(here: Path) -> None:

@@ -102,7 +102,7 @@ def test_older_records_are_filed_by_what_they_hold(home: Path) -> None:
     del before["digest"]  # which they did not have
     old.write_text(json.dumps(before))
     new.unlink()
-    (home / "store/record/keyed").unlink()
+    (home / "store/record/keyed").unlink(missing_ok=True)
     again = synthaug.run(experiment, home=home)
     assert again["run_id"] == first["run_id"] and all(stage["cached"] for stage in again["stages"].values())
     assert new.exists() and not old.exists() and len(store.records.all()) == 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from synthaug.classify.augment import RandomCrop
-from synthaug.classify.recipe import TIMM, Recipe
+from synthaug.classify.recipe import TIMM, Recipe, check_name
 from synthaug.classify.small_models import SMALL, from_timm
 from synthaug.settings import UserError
 
@@ -113,6 +113,7 @@ def build(name: str, classes: int, *, weights: str | Path | None = None, seed: i
 
 
 def _made(name: str, classes: int) -> Classifier:
+    check_name(name)
     if name == "small":
         return Classifier(small(classes), *CENTRED)
     if name.startswith(TIMM):

@@ -33,6 +33,13 @@ def torchvision_nets() -> tuple[str, ...]:
     return tuple(sorted(name for names in named for name in names))
 
 
+def check_name(model: str) -> None:
+    """Refuse a net that there is not."""
+    known = (*NETS, *torchvision_nets())
+    if not model.startswith(TIMM) and model not in known:
+        raise UserError(f"no model is called {model!r}{did_you_mean(model, [*known, f'{TIMM}NAME'])}")
+
+
 def several(value: Any) -> Any:
     """One value where a tuple is asked for is a tuple of one."""
     return value if value is None or isinstance(value, list | tuple) else (value,)
@@ -71,9 +78,7 @@ class Recipe:
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        known = (*NETS, *torchvision_nets())
-        if not model.startswith(TIMM) and model not in known:
-            raise UserError(f"no model is called {model!r}{did_you_mean(model, [*known, f'{TIMM}NAME'])}")
+        check_name(model)
         return model
 
     @model_validator(mode="after")

@@ -139,7 +139,7 @@ class _Patience:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
-        if error is None or not isinstance(error, Exception):
+        if kind is None or not issubclass(kind, Exception):
             return False
         self.said = " ".join(str(error).split()) or type(error).__name__
         self.late = "timed out during startup" in self.said

@@ -16,7 +16,8 @@ MEND = "`synthaug doctor --deep --mend` sets aside what is damaged, then run the
 def sealed(data: Mapping[str, Any]) -> bytes:
     """A note as it is written."""
     plain = json.loads(json.dumps(data))  # as it will be read: with names as text, which sorts otherwise than numbers
-    return json.dumps(plain | {DIGEST: _digest(plain)}, indent=1, sort_keys=True).encode()
+    # in their own order: in another one the arms of a search are another search
+    return json.dumps(plain | {DIGEST: _digest(plain)}, indent=1).encode()
 
 
 def unsealed(note: bytes) -> Any:
