@@ -3,6 +3,7 @@ method through the whole line."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import time
@@ -33,12 +34,14 @@ from synthaug.evaluate.filter import BaseProb, ClipMulti
 from synthaug.evaluate.leak import Leak
 from synthaug.evaluate.predict import Ensemble
 from synthaug.experiment import Experiment, Sweep, replace
+from synthaug.methods.base import Context, Row
 from synthaug.methods.da_fusion import DAFusion
 from synthaug.methods.diff_aug import DiffAug
 from synthaug.methods.diff_ii import DiffII
 from synthaug.methods.diff_mix import DiffMix
 from synthaug.methods.diffuse_mix import DiffuseMix
 from synthaug.methods.gif import GIF
+from synthaug.methods.prompts import Prompts
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages.export import export_images
 from synthaug.pages.plan import plan
