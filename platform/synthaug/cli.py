@@ -247,6 +247,8 @@ def doctor(
     from synthaug.pages.doctor import examine, examine_files
 
     failed = 0
+    if deep or mend:
+        _used(home)
     for name, well, text in examine_files(home, mend) if deep or mend else examine(home):
         print(f"{'ok  ' if well else 'BAD '} {name}: {text}")
         failed += not well

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, read, replace
+from synthaug.progress import say
 from synthaug.runtime.rows import row_of
 from synthaug.settings import UserError, did_you_mean
 
@@ -99,7 +100,13 @@ def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
             raise UserError(f"{ref}: seed: a sweep has seeds; --set seeds=[{fields['seed']}]")
         # what is no field of the sweep itself is meant for its base: --set recipe.steps=10
         own = {path: value for path, value in fields.items() if path.partition(".")[0] in Sweep.__dataclass_fields__}
+        for path in fields:
+            if path not in own and (arms := [arm for arm, changes in subject.arms.items() if path in changes]):
+                say(f"note: {path} is set by {', '.join(arms[:4])}{', ...' if len(arms) > 4 else ''} as before")
         fields = own | {f"base.{path}": value for path, value in fields.items() if path not in own}
+    elif subject.method is None and "method" not in fields:
+        for path in fields.keys() & {"k", "utilize"}:
+            say(f"note: {path} is about generated images, and no method makes any")
     return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
 
 
@@ -139,6 +146,9 @@ def _change(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise UserError(f"--set needs path=value, got {text!r}")
+    as_python = {"None": None, "True": True, "False": False}
+    if value in as_python:
+        return path, as_python[value]
     try:
         return path, json.loads(value)
     except json.JSONDecodeError:

@@ -266,9 +266,12 @@ class Method(Maker):
         return []
 
 
-def check_made(maker: Maker, rows: Sequence[Row], images: Any, labels: Any, classes: int) -> None:
+def check_made(maker: Maker, rows: Sequence[Row], made: Any, classes: int) -> None:
     """Refuse what a method gave for some rows where images or labels are none: they would be trained on silently."""
     name = type(maker).__name__
+    if not (isinstance(made, tuple) and len(made) == 2):
+        raise UserError(f"{name}.generate returned {type(made).__name__}, not a pair: images, labels")
+    images, labels = made
     for what, found in (("images", images), ("labels", labels)):
         if not hasattr(found, "__len__") or len(found) != len(rows):
             count = len(found) if hasattr(found, "__len__") else type(found).__name__

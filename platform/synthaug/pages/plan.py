@@ -11,7 +11,7 @@ from typing import Any
 
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.search import Rounds, rounds_of
-from synthaug.runtime.store import Store
+from synthaug.runtime.store import Store, alike
 from synthaug.search.searchers import RandomSearch, spread
 from synthaug.settings import UserError, keyed
 from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
@@ -118,12 +118,12 @@ class Past:
 
     def seconds(self, todo: Iterable[tuple[Stage[Any], Cost]]) -> dict[str, Any]:
         """What some stages will take on one device, as far as such stages have been made in this home: of images by
-        their denoiser calls, of others as long as the mean of their kind; and the names of kinds without a past."""
+        their denoiser calls, of others as long as the mean of those that are set alike; and the names of the others."""
         past = [receipt for receipt in self.spent if receipt.calls]
         each = sum(r.seconds for r in past) / sum(r.calls for r in past) if past else None
         total, unknown = 0.0, set[str]()
         for stage, cost in todo:
-            usual = self.usual.get(stage.kind)
+            usual = self.usual.get(alike(stage.kind, stage.settings))
             if isinstance(stage, Mapped) and cost.calls:
                 usual = None if each is None else each * cost.calls
             total += usual or 0.0
@@ -194,7 +194,7 @@ def describe(subject: Experiment | Sweep, found: dict[str, Any]) -> str:
 def _time(missing: Mapping[str, Any]) -> list[str]:
     """How long it will take, as far as this home knows."""
     if not missing["seconds"]:
-        return []
+        return ["how long it takes is not known before such stages have been made here"] * bool(missing["unknown"])
     minutes = missing["seconds"] / 60
     long = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min" if minutes > 2 else f"{60 * minutes:.0f} s"
     beside = f", {', '.join(missing['unknown'])} not counted" if missing["unknown"] else ""

@@ -119,6 +119,8 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     names = [table.name_of(row, rows) for row in rows]
     finished = list(map(FinishedTrial, names, ready.values(), known, rows))
     body = f"<h2>{escape(name)}</h2>"
+    if not ready:
+        say(f"nothing of {name} has been run in {store.home}")
     if len(ready) < len(rounds.trials):
         left = len(rounds.trials) - len(ready)
         body += f"<p>{left} of {len(rounds.trials)} trials have not been run yet, or have failed.</p>"

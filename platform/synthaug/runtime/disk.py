@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from synthaug.settings import UserError
@@ -77,9 +77,10 @@ class Disk:
                 os.fsync(file.fileno())  # else the name could outlive the bytes in a power cut
             os.replace(temporary, place)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             if error.errno not in FULL:
-                raise
+                raise UserError(f"cannot write {place}: {error.strerror}") from None
             said = f"the disk is full ({place.parent}): free some space and run the same command again"
             raise UserError(said) from None
 

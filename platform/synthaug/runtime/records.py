@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from synthaug.experiment import Experiment, Sweep, read
+from synthaug.progress import say
 from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError, hash_of, keyed, to_json
 from synthaug.stages.base import Stage
@@ -54,7 +55,9 @@ class Records:
     def of(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> Record | None:
         """What was noted when the same subject, with the same content behind it, was run to its end, if all of these
         stages were among what it made or found."""
-        known = noted(Record, read_note(self.disk, _place(subject)))
+        known = noted(Record, read_note(self.disk, place := _place(subject)))
+        if known is None and self.disk.exists(place):
+            say(f"{self.disk.local(place)} is damaged: what was run is noted again")
         return known if known and set(names(stages)) <= set(known.artefacts) else None
 
     def all(self, kind: str = DONE) -> list[Record]:

@@ -72,8 +72,8 @@ class Manifest:
 class Damaged(UserError):
     """A finished stage that is not as it was written; `harm` says what of it, as the subject of a sentence."""
 
-    def __init__(self, stage: Stage[Any], harm: str) -> None:
-        super().__init__(f"{stage}: {harm} damaged; {MEND}")
+    def __init__(self, stage: Stage[Any], harm: str, home: Path) -> None:
+        super().__init__(f"{stage}: {harm} damaged; {MEND.format(home=home)}")
         self.stage, self.harm = stage, harm
 
 
@@ -178,13 +178,13 @@ class Store:
                 yield receipt
 
     def usual(self, most: int) -> dict[str, float]:
-        """The mean seconds of stages of this home by kind, those made unit by unit left out."""
+        """The mean seconds of stages of this home that are alike (`alike`), those made unit by unit left out."""
         took: dict[str, list[float]] = {}
         for name in itertools.islice(self.artefacts(), most):
             manifest = Manifest.from_json(self.read_json(f"{name}/{MANIFEST}"))
             if manifest is not None and "rows" not in manifest.counts:
-                took.setdefault(manifest.stage, []).append(manifest.seconds)
-        return {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
+                took.setdefault(alike(manifest.stage, manifest.settings), []).append(manifest.seconds)
+        return {sort: sum(seconds) / len(seconds) for sort, seconds in took.items()}
 
     def spent(self, stage: Stage[Any]) -> Cost:
         """What making a finished stage took; of a mapped one what is wanted of it, though others may want more."""
@@ -213,7 +213,7 @@ class Store:
             if (manifest := self.manifest(stage)) is None and not stage.there:
                 raise Unmade(f"{stage} has not been made")
             if manifest and not isinstance(stage, Mapped) and harmed(self.at(stage), manifest, verify=True):
-                raise Damaged(stage, self.harm(stage))
+                raise Damaged(stage, self.harm(stage), self.home)
             try:
                 return stage.load(self.at(stage), self.given(stage))
             except (UserError, Unmade):
@@ -222,7 +222,7 @@ class Store:
                 if manifest is None or manifest.files is not None:
                     raise
                 # its manifest is of an older version, which noted no digests
-                raise Damaged(stage, f"what cannot be read ({error}) is") from error
+                raise Damaged(stage, f"what cannot be read ({error}) is", self.home) from error
 
         return self._loaded.get(stage.identity, load)
 
@@ -247,7 +247,7 @@ class Store:
     def verify(self, stage: Stage[Any]) -> None:
         """Refuse a finished stage that is not as it was written."""
         if not self.is_ready(stage, verify=True):
-            raise Damaged(stage, self.harm(stage))
+            raise Damaged(stage, self.harm(stage), self.home)
 
     def void(self, damage: Damaged) -> None:
         """Have what is damaged made anew, unless somebody is at work on it already: as if it had not been finished."""
@@ -374,6 +374,11 @@ class Store:
     def read_json(self, name: str) -> Any:
         """What a note says, or None when there is none that can be read."""
         return read_note(self.disk, name)
+
+
+def alike(kind: str, settings: Mapping[str, Any]) -> str:
+    """What stages have in common that take about as long: all but whose images and which seed."""
+    return hash_of([kind, {name: value for name, value in settings.items() if name not in ("seed", "k", "utilize")}])
 
 
 def harmed(at: Disk, manifest: Manifest, *, verify: bool) -> list[str]:

@@ -172,9 +172,10 @@ class Made(Mapped["Images"]):
             arrays = (
                 list(threads.map(lambda s: resize_image(decode_image(s.image), size), samples)) * self.maker.together
             )
-            images, labels = self.maker.generate(rows, arrays, models)
+            found: Any = self.maker.generate(rows, arrays, models)
             if isinstance(self.maker, Method):  # what comes before one need be no image
-                check_made(self.maker, rows, images, labels, len(pictures.listing.classes))
+                check_made(self.maker, rows, found, len(pictures.listing.classes))
+            images, labels = found
             encoded = list(threads.map(self.maker.encode, images))
         made = [
             Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt,

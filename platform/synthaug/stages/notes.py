@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 DIGEST = "digest"  # of all else in the note
-MEND = "`synthaug doctor --deep --mend` sets aside what is damaged, then run the same command again"
+MEND = "`synthaug doctor --deep --mend --home {home}` sets aside what is damaged, and `synthaug run` makes it anew"
 
 
 def sealed(data: Mapping[str, Any]) -> bytes:

@@ -34,11 +34,16 @@ def receipt_of(at: Folder, number: int, suffix: str, *, read: bool = False) -> R
     return found
 
 
+def _home(at: Folder) -> str:
+    """That of an artefact: HOME/store/KIND/KEY."""
+    return str(at.local().parents[2])
+
+
 def read_part(at: Folder, number: int, suffix: str) -> bytes:
     """The bytes of a unit, refused if they are not those that were written."""
     # hashed below in any case: what was damaged since it was written must not be trained on
     receipt = receipt_of(at, number, suffix)
     data = b"" if receipt is None else at.read(receipt.part)
     if receipt is None or sha256(data).hexdigest() != receipt.sha256:
-        raise UserError(f"shard {number} in {at.local()} is damaged or missing; {MEND}")
+        raise UserError(f"shard {number} in {at.local()} is damaged or missing; {MEND.format(home=_home(at))}")
     return data
