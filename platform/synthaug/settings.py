@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -22,15 +23,13 @@ T = TypeVar("T")
 
 
 def _no_bool(value: Any) -> Any:
-    """`k=true` is no number, though Python takes it for 1."""
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # which Python takes for 1
         raise ValueError(f"a number is needed, not {str(value).lower()}")
     return value
 
 
-NoBool = pydantic.BeforeValidator(_no_bool)
-Count = Annotated[int, NoBool, pydantic.Field(ge=1)]
-Share = Annotated[float, NoBool, pydantic.Field(ge=0, le=1)]
+Count = Annotated[int, pydantic.BeforeValidator(_no_bool), pydantic.Field(ge=1)]
+Share = Annotated[float, pydantic.BeforeValidator(_no_bool), pydantic.Field(ge=0, le=1)]
 
 
 class UserError(ValueError):
@@ -290,7 +289,8 @@ def replace(value: Any, fields: Mapping[str, Any]) -> Any:
     data = to_json(value)
     # by way of JSON, because a dotted path leads through several classes, and all their validators must see the whole
     for path, new in fields.items():
-        _set(type(value), data, path, jsonable(new))
+        # a copy: a later path may lead into it, and an arm of a sweep must stay as it is
+        _set(type(value), data, path, copy.deepcopy(jsonable(new)))
     return from_json(type(value), data)
 
 
