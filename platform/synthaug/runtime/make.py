@@ -58,7 +58,9 @@ class Plan:
                 users = [stage for stage in stages if stage.key in missing]
                 read = self.read | {key for stage in users for key in _read_by(stage)}
                 for stage in stages:
-                    if stage.key in read - missing:
+                    # what was finished and is missing all the same has lost a file
+                    lost = stage.key in missing and not isinstance(stage, Mapped) and self.store.is_made(stage)
+                    if lost or stage.key in read - missing:
                         self.store.verify(stage)
                 return users
             except Damaged as damage:
