@@ -50,3 +50,8 @@ def made_in(home: Path | Store, experiment: Experiment, *names: str, workers: in
 def place_of(store: Store, experiment: Experiment, name: str) -> Path:
     """Where a stage lies."""
     return store.at(store.line(experiment).stages()[name]).local()
+
+
+def science(answer: dict[str, Any]) -> dict[str, float]:
+    """The metrics without what differs between any two runs: times, and whether images were there already."""
+    return {n: v for n, v in answer["metrics"].items() if not n.endswith("_s") and n != "gen/cached"}

@@ -39,7 +39,7 @@ def import_file(file: str) -> ModuleType:
         return import_module(name)
     except SystemExit as error:
         raise UserError(f"{file} ends the program when it is imported (exit {error.code})") from None
-    except Exception as error:
+    except Exception as error:  # a file of the user's may raise anything; ours goes on as it is
         raise _theirs(file, error) from error
 
 
@@ -126,7 +126,7 @@ def _called(ref: str, file: str, function: Callable[[], Any]) -> Experiment | Sw
         subject = function()
     except UserError as error:
         raise UserError(f"{ref}: {error}") from None
-    except Exception as error:
+    except Exception as error:  # as above
         raise _theirs(file, error) from error
     if not isinstance(subject, Experiment | Sweep):
         raise UserError(f"{ref} returns {type(subject).__name__}, not an Experiment or a Sweep")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import synthaug
+from making import science
 from shapes import NANO, class_folders
 from synthaug.classify.subset import Early, Slow
 from synthaug.classify.views import DiffAugView
@@ -71,10 +72,6 @@ READERS = {
     "scores": "filter", "filter": "train", "views": "train",
 }  # fmt: skip
 LAST = ("train", "evaluate")  # what is made of all else
-
-
-def science(answer: dict[str, Any]) -> dict[str, float]:
-    return {n: v for n, v in answer["metrics"].items() if not n.endswith("_s") and n != "gen/cached"}
 
 
 def harm(home: Path, file: Path, way: str) -> None:

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import synthaug
+from making import science
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment
 from synthaug.runtime import disk
@@ -33,10 +34,6 @@ WRITES = [
 
 def subject() -> Experiment:
     return tiny(method=Noise(), k=1)
-
-
-def science(answer: dict[str, Any]) -> dict[str, float]:
-    return {n: v for n, v in answer["metrics"].items() if not n.endswith("_s") and n != "gen/cached"}
 
 
 class Full:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import preloaded
 import synthaug
-from making import made_in, place_of
+from making import made_in, place_of, science
 from shapes import Noise, tiny
 from synthaug.classify import loop
 from synthaug.experiment import Experiment, Recipe, Resources
@@ -29,11 +29,6 @@ from synthaug.settings import settings
 def experiment(**fields: object) -> Experiment:
     given = {"method": Noise(), "k": 2, "recipe": Recipe(steps=40, batch_size=16, evaluations=8)} | fields
     return tiny(resources=Resources(checkpoint_s=0), **given)
-
-
-def science(answer: dict[str, Any]) -> dict[str, float]:
-    """The metrics without what differs between any two runs: times, and whether images were there already."""
-    return {n: v for n, v in answer["metrics"].items() if not n.endswith("_s") and n != "gen/cached"}
 
 
 @pytest.fixture(scope="module")

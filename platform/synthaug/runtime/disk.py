@@ -25,7 +25,7 @@ def told_if_full() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # each library has a class of its own for it; what is not about space goes on
         if not _is_full(error):
             raise
         raise UserError(f"the disk is full: free some space and run the same command again ({error!s:.80})") from error

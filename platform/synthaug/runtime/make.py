@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -219,7 +220,7 @@ class FileCheckpoint:
             # To the CPU: a run may go on elsewhere than it began; weights only: nothing but plain values and tensors.
             # One of an older version has no seal, and is all behind where it would be.
             found: dict[str, Any] = torch.load(io.BytesIO(state or digest), map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever damaged bytes lead a reader to
+        except (RuntimeError, ValueError, LookupError, EOFError, OSError, pickle.UnpicklingError) as error:
             if self.writes:
                 said = " ".join(str(error).split()) or type(error).__name__
                 say(f"{self.at.local(self.NAME)} is damaged ({said:.60}): this training starts again")

@@ -71,9 +71,8 @@ def _made(plan: Plan, todo: Sequence[Stage[Any]], rounds: Rounds, name: str, wor
     """What is missing, made and tracked."""
     store, subject = plan.store, rounds.subject
     tracker = Tracker(store.home, name)
-    store.records.begin(
-        subject, plan.stages()
-    )  # before the first file, so that a `clean` beside this run leaves it alone
+    # before the first file, so that a `clean` beside this run leaves it alone
+    store.records.begin(subject, plan.stages())
     alone: Executor = Workers(workers) if workers and (todo or rounds.jobs) else Here()
     if isinstance(subject, Sweep):
         return run_sweep(plan, rounds, tracker, SideBySide() if workers is None else OneByOne(alone))
