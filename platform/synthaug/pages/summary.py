@@ -9,6 +9,7 @@ from typing import Any
 from synthaug.experiment import Experiment, Sweep
 from synthaug.pages import raced, sentence, table
 from synthaug.pages.report import write_report
+from synthaug.runtime.finished import Finished
 from synthaug.runtime.records import record_key
 from synthaug.runtime.search import Rounds, rounds_of
 from synthaug.runtime.store import Store
@@ -35,7 +36,8 @@ def told(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[str]:
     assert isinstance(sweep, Sweep)
     if rounds.course is None:
         found = table.lines(trials, sweep)
-        return [table.text(found), table.note(found, sweep), "", sentence.of_comparison(found, sweep)]
+        tables = [table.text(found), table.note(found, sweep)]
+        return [*tables, *_own(rounds, trials, trials), "", sentence.of_comparison(found, sweep)]
     rows, found = raced.fresh(rounds, trials), []
     head, lines = raced.table(rounds)
     tables = [table.plain([head, *lines[: raced.SHOWN]])]
@@ -43,7 +45,18 @@ def told(rounds: Rounds, trials: Sequence[Mapping[str, Any]]) -> list[str]:
     if rows:
         found = table.lines(rows, sweep, among=trials)
         tables += ["", raced.about_fresh(rounds), table.text(found), table.note(found, sweep)]
+        tables += _own(rounds, rows, trials)
     return [*tables, "", sentence.of_search(rounds, found, rows)]
+
+
+def _own(rounds: Rounds, trials: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the user's own measurements found: `trials` are rows of the answer, named so that each is told from
+    `among`."""
+    sweep, store = rounds.subject, rounds.store
+    assert isinstance(sweep, Sweep)
+    every = [Finished(store, trial.experiment).own for trial in rounds.trials.values()]
+    names = dict.fromkeys(name for own in every for name in own if name != table.metric_of(trials, sweep))
+    return ["", table.others(trials, list(names), among)] if names else []
 
 
 def _state(stage: dict[str, Any]) -> str:

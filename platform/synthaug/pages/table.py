@@ -256,6 +256,25 @@ def text(found: Sequence[Line]) -> str:
     return plain([header(found), *(cells(line) for line in found)])
 
 
+def others(trials: Sequence[Mapping[str, Any]], names: Sequence[str], among: Sequence[Mapping[str, Any]]) -> str:
+    """A table of other numbers of the same arms: means over the seeds, with intervals."""
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for trial in trials:
+        groups.setdefault(name_of(trial, among), []).append(trial["metrics"])
+    rows = [("arm", *names)]
+    for arm, found in groups.items():
+        values = {name: [metrics[name] for metrics in found if name in metrics] for name in names}
+        rows.append((arm, *(_beside(values[name], name) for name in names)))
+    return plain(rows)
+
+
+def _beside(values: Sequence[float], metric: str) -> str:
+    if not values:
+        return ""
+    mean, low, high = mean_interval(values)
+    return number(mean, metric) + ("" if math.isnan(low) else f" ({interval(low, high, metric)})")
+
+
 def plain(rows: Sequence[Sequence[str]]) -> str:
     """Rows for a terminal, the first of them the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -36,6 +36,12 @@ class Finished:
         found = {name: manifest.result for name, manifest in self.manifests.items()}
         return {name: result for name, result in found.items() if result is not None}
 
+    @property
+    def own(self) -> list[str]:
+        """Names of the numbers that measurements of the user's own have found."""
+        found = [self.results.get(name) for name, stage in self.stages.items() if stage.own]
+        return [metric for result in found if result is not None for metric in result["metrics"]]
+
     def history(self, stage: Stage[Any]) -> list[dict[str, float]]:
         """What a training reported."""
         # by key: what one line calls `train` is the `judge` of another

@@ -157,6 +157,7 @@ class Stage(ABC, Generic[T]):
     there: ClassVar[bool] = False  # it need not be made: its key says what lies on the disk already
     bounds: ClassVar[bool] = False  # until it is made only the most that may come of it is known
     counted: ClassVar[bool] = False  # what it makes are the generated images that people count
+    own: bool = False  # its numbers are of a measurement that the user has written
     k: int = 0  # variants of each image that are wanted, where there are variants
     keyless: ClassVar[bool] = False  # its settings are among those of its users, in the place of a key
 

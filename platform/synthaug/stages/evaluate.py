@@ -46,6 +46,11 @@ class Measured(Stage[Result]):
     """The numbers of one measurement."""
 
     kind, version, cost = "evaluate", 2, "evaluate"
+    evaluation: Measurement
+
+    @property
+    def own(self) -> bool:  # type: ignore[override]
+        return not type(self.evaluation).__module__.startswith("synthaug.")
 
     def numbers(
         self, history: Sequence[Entry], result: Result | None, counts: Mapping[str, float]
