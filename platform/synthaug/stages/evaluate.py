@@ -66,6 +66,8 @@ class Measured(Stage[Result]):
 class OfImages(Measured, Computed[Result]):
     """A measurement of the generated images beside real ones; the classifier in training takes no part."""
 
+    evaluation: ImageEvaluation
+
     def __init__(
         self, evaluation: ImageEvaluation, data: Stage[Pictures], images: Stage[Any] | None, judge: Stage[Any] | None,
         k: int, seed: int, size: int | None, named: Mapping[str, str],
@@ -96,6 +98,8 @@ class OfImages(Measured, Computed[Result]):
 
 class OfDenoiser(Measured, Computed[Result]):
     """A measurement of the denoiser on real images."""
+
+    evaluation: DenoiserEvaluation
 
     def __init__(
         self, evaluation: DenoiserEvaluation, data: Stage[Pictures], denoiser: Stage[Any], seed: int,
@@ -153,6 +157,8 @@ class OfClassifier(Measured):
     `copies` were made of them first, if the evaluation wants that, or because another one did; `denoiser` is there if
     it works with one itself.
     """
+
+    evaluation: Evaluation
 
     def __init__(
         self, evaluation: Evaluation, classifier: Stage[Any], data: Stage[Pictures], shown: Stage[Pictures],
