@@ -141,8 +141,12 @@ def test_a_text_that_would_be_cut_is_a_users_mistake(scorer: Scorer) -> None:
 def test_what_is_no_clip_is_a_users_mistake(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="holds no CLIP model.*nano:clip"):
         Clip("nano:sd").load("cpu")
-    with pytest.raises(UserError, match="not on this machine"):
-        Clip("openai/no-such-clip").folder()
+    with pytest.raises(
+        UserError, match="not on this machine; `hf download openai/no-such-clip --revision v2` brings it"
+    ):
+        Clip("openai/no-such-clip", revision="v2").folder()
+    with pytest.raises(UserError, match="/no/such/folder' is not on this machine; name the folder"):
+        Clip("/no/such/folder").folder()
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match="not complete"):

@@ -12,6 +12,11 @@ from synthaug.settings import NotKeyed, UserError, settings
 
 _WEIGHTS = (".safetensors", ".bin")  # in the order in which from_pretrained looks for them
 _TEXTS = (".json", ".txt")
+# what people are surprised by, of the models that they take first
+TAKES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "5.5 GB of disk, 4.3 GB of memory for weights in fp32, half in bf16",
+    "openai/clip-vit-base-patch32": "0.6 GB of disk and of memory",
+}
 _EMBEDDED = Path(__file__).parent / "nano" / "weights"  # package data, beside what trains it
 
 
@@ -24,6 +29,7 @@ class Weights(ABC):
     PLACES: ClassVar[tuple[str, ...]] = (".",)  # where in the folder it may be
     SORT: ClassVar[str]  # what it is, for messages
     WAYS_OUT: ClassVar[str]
+    PARTS: ClassVar[str] = ""  # of a repository of the hub, as options of `hf download`: what is read of it
 
     model: NotKeyed[str]
     revision: NotKeyed[str | None] = None
@@ -42,7 +48,7 @@ class Weights(ABC):
 
     def folder(self) -> Path:
         """Where the model lies on this machine; never asks the network."""
-        folder = locate(self.model, self.revision, self.WAYS_OUT)
+        folder = locate(self.model, self.revision, self.WAYS_OUT, self.PARTS)
         if not any((folder / place / self.MARK).is_file() for place in self.PLACES):
             raise UserError(f"{folder} holds no {self.SORT} (it has no {self.MARK}); {self.WAYS_OUT}")
         return folder
@@ -63,12 +69,12 @@ class Weights(ABC):
         return folder.name if folder.parent.name == "snapshots" else None  # the cache's .../snapshots/<commit>
 
 
-def locate(model: str, revision: str | None, ways_out: str) -> Path:
+def locate(model: str, revision: str | None, ways_out: str, parts: str = "") -> Path:
     """The folder of an embedded model, of a path, or of a snapshot in the Hugging Face cache."""
     if model.startswith("nano:"):
         return embedded(model)
     folder = Path(model).expanduser()
-    return folder if folder.is_dir() else _downloaded(model, revision, ways_out)
+    return folder if folder.is_dir() else _downloaded(model, revision, ways_out, parts)
 
 
 def embedded_names() -> tuple[str, ...]:
@@ -84,15 +90,20 @@ def embedded(name: str) -> Path:
     return _EMBEDDED / name.removeprefix("nano:")
 
 
-def _downloaded(model: str, revision: str | None, ways_out: str) -> Path:
+def _downloaded(model: str, revision: str | None, ways_out: str, parts: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         # local only: `show` must answer at once, and a cluster's workers may have no network
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):  # a path that is not there is no valid name on the hub
+    except HFValidationError:  # a path that is not there is no valid name on the hub
         raise UserError(f"the model {model!r} is not on this machine; {ways_out}") from None
+    except LocalEntryNotFoundError:
+        takes = f" ({TAKES[model]})" if model in TAKES else ""
+        brings = " ".join(filter(None, ("hf download", model, parts, f"--revision {revision}" if revision else "")))
+        ways = f"`{brings}` brings it, or {ways_out}"
+        raise UserError(f"the model {model!r}{takes} is not on this machine; {ways}") from None
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -289,7 +289,7 @@ def test_what_needs_a_denoiser_says_so_at_once() -> None:
     assert "denoiser" not in stages_of(noisy), "nor is one trained that is named but not used"
     with pytest.raises(UserError, match="no embedded model"):
         stages_of(experiment(DiffAugView(), denoiser="nano:nothing"))
-    with pytest.raises(UserError, match="is not on this machine"):
+    with pytest.raises(UserError, match="is not on this machine; `hf download no/such-model` brings it"):
         stages_of(experiment(DiffAugView(), denoiser="no/such-model"))
     assert isinstance(experiment(denoiser="nano:ddpm").denoiser, PretrainedUNet)
     assert isinstance(experiment(denoiser="TrainedUNet").denoiser, TrainedUNet)

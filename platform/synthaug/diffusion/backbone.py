@@ -48,6 +48,7 @@ class Backbone(Weights):
         "name the folder of a downloaded one (--set backbone=/path/to/model), "
         "or take the embedded one, which knows only letters and digits (--set backbone=nano:sd)"
     )
+    PARTS: ClassVar[str] = "--include '*.json' --include '*.txt' --include '*/*model.safetensors'"
 
     # All of these are in the key: each may change the bits of an image.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
