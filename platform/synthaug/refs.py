@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any
 from synthaug.experiment import Experiment, Sweep, read, replace
 from synthaug.progress import say
 from synthaug.runtime.rows import row_of
+from synthaug.runtime.theirs import place_of
 from synthaug.settings import UserError, did_you_mean
-
-OURS = str(Path(__file__).parent)
 
 
 def import_file(file: str) -> ModuleType:
@@ -47,16 +45,12 @@ def _theirs(file: str, error: Exception) -> Exception:
     """An error in a file of the user's, in one line that names theirs; ours stay as they are, with their traceback."""
     if isinstance(error, SyntaxError):
         return UserError(f"{file}: {type(error).__name__}: {error}")
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if not frame.filename.startswith((OURS, "<frozen"))]
-    inside = [frame for frame in frames if Path(frame.filename).name == Path(file).name]
     if isinstance(error, UserError):
         return UserError(f"{file}: {error}")
-    # what was raised in our code may be our fault, unless it is that a name is not there to import
-    if not mine or (frames[-1].filename.startswith(OURS) and not isinstance(error, ImportError | NameError)):
-        return error
-    line = f", line {inside[-1].lineno}" if inside else ""
-    return UserError(f"{file}{line}: {type(error).__name__}: {error}")
+    place = place_of(error)
+    if place is None and isinstance(error, ImportError | NameError):  # a name that is not there to import
+        place = file
+    return error if place is None else UserError(f"{place}: {type(error).__name__}: {error}")
 
 
 def subjects_in(module: ModuleType) -> dict[str, Callable[[], Any]]:

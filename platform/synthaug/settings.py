@@ -179,8 +179,8 @@ def did_you_mean(word: str, choices: list[str]) -> str:
 
 def explain(error: ValidationError, cls: type) -> UserError:
     """The first complaint of pydantic as one line with the path of the field and a way out."""
-    # one line for people: the next complaint shows when this one is mended
-    first = error.errors(include_url=False)[0]
+    # one line for people: the next complaint shows when this one is mended; a wrong name may be why one is missing
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "unexpected_keyword_argument")
     path = tuple(str(part) for part in first["loc"])
     inner = first.get("ctx", {}).get("error")
     # raised by a validator of ours deeper down: its path continues this one

@@ -14,6 +14,7 @@ from synthaug.experiment import Experiment
 from synthaug.progress import Progress, say
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.store import Damaged, Store
+from synthaug.runtime.theirs import told
 from synthaug.stages.base import Computed, Cost, Loop, Mapped, Receipt, Stage, Trained, closure, once
 from synthaug.training import ALONE, Entry, Report, World, device_clock
 
@@ -169,7 +170,9 @@ def make_here(store: Store, stage: Stage[Any], checkpoint_s: float, heard: Heard
         else:
             assert isinstance(stage, Computed)
             began = device_clock()
-            store.close(stage, stage.compute(store.given(stage)), device_clock() - began)
+            with told(stage):
+                outcome = stage.compute(store.given(stage))
+            store.close(stage, outcome, device_clock() - began)
         return True
 
 
@@ -191,7 +194,8 @@ def train(store: Store, stage: Trained[Any], checkpoint_s: float, report: Report
     """A training with its checkpoint; of several processes the first writes."""
     began = device_clock()
     checkpoint = FileCheckpoint(store.at(stage), checkpoint_s, writes=world.rank == 0)
-    outcome = stage.fit(store.given(stage), Loop(report, checkpoint, world))
+    with told(stage):
+        outcome = stage.fit(store.given(stage), Loop(report, checkpoint, world))
     if world.rank == 0:
         store.close(stage, outcome, device_clock() - began)
         # after the manifest: whoever is killed between the two has finished, and only left a file over
@@ -282,5 +286,6 @@ def units_here(store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
 def make_unit(store: Store, stage: Mapped[Any], unit: int, opened: Any) -> Receipt:
     """One unit, wherever it is made."""
     began = device_clock()
-    part = stage.make(unit, opened)
+    with told(stage):
+        part = stage.make(unit, opened)
     return store.write_part(stage, unit, part, device_clock() - began)

@@ -1,0 +1,41 @@
+"""Errors in the user's own code: a method, a measurement or a file of experiments may raise anything."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from synthaug.settings import UserError
+
+OURS = str(Path(__file__).parents[1])
+# "<": what is no file, such as importlib's own frames
+LIBRARIES = ("<", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+INSTALLED = ("site-packages", "dist-packages")
+
+
+def place_of(error: BaseException) -> str | None:
+    """The line of the user's that raised an error, or called the library that did; None if one of ours is nearer."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(OURS):
+            return None
+        if not frame.filename.startswith(LIBRARIES) and not set(INSTALLED) & set(Path(frame.filename).parts):
+            return f"{Path(frame.filename).name}, line {frame.lineno}"
+    return None
+
+
+@contextmanager
+def told(what: object) -> Iterator[None]:
+    """While `what` is made: an error of theirs is one line with its place, whichever process it is in; ours stay as
+    they are."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        place = place_of(error)
+        if place is None:
+            raise
+        raise UserError(f"{place}: {type(error).__name__}: {error} (while making {what})") from error

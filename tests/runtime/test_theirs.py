@@ -1,0 +1,110 @@
+"""What the user's own code raises: one line with their file and line, whichever process it was in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import synthaug
+from shapes import Noise, tiny
+from synthaug.data.dataset import Dataset
+from synthaug.evaluate.base import Evaluation, Result, Subject, less_is_more
+from synthaug.experiment import Experiment
+from synthaug.methods.base import Models, Row
+from synthaug.runtime.make import Plan
+from synthaug.runtime.order import order
+from synthaug.runtime.ray_data import UnitActor
+from synthaug.runtime.store import Store
+from synthaug.runtime.theirs import place_of
+from synthaug.settings import UserError, settings
+
+HERE = Path(__file__)
+
+
+def line_with(text: str) -> int:
+    """The number of the first line of this file that holds it."""
+    return next(number for number, line in enumerate(HERE.read_text().splitlines(), 1) if text in line)
+
+
+@settings
+class Dividing(Noise):
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        return len(rows) // 0  # theirs
+
+
+@settings
+class Stacking(Noise):
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        return np.stack([np.zeros(2), np.zeros(3)])  # in numpy
+
+
+@settings
+class Looking(Evaluation):
+    def __call__(self, subject: Subject) -> Result:
+        return {"metrics": {"test/x": subject.nothing}}  # type: ignore[attr-defined]
+
+
+@settings
+class Asking(Evaluation):
+    """What it calls raises in our code."""
+
+    def __call__(self, subject: Subject) -> Result:
+        return {"metrics": {"test/x": float(less_is_more(3))}}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"method": Dividing()}, f"line {line_with('# theirs')}: ZeroDivisionError: .*while making generate [0-9a-f]{{8}}"),
+        ({"method": Stacking()}, f"line {line_with('# in numpy')}: ValueError: all input arrays must have the same shape"),
+        ({"method": None, "evaluations": (Looking(),)}, f"line {line_with('subject.nothing')}: AttributeError: .*evaluate"),
+    ],
+)  # fmt: skip
+def test_what_their_code_raises_is_one_line(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{HERE.name}, {said}") as error:
+        synthaug.run(tiny(steps=1, **fields), home=tmp_path)
+    assert error.value.__cause__ is not None, "who debugs has the traceback"
+
+
+def test_what_ours_raises_stays_as_it_is(tmp_path: Path) -> None:
+    """A line of theirs is above it, and yet it may be our fault."""
+    with pytest.raises(AttributeError, match="'int' object has no attribute 'rpartition'"):
+        synthaug.run(tiny(steps=1, method=None, evaluations=(Asking(),)), home=tmp_path)
+
+
+def test_a_worker_says_the_same(tmp_path: Path) -> None:
+    """In an actor whatever is raised becomes a line; Ray Data would add sixty."""
+    subject = tiny(method=Dividing())
+    plan = Plan(Store(tmp_path).prepare()).add(subject)
+    stage = plan.store.line(subject).generated
+    assert stage is not None
+    answer = UnitActor({stage.key: order(plan, [stage])})({"key": [stage.key], "unit": [0]})
+    assert answer["receipt"] == [""]
+    assert answer["error"][0].startswith(f"UserError: {HERE.name}, line {line_with('# theirs')}: ZeroDivisionError")
+    other = UnitActor({stage.key: "{}"})({"key": [stage.key], "unit": [0]})
+    assert other["error"] == ["KeyError: 'paths'"], "a fault of ours, in one line as well"
+
+
+def test_the_nearest_line_decides() -> None:
+    def caught(call: Any) -> str | None:
+        try:
+            call()
+        except Exception as error:
+            return place_of(error)
+        return "nothing was raised"
+
+    assert caught(lambda: np.zeros(3).reshape(2)) == f"{HERE.name}, line {line_with('reshape(2)) ==')}"
+    assert caught(lambda: json.loads("{")) == f"{HERE.name}, line {line_with('loads(')}"
+    assert caught(lambda: Dataset("digits", shots=5).open().read("none")) is None
+
+
+def test_a_wrong_name_comes_before_what_it_leaves_out() -> None:
+    with pytest.raises(UserError, match="datset: no such setting of Experiment; did you mean dataset"):
+        Experiment(datset=Dataset("digits"))  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="dataset: Field required"):
+        Experiment()  # type: ignore[call-arg]
