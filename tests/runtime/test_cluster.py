@@ -151,6 +151,22 @@ def test_several_nodes_are_used_whole(machine: Machine, monkeypatch: pytest.Monk
     cluster.start(actors=26)
 
 
+def test_where_a_node_was_lost_fewer_go_on(
+    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was refused nothing when it began, and has made its images."""
+    machine.gpus = 4
+    cluster.start(actors=4)
+    assert cluster.fitting(4) == 4 and capsys.readouterr().err == ""
+    machine.gpus = 3
+    assert cluster.fitting(4) == 3 and cluster.fitting(2) == 2
+    assert capsys.readouterr().err == "this Ray has room for 3 of 4 workers now; going on with 3\n"
+    machine.gpus = 0
+    monkeypatch.setattr(cluster, "room", lambda cpus_each: 0)
+    with pytest.raises(UserError, match="^4 workers need .*, this Ray has room for 0$"):
+        cluster.fitting(4)
+
+
 def test_what_ray_says_while_it_ends_is_not_among_the_results(
     machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

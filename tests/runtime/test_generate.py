@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import preloaded
+import synthaug
 from making import made_in, place_of
 from shapes import NANO, Fragile, Noise, tiny
 from synthaug.data.sample import Sample
@@ -131,6 +132,7 @@ def test_two_drivers_of_one_cluster_make_nothing_twice(
 CHILD = """
 import sys, time
 from making import made_in
+import synthaug
 from shapes import Noise, tiny
 from synthaug.runtime import make, store
 from synthaug.stages import images
@@ -208,7 +210,7 @@ def test_a_full_disk_ends_cleanly_and_keeps_what_is_finished(
 def test_bad_requests_are_refused_at_once_with_the_numbers(home: Path, cluster: None) -> None:
     started = time.monotonic()
     with pytest.raises(UserError, match=r"500 workers need 500 x 1 \+ 1 CPUs, this Ray has room for"):
-        made(home, experiment(), workers=500)
+        synthaug.run(experiment(), home=home, workers=500)
     assert time.monotonic() - started < 20
 
 

@@ -15,6 +15,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
+from synthaug.progress import say
 from synthaug.settings import UserError
 
 # those that this process may use: a container may have been given fewer than the machine has
@@ -63,6 +64,18 @@ def start(*, actors: int = 0, cpus_each: float = 1.0, address: str | None = None
     if actors > (most := room(cpus_each)):
         each = "a GPU each" if has_gpu() else f"{actors} x {cpus_each:g} + 1 CPUs"
         raise UserError(f"{actors} workers need {each}, this Ray has room for {most}")
+
+
+def fitting(workers: int, cpus_each: float = 1.0, dashboard: bool = False) -> int:
+    """Those of some workers, which there was room for when they were asked for, that there is room for now: a node may
+    have been lost meanwhile, and fewer make the same."""
+    start(dashboard=dashboard)
+    most = room(cpus_each)
+    if not most:
+        start(actors=workers, cpus_each=cpus_each)
+    if most < workers:
+        say(f"this Ray has room for {most} of {workers} workers now; going on with {most}")
+    return min(workers, most)
 
 
 class _Starting:

@@ -44,7 +44,7 @@ def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: i
     """Receipts as they come from the pool; images never enter the object store."""
     import ray
 
-    cluster.start(actors=actors)
+    actors = cluster.fitting(actors)
     cluster.quiet_data_context()
     # Short texts: large constructor arguments go to the object store, and an actor that is started again after a node
     # was lost may not find them there.

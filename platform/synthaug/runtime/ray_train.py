@@ -20,7 +20,7 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
     from ray.train.torch import TorchTrainer
 
     # Train's cleaner asks the State API before it frees the CPUs of a run that ended early; that is in the dashboard.
-    cluster.start(actors=workers, cpus_each=0.9, dashboard=True)
+    workers = cluster.fitting(workers, cpus_each=0.9, dashboard=True)
     gpu = cluster.has_gpu()
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # it may give something back, which its type does not know yet
