@@ -21,7 +21,7 @@ from synthaug.runtime.records import record_key
 from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds
 from synthaug.runtime.store import Store
-from synthaug.runtime.tracking import SWEEP, Run, Tracker, params_of
+from synthaug.runtime.tracking import KEY, PARENT, SWEEP, Run, Tracker, params_of
 from synthaug.runtime.views import share
 from synthaug.search.space import Choice, Domain
 from synthaug.settings import hash_of
@@ -36,17 +36,16 @@ def write(tracker: Tracker, parent: Run, trials: dict[str, list[Trial]], first: 
     for number, (name, mine) in enumerate(trials.items()):
         dice = np.random.default_rng(first + number)
         params = params_of(mine[0].experiment)
-        point = tracker.open(hash_of([parent.id, name]), name, {"synthaug.kind": "point", SWEEP: parent.id})
-        point.params(params)
+        tags = {KEY: hash_of([parent.id, name]), SWEEP: parent.id}
+        point = tracker.create(name, tags | {"synthaug.kind": "point"})
         for trial in mine:
-            tags = {"synthaug.kind": "trial", SWEEP: parent.id}
-            run = tracker.open(hash_of([point.id, trial.seed]), f"{name} {trial.seed}", tags, point.id)
-            run.params(params)
-            run.metrics((step, {"val/top1": float(dice.uniform()), "val/loss": 1.0}) for step in range(10))
-            run.metrics([(0, dict(zip((*NAMES, *COSTS), dice.uniform(size=13).tolist(), strict=True)))])
+            mine_too = {KEY: hash_of([point.id, trial.seed]), PARENT: point.id, "synthaug.kind": "trial"}
+            run = tracker.create(f"{name} {trial.seed}", tags | mine_too)
+            curve = [(step, {"val/top1": float(dice.uniform()), "val/loss": 1.0}) for step in range(10)]
+            run.log(params, [*curve, (0, dict(zip((*NAMES, *COSTS), dice.uniform(size=13).tolist(), strict=True)))])
             run.end()
         values = dict(zip((*NAMES, *COSTS), dice.uniform(size=13).tolist(), strict=True))
-        point.metrics([(0, values | {"val/top1/low": 0.1, "val/top1/high": 0.9, "seeds": float(SEEDS)})])
+        point.log(params, [(0, values | {"val/top1/low": 0.1, "val/top1/high": 0.9, "seeds": float(SEEDS)})])
         point.end()
 
 

@@ -17,12 +17,14 @@ from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds, is_ready, place_name
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import (
+    KEY,
+    PARENT,
     SWEEP,
     Run,
     Tracker,
     gallery_of,
+    history_of,
     log_finished,
-    log_history,
     origin,
     params_of,
     run_key,
@@ -104,7 +106,7 @@ class Logbook:
 
     def __init__(self, tracker: Tracker, parent: Run, earlier: Mapping[Job, str]) -> None:
         self.tracker, self.parent, self.earlier = tracker, parent, earlier
-        self.known = tracker.below(parent.id)  # one question for all, not one each
+        self.known: dict[tuple[str, str], Run] = {}  # by their parents (of points none) and keys
         self.points: dict[int, Run] = {}
         self.seeds: dict[Job, Run] = {}
 
@@ -112,8 +114,14 @@ class Logbook:
         """What has come since: a run for each trial, with all its numbers or marked as failed, and what the seeds of
         its point say together."""
         new, places = [job for job in rounds.trials if job not in self.seeds], rounds.places
+        if not new:
+            return
+        with self.tracker.lock():  # two that run the same sweep have the same runs
+            self.known |= self.tracker.below(self.parent.id)  # one question for all, not one each
+            for job in new:
+                self._open(store, job, name_of(rounds, places[job[0]]), rounds.trials[job])
         for job in new:
-            self._seed(store, job, name_of(rounds, places[job[0]]), rounds.trials[job], made)
+            self._seed(store, self.seeds[job], rounds.trials[job], made)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
             mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
@@ -127,29 +135,32 @@ class Logbook:
                 self.points[row].metrics([(0, {BEHIND: place.behind})])
                 self.points[row].names.add(BEHIND)
 
-    def _seed(self, store: Store, job: Job, place: str, trial: Trial, made: Made) -> None:
+    def _open(self, store: Store, job: Job, place: str, trial: Trial) -> None:
+        """The run of a trial, and that of its point."""
         tags = {"synthaug.kind": "point", "arm": trial.arm, SWEEP: self.parent.id}
         if job[0] not in self.points:
             # not below the sweep's run in MLflow's tree, which shows of a tree its top alone, in charts as well
             point = hash_of([self.parent.id, place_name(trial.arm, trial.fields)])
-            self.points[job[0]] = self._open(point, place, tags)
+            self.points[job[0]] = self._known(point, place, tags)
         key, tags = run_key(store.line(trial.experiment).results.values()), tags | {"synthaug.kind": "trial"}
-        name = f"{trial.arm} {trial.experiment.label}"
-        run = self._open(key, name, tags, self.points[job[0]].id, self.earlier.get(job, ""))
-        self.seeds[job] = run
+        # the same trial may belong to several sweeps, and has a run below each of them
+        above, name = self.points[job[0]].id, f"{trial.arm} {trial.experiment.label}"
+        self.seeds[job] = self._known(key, name, tags | {PARENT: above}, self.earlier.get(job, ""))
+
+    def _known(self, key: str, name: str, tags: Mapping[str, str], before: str = "") -> Run:
+        """A run below this sweep's, or a new one; `before` is that of a record."""
+        place, tags = (tags.get(PARENT, ""), key), dict(tags) | {KEY: key}
+        if place not in self.known:
+            self.known[place] = self.tracker.adopt(before, tags) or self.tracker.create(name, tags)
+        return self.known[place]
+
+    def _seed(self, store: Store, run: Run, trial: Trial, made: Made) -> None:
         if not is_ready(store, trial.experiment):
             run.end("FAILED")
         # of a finished one all is there: MLflow would add every point once more
         elif not run.finished:
-            run.params({"arm": trial.arm})
             finished = Finished(store, trial.experiment)
-            log_history(run, finished)
-            log_finished(run, finished, made)
-
-    def _open(self, key: str, name: str, tags: Mapping[str, str], parent: str = "", before: str = "") -> Run:
-        run = self.known.get((parent, key)) or self.tracker.open(key, name, tags, parent or None, before)
-        self.known[parent, key] = run
-        return run
+            log_finished(run, finished, made, {"arm": trial.arm}, history_of(finished))
 
     def _point(self, store: Store, trials: Sequence[Trial], fresh: Sequence[int], run: Run) -> None:
         """Means with intervals, and what all seeds cost together; told again when there are more seeds. What no
@@ -159,7 +170,7 @@ class Logbook:
             run.end("FAILED")
         elif not run.finished or run.seeds < len(ready):
             first = ready[0].experiment
-            run.params({"arm": trials[0].arm} | {n: v for n, v in params_of(first).items() if n != "seed"})
+            params = {"arm": trials[0].arm} | {n: v for n, v in params_of(first).items() if n != "seed"}
             found = {trial.seed: Finished(store, trial.experiment).metrics for trial in ready}
             decided = [metrics for seed, metrics in found.items() if seed not in fresh]
             told = over_seeds(decided) if decided else {}
@@ -167,7 +178,7 @@ class Logbook:
                 told |= {f"final/{n}": v for n, v in over_seeds(last).items() if n.endswith(ACCURACIES)}
             told["seeds"] = float(len(ready))
             # with steps of their own they would be drawn as curves; at one step they are bars, side by side
-            run.metrics([(0, told)])
+            run.log(params, [(0, told)])
             run.names |= told.keys()
             if run.seeds == 0 and (gallery := gallery_of(Finished(store, first))):
                 run.shown(GALLERY, *gallery)

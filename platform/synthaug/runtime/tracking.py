@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
 SWEEP = "synthaug.sweep"  # on everything below a sweep: its run
-MAX_PARAM, MAX_BATCH = 6000, 1000  # MLflow's limits: it cuts longer values and refuses larger batches
+MAX_PARAM, MAX_PARAMS, MAX_METRICS = 6000, 100, 900  # MLflow's limits: of a value, and of one batch
 
 
 class Tracker:
@@ -91,26 +91,27 @@ class Tracker:
             runs[place].seeds, runs[place].names = int(run.data.metrics.get("seeds", 0)), set(run.data.metrics)
         return runs
 
-    def open(
-        self, key: str, name: str, tags: Mapping[str, str], parent: str | None = None, known: str = ""
-    ) -> Run:  # fmt: skip
+    def open(self, key: str, name: str, tags: Mapping[str, str], known: str = "") -> Run:
         """The run of `key`, opened again if there is one; `known` is one that a record tells of, which may have had
         another key in an older home."""
-        # the same trial may belong to several sweeps, and has a run below each of them
-        family = f"tags.`{PARENT}` = '{parent}'" if parent else f"tags.`{KEY}` = '{key}'"
-        query = f"tags.`{KEY}` = '{key}' and {family}"
-        tags = dict(tags) | {KEY: key} | ({PARENT: parent} if parent else {})
-        experiment = self.experiment
+        tags = dict(tags) | {KEY: key}
+        experiment = self.experiment  # takes the same lock
         with self.lock():  # two that ask at once get the same run
-            if found := self.client.search_runs([experiment], query, max_results=1):
-                run = found[0]
-            elif known and (found := self.client.search_runs([experiment], f"attributes.run_id = '{known}'")):
-                run = found[0]
-                for tag, value in tags.items():
-                    self.client.set_tag(known, tag, value)
-            else:
-                run = self.client.create_run(experiment, tags=tags, run_name=name)
-        return Run(self, run)
+            if found := self.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1):
+                return Run(self, found[0])
+            return self.adopt(known, tags) or self.create(name, tags)
+
+    def adopt(self, known: str, tags: Mapping[str, str]) -> Run | None:
+        """A run by its id, if it is there, as what the tags say."""
+        query = f"attributes.run_id = '{known}'"
+        if not known or not (found := self.client.search_runs([self.experiment], query)):
+            return None
+        for tag, value in tags.items():
+            self.client.set_tag(known, tag, value)
+        return Run(self, found[0])
+
+    def create(self, name: str, tags: Mapping[str, str]) -> Run:
+        return Run(self, self.client.create_run(self.experiment, tags=dict(tags), run_name=name))
 
     def lock(self) -> AbstractContextManager[None]:
         """Held by whoever asks for something and makes it where it is not there."""
@@ -130,24 +131,22 @@ class Run:
         if run.info.status not in ("RUNNING", "FINISHED"):
             self.client.update_run(self.id, status="RUNNING")
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Log those parameters that are not there yet."""
-        from mlflow.entities import Param
+    def log(self, params: Mapping[str, Any], entries: Iterable[tuple[int, Mapping[str, float]]] = ()) -> None:
+        """Those parameters that are not there yet, and (step, values) pairs of metrics: at once, where MLflow takes
+        them at once."""
+        from mlflow.entities import Metric, Param
 
-        new = [Param(name, str(value)[:MAX_PARAM]) for name, value in values.items() if name not in self.told]
+        new = [Param(name, str(value)[:MAX_PARAM]) for name, value in params.items() if name not in self.told]
         self.told |= {param.key for param in new}
-        for start in range(0, len(new), 100):
-            # 100 is the most that MLflow takes at once
-            self.client.log_batch(self.id, params=new[start : start + 100])
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(v), now, step) for step, values in entries for name, v in values.items()]
+        while new or points:
+            self.client.log_batch(self.id, metrics=points[:MAX_METRICS], params=new[:MAX_PARAMS])
+            new, points = new[MAX_PARAMS:], points[MAX_METRICS:]
 
     def metrics(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log (step, values) pairs."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = [Metric(name, float(v), now, step) for step, values in entries for name, v in values.items()]
-        for start in range(0, len(points), MAX_BATCH):
-            self.client.log_batch(self.id, metrics=points[start : start + MAX_BATCH])
+        self.log({}, entries)
 
     def data(self, name: str, digest: str, context: str) -> None:
         """Say which data, by content, so that runs group by it."""
@@ -195,18 +194,21 @@ class Run:
 # --- what of an experiment is logged ----------------------------------------------------------------------------------
 
 
-def log_history(run: Run, finished: Finished) -> None:
+def history_of(finished: Finished) -> Iterator[tuple[int, Mapping[str, float]]]:
     """What its trainings reported, where nobody listened while they ran."""
     for name, stage in finished.stages.items():
         if isinstance(stage, Trained):
-            run.metrics((int(entry["step"]), stage.entry_named(name, entry)) for entry in finished.history(stage))
+            yield from ((int(entry["step"]), stage.entry_named(name, entry)) for entry in finished.history(stage))
 
 
-def log_finished(run: Run, finished: Finished, made: Made) -> None:
-    """Everything about a finished experiment that people compare in the UI."""
+def log_finished(
+    run: Run, finished: Finished, made: Made, params: Mapping[str, Any] | None = None,
+    more: Iterable[tuple[int, Mapping[str, float]]] = (),
+) -> None:  # fmt: skip
+    """Everything about a finished experiment that people compare in the UI, with other parameters and `more` metrics
+    that are told with it."""
     experiment = finished.experiment
-    run.params(params_of(experiment))
-    run.metrics([(0, finished.said(made))])
+    run.log(dict(params or {}) | params_of(experiment), [*more, (0, finished.said(made))])
     run.data(experiment.dataset.name, finished.store.open(experiment.dataset).digest, "training")
     run.json("experiment.json", to_json(experiment))
     for name, result in finished.results.items():
