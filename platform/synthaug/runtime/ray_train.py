@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from synthaug.progress import Progress
@@ -13,17 +15,18 @@ from synthaug.settings import UserError
 from synthaug.stages.base import Trained
 from synthaug.training import World
 
+ABORT_S = 10.0  # after which Ctrl-C waits no longer for workers to end
+
 
 def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) -> None:
     """Train with so many processes; what the first one reports is passed on when they are done."""
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     # Train's cleaner asks the State API before it frees the CPUs of a run that ended early; that is in the dashboard.
     workers = cluster.fitting(workers, cpus_each=0.9, dashboard=True)
     gpu = cluster.has_gpu()
-    trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # it may give something back, which its type does not know yet
+    trainer = trainer_class()(
+        train_worker,
         train_loop_config={"order": order(plan, [stage])},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker=None if gpu else {"CPU": 0.9}
@@ -40,12 +43,37 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(said(error)) from error
+        except KeyboardInterrupt:
+            trainer.abort()
+            raise
         manifest = plan.store.manifest(stage)
         if manifest is None:  # the first worker closes the stage, or says why it cannot be
             raise UserError(str(getattr(result, "return_value", "")))  # Train's type is still that of before
         for entry in manifest.history:
             heard(stage, dict(entry))
             progress.add(1, note_of(dict(entry)))
+
+
+@cache
+def trainer_class() -> type[Any]:
+    """Ray's trainer, without its own handler of Ctrl-C: that one ends the process with code 0 or swallows what comes
+    between two trainings, and is never taken back."""
+    import ray
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
+
+        def abort(self) -> None:
+            """Let the workers go, who would train on."""
+            with suppress(ray.exceptions.RayError):  # it ends itself, which counts as one
+                if self.controller is not None:
+                    ray.get(self.controller.abort.remote(), timeout=ABORT_S)
+
+    return Trainer
 
 
 def train_worker(config: Mapping[str, Any]) -> str:
