@@ -14,6 +14,7 @@ import synthaug
 from shapes import class_folders
 from synthaug.cli import main
 from synthaug.data.dataset import Dataset
+from synthaug.refs import import_file, may_hold_subjects, subjects_in
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -21,6 +22,7 @@ OWN = str(ROOT / "experiments" / "own_images.py")
 MINE = '''"""Mine."""
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment, Sweep
+from synthaug.refs import import_file, may_hold_subjects, subjects_in
 
 def small() -> Experiment:
     """A small one.
@@ -124,6 +126,26 @@ def test_a_mistake_in_the_file_names_the_file(mine: str, tmp_path: Path, capsys:
 def test_list_names_what_can_be_run(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = told(capsys, "list", mine)
     assert out.splitlines() == [f"{mine}:small  A small one.", f"{mine}:broken  Has a mistake in it."]
+
+
+@pytest.mark.parametrize(
+    ("text", "worth"),
+    [
+        ("import torch\ndef main() -> None: pass\ndef _x(): pass\ndef of(n: int): pass\n", False),
+        ("def mine(): return other()\n", True), ("def mine() -> Sweep: ...\n", True), ("def broken(:\n", True),
+        ("mine = lambda: other()\n", True), ("@given(3)\ndef mine(n): ...\n", True), ("X = 3\n", False),
+    ],
+)  # fmt: skip
+def test_what_can_hold_no_experiment_is_not_imported(text: str, worth: bool, tmp_path: Path) -> None:
+    """Files of helpers may take a second to import."""
+    (tmp_path / "a.py").write_text(text)
+    assert may_hold_subjects(str(tmp_path / "a.py")) == worth
+
+
+def test_no_experiment_of_ours_is_left_out() -> None:
+    passed = [path for path in Path("experiments").glob("*.py") if not may_hold_subjects(str(path))]
+    assert {path.stem for path in passed} >= {"planted", "targeted_theory"}
+    assert not [path for path in passed if subjects_in(import_file(str(path)))]
 
 
 def test_show_resolves_and_its_json_runs_again(

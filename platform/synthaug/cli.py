@@ -110,7 +110,7 @@ def results_only() -> Iterator[Callable[[str], None]]:
 @app.command("list")
 def list_(file: Annotated[str | None, typer.Argument(metavar="[FILE]")] = None) -> None:
     """Every experiment and sweep, one line each."""
-    from synthaug.refs import import_file, subjects_in
+    from synthaug.refs import import_file, may_hold_subjects, subjects_in
     from synthaug.settings import UserError
 
     files = [file] if file else sorted(str(p) for p in Path("experiments").rglob("*.py"))
@@ -118,7 +118,7 @@ def list_(file: Annotated[str | None, typer.Argument(metavar="[FILE]")] = None) 
         raise UserError("there is no folder experiments/ here; name a file: synthaug list FILE")
     failed = 0
     for path in files:
-        if file is None and "benchmarks" in Path(path).parts:
+        if file is None and ("benchmarks" in Path(path).parts or not may_hold_subjects(path)):
             continue
         try:
             known = subjects_in(import_file(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import sys
@@ -51,6 +52,20 @@ def _theirs(file: str, error: Exception) -> Exception:
     if place is None and isinstance(error, ImportError | NameError):  # a name that is not there to import
         place = file
     return error if place is None else UserError(f"{place}: {type(error).__name__}: {error}")
+
+
+def may_hold_subjects(file: str) -> bool:
+    """Whether a file is worth importing, which takes a second where it needs torch: not if it has no function without
+    arguments that could return something."""
+    try:
+        body = ast.parse(Path(file).read_bytes()).body
+    except (SyntaxError, ValueError):
+        return True  # what is wrong with it is said by who imports it
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    told = [node for node in functions if node.returns is None or ast.unparse(node.returns) != "None"]
+    # an assigned name may be a lambda
+    found = any(node.decorator_list or not ast.unparse(node.args) for node in told)
+    return found or any(isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) for node in body)
 
 
 def subjects_in(module: ModuleType) -> dict[str, Callable[[], Any]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
-from scipy.special import log_softmax
 
 from synthaug.diffusion.one_step import Diffusion
 from synthaug.evaluate.adapt import Adaptation, AtTimes, Corruption, DDAImages, corrupted
@@ -53,6 +52,8 @@ class Single(Predictor):
     name: ClassVar[str] = ""
 
     def __call__(self, model: nn.Module, images: np.ndarray, copy: Copy) -> tuple[np.ndarray, float]:
+        from scipy.special import log_softmax
+
         from synthaug.classify.loop import predict
 
         return log_softmax(predict(model, images).double().numpy(), 1), 0.0
@@ -119,6 +120,8 @@ class Ensemble(Predictor):
 
     def _mean(self, total: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Probabilities from what was added up."""
+        from scipy.special import log_softmax
+
         mean = total / asked[:, None]
         return np.asarray(mean if self.average == "probability" else np.exp(log_softmax(mean, 1)))
 
