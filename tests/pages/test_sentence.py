@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment, Recipe, Sweep
@@ -86,6 +87,45 @@ def test_pairs_are_of_the_same_seeds_and_two_are_too_few() -> None:
     assert _worth(course, found, [t for t in trials if t["arm"] == "plain"]) == "On fresh seeds it could not be run"
     early = [{**t, "seed": t["seed"]} for t in rows(GAINS, {}) if t["arm"] != "plain" or t["seed"] < 2]
     assert of_comparison(table.lines(early, SWEEP), SWEEP).startswith("Too early to tell: 2 seeds of each")
+
+
+def test_the_sentence_and_the_table_beside_it_have_the_same_intervals() -> None:
+    """Of two comparisons both are corrected, or a reader finds two intervals for one difference."""
+    values = {"plain": (0.5, 0.61, 0.55, 0.58), "better": (0.7, 0.74, 0.71, 0.8), "worse": (0.45, 0.5, 0.4, 0.56)}
+    order = {"better": 1, "plain": 0, "worse": 2}
+    trials: list[dict[str, Any]] = [
+        {
+            "arm": arm,
+            "seed": 20 + n,
+            "point": order[arm],
+            "fields": {},
+            "metrics": {"test/top1": value, "gen/images": 0},
+        }
+        for arm in order
+        for n, value in enumerate(values[arm])
+    ]
+    places = [Place(arm, {}, {0: 0.1}) for arm in ("plain", "better", "worse")]
+    look = Look(3, 1, np.array([0, 1, 2]), np.array([0.8, 0.0, 0.9]), np.array([True, False, True]))
+    course = Course(
+        arms={},
+        space={},
+        searcher=Grid(),
+        seeds=range(2),
+        final=(20, 21, 22, 23),
+        done=True,
+        places=places,
+        looks=[look],
+    )
+    assert course.winner == 1
+    found = table.lines(trials, SWEEP)
+    line = next(line for line in found if line.name == "better")
+    _, _, _, difference, corrected, *_ = table.cells(line)
+    assert f"{difference} ({corrected}) against plain" in _worth(course, found, trials)
+    gains = np.subtract(values["better"], values["plain"])
+    half = stats.t.ppf(1 - 0.05 / 2 / 2, 3) * gains.std(ddof=1) / 2
+    assert corrected == f"{100 * (gains.mean() - half):+.1f} to {100 * (gains.mean() + half):+.1f}", (
+        "of two comparisons"
+    )
 
 
 def test_the_front_and_the_maps() -> None:

@@ -307,7 +307,8 @@ def test_killed_in_any_stage_and_run_again_gives_the_same_bytes(tmp_path: Path, 
     assert parts(home, subject) == parts(here, subject)
 
 
-@pytest.mark.parametrize("stage", ["finetune", pytest.param("finetune.2", marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # of a classifier it is shown by test_run.py each time
+@pytest.mark.parametrize("stage", ["finetune", "finetune.2"])
 def test_workers_learn_the_same_adapter_up_to_rounding(
     stage: str, here: Path, tmp_path: Path, cluster: None
 ) -> None:  # fmt: skip

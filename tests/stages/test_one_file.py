@@ -232,6 +232,7 @@ def test_a_sweep_makes_each_once_in_other_processes(tmp_path: Path, cluster: Non
     assert all(trial["metrics"]["cost/distances_s"] == 5 * 0.25 for trial in answer["trials"])
 
 
+@pytest.mark.nightly  # what is mapped by actors, and shared by Ray Train, has one test each that is not
 def test_with_workers_the_bytes_are_the_same(answer: dict[str, Any], tmp_path: Path, cluster: None) -> None:
     made_in(tmp_path, experiment(), "generate", workers=2)
     assert bytes_of(tmp_path) == bytes_of(answer["home"])

@@ -81,11 +81,12 @@ def _worth(course: Course, found: Sequence[Line], fresh: Sequence[Mapping[str, A
     if not mine:
         return "On fresh seeds it could not be run"
     metric, told = found[0].metric, []
+    level = 1 - 0.05 / max(1, sum(line.difference is not None for line in found))  # that of the table beside it
     for point, theirs in by_point.items():
         pairs = sorted(mine.keys() & theirs.keys())
         if not pairs:
             continue
-        d, low, high, _ = paired_test([mine[seed] for seed in pairs], [theirs[seed] for seed in pairs])
+        d, low, high, _ = paired_test([mine[seed] for seed in pairs], [theirs[seed] for seed in pairs], level)
         within = interval(low, high, metric, "+") if len(pairs) >= FEW else f"{len(pairs)} seeds are too few to tell"
         told.append(f"{number(d, metric, '+')} ({within}) against {course.places[point].name}")
     reached = f"{number(float(np.mean(list(mine.values()))), metric)} ({metric})"
