@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -220,6 +221,11 @@ def test_what_is_shown_before_and_after(alone: tuple[Path, dict[str, Any]], tmp_
     assert after["missing"]["images"] == 0 and all(stage["cached"] for stage in after["stages"].values())
     page = write_report(Store(alone[0]), {"s": search()}).read_text()
     assert "Best of 5 points by val/top1" in page and "no decision has seen" in page
+    shown = re.findall(r"<figcaption>([^<]*), seed \d+: a real image", page)
+    assert len(shown) == 2 and sorted(text.count("noise") for text in shown) == [2, 2], "one of each amount, for both k"
+    best = alone[1]["points"][alone[1]["search"]["winner"]]
+    if best["arm"] == "noise":
+        assert f"method.amount={best['fields']['method.amount']} k={best['fields']['k']}" in shown[0].partition(",")[0]
     text = "\n".join(told(rounds_of(Store(alone[0]), search()), alone[1]["trials"]))
     assert "winner" in text and "Best of 5 points" in text
 

@@ -29,6 +29,7 @@ from synthaug.settings import UserError, to_json
 
 PNG = "data:image/png;base64,"
 MANY = 8  # arms that can be told apart in one figure
+NAMED = 3  # arms that have the same images
 # how the names of numbers about generated images begin
 COUNTED = ("cost/", "gen/", "train/", "time/", "val/", "judge/", "slow/")  # of these the other tables tell
 OF_IMAGES = ("fidelity/", "leak/", "recognised/", "memorised/", "transformed/", "faithful/")
@@ -127,7 +128,7 @@ def _section(store: Store, name: str, subject: Experiment | Sweep) -> str:
     if finished:
         of = figures.colours(names)
         body += _answer(rounds, rows, of) + _costs(finished) + _others(finished) + _quality(finished)
-        body += _curves(finished, of) + _gains(finished, rounds, of) + _found(finished) + _galleries(finished)
+        body += _curves(finished, of) + _gains(finished, rounds, of) + _found(finished) + _galleries(finished, rounds)
     body += _notes(store, rounds.experiments)
     return body + _commands(name, subject, rounds)
 
@@ -306,21 +307,28 @@ def _grid(columns: Sequence[str], rows: Mapping[str, Sequence[str]], about: str)
     return f"<table><tr>{head}</tr>{body}</table><p class=note>{escape(about)}</p>"
 
 
-def _galleries(finished: Sequence[FinishedTrial]) -> str:
-    """Each set of images of the first seed once, under the name of the first arm that uses it."""
-    shown: dict[str, str] = {}
-    for one in finished:
-        # what was generated, not what a filter has left of it
-        images, seed = one.finished.line.generated, one.trial.seed
-        if images is None or seed != finished[0].trial.seed or images.key in shown:
-            continue
-        lines = one.finished.store.load(images).gallery(one.trial.experiment.k)
-        if not lines:
-            continue
-        pixels = figures.gallery(lines)
-        caption = f"{one.name}, seed {seed}: a real image of each class, then its variants."
-        shown[images.key] = _figure(f"<img src='{PNG}{figures.png(pixels)}' alt=gallery>", caption)
-    return "".join(shown.values())
+def _galleries(finished: Sequence[FinishedTrial], rounds: Rounds) -> str:
+    """Each set of images of the first seed once, the winner's first, with the names of all that use it."""
+    winner = None if rounds.course is None else rounds.course.winner
+    # what was generated, not what a filter has left of it
+    mine = [one for one in finished if one.finished.line.generated and one.trial.seed == finished[0].trial.seed]
+    sets: dict[str, list[FinishedTrial]] = {}
+    for one in sorted(mine, key=lambda one: one.row["point"] != winner):
+        images = one.finished.line.generated
+        assert images is not None
+        sets.setdefault(images.key, []).append(one)
+    shown = ""
+    for first, *others in sets.values():
+        # those that use most variants of each image show all that the others have
+        most = max((first, *others), key=lambda one: one.trial.experiment.k)
+        images = most.finished.line.generated
+        assert images is not None
+        if lines := most.finished.store.load(images).gallery(most.trial.experiment.k):
+            names = ", ".join(one.name for one in (first, *others)[:NAMED])
+            names += f" and {len(others) + 1 - NAMED} more" if len(others) >= NAMED else ""
+            about = f"{names}, seed {first.trial.seed}: a real image of each class, then its variants."
+            shown += _figure(f"<img src='{PNG}{figures.png(figures.gallery(lines))}' alt=gallery>", about)
+    return shown
 
 
 def _figure(drawn: str, caption: str) -> str:
