@@ -206,6 +206,7 @@ def test_train_workers_give_the_same_classifier_up_to_rounding(
     workers: int, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path, cluster: None
 ) -> None:
     answer = synthaug.run(experiment(), home=tmp_path, workers=workers)
+    assert not (tmp_path / "ray").exists(), "nothing of Ray Train's is left"
     one, many = undisturbed[1]["metrics"], answer["metrics"]
     assert abs(one["test/loss"] - many["test/loss"]) < 0.02 and abs(one["test/top1"] - many["test/top1"]) < 0.02
     generated = [Path(a["stages"]["generate"]["path"]) for a in (undisturbed[1], answer)]

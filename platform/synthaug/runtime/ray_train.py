@@ -9,12 +9,14 @@ from typing import Any
 
 from synthaug.progress import Progress
 from synthaug.runtime import cluster
+from synthaug.runtime.disk import Disk
 from synthaug.runtime.make import Heard, Plan, note_of, said, train
 from synthaug.runtime.order import order, received
 from synthaug.settings import UserError
 from synthaug.stages.base import Trained
 from synthaug.training import World
 
+RAY = "ray"  # a folder of the home
 ABORT_S = 10.0  # after which Ctrl-C waits no longer for workers to end
 
 
@@ -34,7 +36,7 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
         run_config=ray.train.RunConfig(
             # Train goes on from any run of this name that it finds: the key tells one from another
             name=f"train-{stage.key}",
-            storage_path=str(plan.store.home / "ray"),  # absolute, as it must be
+            storage_path=str(plan.store.home / RAY),  # absolute, as it must be
             failure_config=ray.train.FailureConfig(max_failures=3),  # all start again, from our checkpoint
         ),
     )
@@ -46,12 +48,21 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
         except KeyboardInterrupt:
             trainer.abort()
             raise
+        finally:
+            _tidy(Disk(plan.store.home), f"{RAY}/train-{stage.key}")
         manifest = plan.store.manifest(stage)
         if manifest is None:  # the first worker closes the stage, or says why it cannot be
             raise UserError(str(getattr(result, "return_value", "")))  # Train's type is still that of before
         for entry in manifest.history:
             heard(stage, dict(entry))
             progress.add(1, note_of(dict(entry)))
+
+
+def _tidy(home: Disk, name: str) -> None:
+    """Remove what Train leaves in its folder, though our checkpoints lie elsewhere."""
+    home.remove(name)
+    if not home.list(RAY):
+        home.remove(RAY)
 
 
 @cache
