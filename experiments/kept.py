@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import synthaug
-from synthaug.experiment import Experiment, Sweep, replace
+from synthaug.experiment import Sweep, replace
 from synthaug.pages import table
 from synthaug.progress import say
 from synthaug.runtime.finished import Finished
@@ -36,16 +36,16 @@ def go_on(
 
 
 def _run(sweep: Sweep, file: Path, home: str, at_once: int, of: Collection[str] | None, more: More) -> None:
-    while missing := _missing(sweep, file, home):
-        say(f"{file.stem}: {len(missing)} of {len(sweep.trials())} trials are not in {file}; some at a time:")
-        seed = missing[0][1]
+    told = asked(sweep, home)
+    while missing := [place for place in told if place not in _known(told, file)]:
+        say(f"{file.stem}: {len(missing)} of {len(told)} trials are not in {file}; some at a time:")
+        seed = min((seed for _, seed in missing), key=sweep.seeds.index)
         arms = [arm for arm, other in missing if other == seed][:at_once]
         # comparisons are for the end: a part of the arms may lack those that they are compared with
         alone: dict[str, Any] = {"baseline": None, "controls": (), "against": {}, "seeds": (seed,)}
         part = replace(sweep, alone | {"arms": {arm: sweep.arms[arm] for arm in arms}})
         made = synthaug.run(part, home=home, name=file.stem)["trials"]
-        told = [_asked(trial.experiment, home) for trial in part.trials()]
-        rows = [{"asked": asked} | trial for asked, trial in zip(told, made, strict=True)]
+        rows = [{"asked": told[trial["arm"], trial["seed"]]} | trial for trial in made]
         if of is not None:
             rows = [row | {"metrics": {n: v for n, v in row["metrics"].items() if n in of}} for row in rows]
         store = Store(home)
@@ -67,23 +67,24 @@ def _short(value: Any) -> Any:
 
 def finished(sweep: Sweep, file: Path, home: str = "runs") -> list[dict[str, Any]]:
     """What is in the file, of what the sweep asks today, in its order."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    known = {(row["arm"], row["seed"], row["asked"]): row for row in lines}
-    wanted = [(trial.arm, trial.seed, _asked(trial.experiment, home)) for trial in sweep.trials()] if known else []
-    return [known[key] for key in wanted if key in known]
+    told = asked(sweep, home) if file.is_file() else {}
+    known = _known(told, file)
+    return [known[place] for place in told if place in known]
 
 
-def _missing(sweep: Sweep, file: Path, home: str) -> list[tuple[str, int]]:
-    """Arms and seeds that the file lacks; a sweep over a space is not cut into parts, so it has none."""
+def asked(sweep: Sweep, home: str) -> dict[tuple[str, int], str]:
+    """What each trial, by its arm and seed, is a result of: the keys of what it asks for, with all that goes into them.
+    A sweep over a space is not cut into parts, so it has none."""
     assert not sweep.space, "arms alone"
-    done = {(row["arm"], row["seed"]) for row in finished(sweep, file, home)}
-    trials = sorted(sweep.trials(), key=lambda trial: sweep.seeds.index(trial.seed))
-    return [(trial.arm, trial.seed) for trial in trials if (trial.arm, trial.seed) not in done]
+    store = Store(home)
+    keys = {(t.arm, t.seed): store.line(t.experiment).results.values() for t in sweep.trials()}
+    return {place: hash_of(sorted(stage.key for stage in stages))[:12] for place, stages in keys.items()}
 
 
-def _asked(experiment: Experiment, home: str) -> str:
-    """What a trial is a result of: the keys of what it asks for, with all that goes into them."""
-    return hash_of(sorted(stage.key for stage in Store(home).line(experiment).results.values()))[:12]
+def _known(told: dict[tuple[str, int], str], file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The rows of the file that are results of what is asked."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return {(r["arm"], r["seed"]): r for r in lines if told.get((r["arm"], r["seed"])) == r["asked"]}
 
 
 def means(rows: list[dict[str, Any]], names: dict[str, str]) -> str:
