@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: scope(item.nodeid) != "ray")  # they take longest, so they begin
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes a second to make its tables: a process of tests makes them once, and its homes begin with a copy.
+    Nightly, and where tests start processes of their own, each home makes its own."""
+    from synthaug.runtime import database
+
+    made, real = tmp_path_factory.mktemp("mlflow"), database._make
+
+    def copied(home: Path) -> None:
+        if not (made / database.NAME).exists():
+            real(made)
+        new = home / f"{database.NAME}.new"
+        shutil.copyfile(made / database.NAME, new)
+        os.replace(new, home / database.NAME)
+
+    if request.config.option.markexpr == "not nightly":
+        database._make = copied
+    yield
+    database._make = real
 
 
 @pytest.fixture
