@@ -73,6 +73,9 @@ def test_a_search_says_what_it_found(alone: tuple[Path, dict[str, Any]]) -> None
     assert answer["points"][0]["fields"] == {"recipe.optimizer.lr": 0.001}, (
         "without a method there is no amount and no k"
     )
+    with sqlite3.connect(home / "mlflow.db") as database:
+        names = [name for (name,) in database.execute("select name from runs")]
+    assert len(set(names)) == len(names), "no two of a sweep's runs are called alike"
     assert said["winner"] in said["living"] and set(said["compared"]) >= {0, said["winner"]}
     for row, point in enumerate(said["points"]):
         assert len(point["final"]) == (2 if row in said["compared"] else 0)

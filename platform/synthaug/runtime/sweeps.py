@@ -144,7 +144,7 @@ class Logbook:
             self.points[job[0]] = self._known(point, place, tags)
         key, tags = run_key(store.line(trial.experiment).results.values()), tags | {"synthaug.kind": "trial"}
         # the same trial may belong to several sweeps, and has a run below each of them
-        above, name = self.points[job[0]].id, f"{trial.arm} {trial.experiment.label}"
+        above, name = self.points[job[0]].id, f"{place} seed {trial.seed}"
         self.seeds[job] = self._known(key, name, tags | {PARENT: above}, self.earlier.get(job, ""))
 
     def _known(self, key: str, name: str, tags: Mapping[str, str], before: str = "") -> Run:
