@@ -34,7 +34,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix != ".lock")
+    return sorted(file for file in folder.iterdir() if file.suffix not in (".lock", ".sha256"))
 
 
 def test_shared_images_are_those_in_memory(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +75,26 @@ def test_they_are_decoded_once_and_stay_what_they_are(shared: Path, monkeypatch:
     decode_all(IMAGES, 9)
     decode_all(IMAGES[::-1], 8)
     assert len(calls) == 90, "another size and another order are other arrays"
+
+
+@pytest.mark.parametrize("how", ["a bit", "cut", "empty", "garbage", "no seal", "another's seal"])
+def test_a_damaged_one_is_decoded_again(how: str, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = decode_all(IMAGES, 8).copy()
+    (file,) = files(shared)
+    data = file.read_bytes()
+    seal = file.with_suffix(".sha256")
+    turned = bytearray(data)
+    turned[len(data) // 2] ^= 4
+    if how == "no seal":
+        seal.unlink()
+    elif how == "another's seal":
+        seal.write_text("0" * 64)
+    else:
+        file.write_bytes({"a bit": bytes(turned), "cut": data[:-100], "empty": b"", "garbage": b"x" * len(data)}[how])
+    assert (decode_all(IMAGES, 8) == right).all()
+    assert capsys.readouterr().err == f"{file} is damaged: these images are decoded again\n"
+    assert (decode_all(IMAGES, 8) == right).all() and capsys.readouterr().err == "", "once"
+    assert file.read_bytes() == data
 
 
 def test_what_was_used_longest_ago_makes_room_and_else_there_is_memory(
@@ -132,4 +152,4 @@ def test_what_somebody_is_about_to_map_stays(shared: Path, monkeypatch: pytest.M
         decode_all(IMAGES[:9], 8)
     assert old.exists()
     decode_all(IMAGES[:9], 8)
-    assert not old.exists()
+    assert not old.exists() and not old.with_suffix(".sha256").exists()

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import overload
 
@@ -24,6 +24,7 @@ from synthaug.progress import say
 SHARED = 2**26  # bytes from which on images are shared
 FREE = 0.1  # of the disk that stays free
 DEAD_S = 3600  # half a file that nobody has written to for so long is nobody's
+SEAL = ".sha256"  # a file beside each
 AT_ONCE = 1024  # encoded images in memory
 
 
@@ -51,6 +52,9 @@ def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
         return _fill(np.empty(shape, np.uint8), images)
     place = folder / f"{digest_of(images, size)}.npy"
     with _held(place, wait=True):
+        if place.exists() and not _is_whole(place):
+            say(f"{place} is damaged: these images are decoded again")
+            place.unlink()
         if not place.exists() and not _write(place, images, shape):
             say(f"no room in {folder} to share {np.prod(shape) / 1e9:.1f} GB of decoded images; in memory")
             return _fill(np.empty(shape, np.uint8), images)
@@ -79,10 +83,23 @@ def _write(place: Path, images: Sequence[bytes], shape: tuple[int, ...]) -> bool
         except OSError:
             return False
         _fill(mapped, images).flush()  # type: ignore[attr-defined]
+        seal = _digest(half)
         half.rename(place)
+        place.with_suffix(SEAL).write_text(seal)  # who is killed before it has an array that is decoded again
         return True
     finally:
         half.unlink(missing_ok=True)
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a file has the bytes that were written; read whole, as training will read it."""
+    seal = place.with_suffix(SEAL)
+    return seal.is_file() and seal.read_text() == _digest(place)
+
+
+def _digest(place: Path) -> str:
+    with place.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(images: Sequence[bytes], size: int) -> str:
@@ -116,6 +133,7 @@ def _has_room(folder: Path, size: int) -> bool:
             with _held(oldest, wait=False) as free:
                 if free:  # and nobody is about to map it
                     oldest.unlink(missing_ok=True)
+                    oldest.with_suffix(SEAL).unlink(missing_ok=True)
     return False
 
 
