@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "platform" / "synthaug"
 # What stands left may be imported by what stands right of it. Above all of them: the package's own `run`, and `nano`,
 # which trains the embedded models and which nothing here imports.
-ORDER = """settings, training, progress < search < data < weights, clip < diffusion < methods < classify < evaluate
+ORDER = """settings, training, progress < changes, search < data < weights, clip < diffusion < methods < classify < evaluate
     < experiment < stages < runtime < pages < refs < cli < , nano"""
 RANK = {name.strip(): rank for rank, name in enumerate(ORDER.replace("<", ",").split(","))}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 400  # lines

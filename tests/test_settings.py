@@ -8,7 +8,8 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from synthaug.settings import NotKeyed, OneOf, UserError, from_json, keyed, replace, seed_of, settings, to_json
+from synthaug.changes import replace
+from synthaug.settings import NotKeyed, OneOf, UserError, from_json, keyed, seed_of, settings, to_json
 
 
 @settings

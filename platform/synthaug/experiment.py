@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from synthaug.changes import jsonable, replace
 from synthaug.classify.augment import HorizontalFlip
 from synthaug.classify.mixing import Concat, Utilize
 from synthaug.classify.recipe import Recipe, several
@@ -37,8 +38,6 @@ from synthaug.settings import (
     did_you_mean,
     find_class,
     from_json,
-    jsonable,
-    replace,
     settings,
 )
 from synthaug.settings import names as names_of

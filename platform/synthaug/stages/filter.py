@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.changes import replace
 from synthaug.data.decoded import decode_all
 from synthaug.data.sample import Sample
 from synthaug.evaluate.filter import Candidates, Filter, Score
-from synthaug.settings import canonical, keyed, replace
+from synthaug.settings import canonical, keyed
 from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Stage
 from synthaug.stages.data import Pictures
 from synthaug.stages.images import Images, Made
