@@ -30,13 +30,13 @@ FIELDS = {
     "method.strength=0": "method.strength: ", "method.strength=NaN": "method.strength: ", "method.strength=high": "method.strength: ", "method.stepz=5": "did you mean steps?",
     "method=RealGuidence": "did you mean RealGuidance", "method=None2": "method: ", "utilize=Concatenate": "utilize: ", "utilize.p=0.5": "utilize.p: ",
     "filter=BaseProp": "did you mean BaseProb", "filter.drop=0.5": "filter: ", "backbone=nano:sdd": "nano:sd", "backbone=/no/such/model": "/no/such/model",
-    "backbone.precision=int8": "backbone.precision: ", "denoiser=nano:dpm": "known: nano:clip, nano:ddpm", "denoiser=run:0123": "",
-    "evaluations=Acuracy": "did you mean Accuracy", "evaluations=[]": "", "evaluations=Accuracy(": "did you mean Accuracy?",
+    "backbone.precision=int8": "backbone.precision: ", "denoiser=nano:dpm": "known: nano:clip, nano:ddpm",
+    "evaluations=Acuracy": "did you mean Accuracy", "evaluations=Accuracy(": "did you mean Accuracy?",
     "resources.gpus=1": "resources.gpus: ", "subset=Slwo": "did you mean Slow",
 }  # fmt: skip
 SWEEPS = {
     "seeds=0": "seeds: ", "seeds=[0,0]": "seeds: each counts once", "seeds=[]": "seeds: ", "seeds=x": "seeds: ", "seed=3": "a sweep has seeds",
-    "baseline=plane": "did you mean plain?", 'controls=["plain"]': "controls: ", "metric=": "metric", "arms={}": "", "arms=3": "arms: ",
+    "baseline=plane": "did you mean plain?", 'controls=["plain"]': "controls: ", "metric=": "metric", "arms=3": "arms: ",
     'space={"method.strenth":[0.1]}': "did you mean strength?", 'space={"k":[]}': "space", "space=3": "space: ", "scheduler=Rase": "did you mean Race",
     "searcher=Optna": "did you mean Optuna", "searcher.samples=0": "searcher",
 }  # fmt: skip
@@ -98,14 +98,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("change", FIELDS)
 def test_a_field(change: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if FIELDS[change]:
-        assert FIELDS[change] in refused(capsys, home, "run", EDITS, "--set", change)
+    assert FIELDS[change] in refused(capsys, home, "run", EDITS, "--set", change)
 
 
 @pytest.mark.parametrize("change", SWEEPS)
 def test_a_field_of_a_sweep(change: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if SWEEPS[change]:
-        assert SWEEPS[change] in refused(capsys, home, "run", SWEEP, "--set", change)
+    assert SWEEPS[change] in refused(capsys, home, "run", SWEEP, "--set", change)
 
 
 @pytest.mark.parametrize("ref", REFS)

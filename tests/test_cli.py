@@ -133,6 +133,8 @@ def test_list_names_what_can_be_run(mine: str, capsys: pytest.CaptureFixture[str
     [
         ("import torch\ndef main() -> None: pass\ndef _x(): pass\ndef of(n: int): pass\n", False),
         ("def mine(): return other()\n", True), ("def mine() -> Sweep: ...\n", True), ("def broken(:\n", True),
+        ("mine: object = lambda: other()\n", True), ("a, b = (lambda: x), 3\n", True), ("if X:\n    def f(): ...\n", True),
+        ("def _make(n): ...\none = _make(1)\n", True), ("HERE = Path(__file__)\nif __name__ == '__main__':\n    go()\n", False),
         ("mine = lambda: other()\n", True), ("@given(3)\ndef mine(n): ...\n", True), ("X = 3\n", False),
     ],
 )  # fmt: skip

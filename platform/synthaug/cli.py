@@ -54,7 +54,7 @@ def entry() -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 2 for what the user can mend, 1 for our faults, 130 for Ctrl-C."""
-    from synthaug.settings import UserError
+    from synthaug.settings import Failed, UserError
 
     try:
         # not standalone: typer would print errors in its own way and end the process, that of a test, too
@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         # one line, whatever a library has put into the message
         return fail(" ".join(str(error).split()))
+    except Failed as error:
+        fail(" ".join(str(error).split()))
+        return 1
     except typer.TyperException as error:
         return fail(f"{' '.join(error.format_message().split())} (synthaug --help tells what there is)")
     finally:

@@ -28,8 +28,8 @@ def import_file(file: str) -> ModuleType:
     # the module must have the name that is in its experiments' JSON (`kind`), wherever the command was given
     root = above[0].parent if above else path.parent
     name = ".".join(path.relative_to(root).with_suffix("").parts)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    # first, also of those that are there already: each folder may have helpers of the same names
+    sys.path[:] = [str(root), *(path for path in sys.path if path != str(root))]
     # two folders of experiments may hold files of one name; a process knows one module of each name
     known = sys.modules.get(name)
     if known is not None and Path(str(known.__file__)).resolve() != path.resolve():
@@ -55,17 +55,28 @@ def _theirs(file: str, error: Exception) -> Exception:
 
 
 def may_hold_subjects(file: str) -> bool:
-    """Whether a file is worth importing, which takes a second where it needs torch: not if it has no function without
-    arguments that could return something."""
+    """Whether a file is worth importing, which takes a second where it needs torch: not if all that it has are helpers,
+    which take arguments or return nothing."""
     try:
         body = ast.parse(Path(file).read_bytes()).body
     except (SyntaxError, ValueError):
         return True  # what is wrong with it is said by who imports it
-    functions = [node for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    told = [node for node in functions if node.returns is None or ast.unparse(node.returns) != "None"]
-    # an assigned name may be a lambda
-    found = any(node.decorator_list or not ast.unparse(node.args) for node in told)
-    return found or any(isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) for node in body)
+    made_here = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    return not all(_is_helper(node, made_here) for node in body)
+
+
+def _is_helper(node: ast.stmt, made_here: set[str]) -> bool:
+    """Whether a statement at the top of a file leaves no function that returns an experiment; when in doubt, not."""
+    if isinstance(node, ast.FunctionDef):
+        takes = ast.unparse(node.args) and not node.decorator_list
+        return bool(node.name.startswith("_") or takes or node.returns and ast.unparse(node.returns) == "None")
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        made = [inner.func for inner in ast.walk(node) if isinstance(inner, ast.Call)]
+        lambdas = any(isinstance(inner, ast.Lambda) for inner in ast.walk(node))
+        return not lambdas and not any(isinstance(func, ast.Name) and func.id in made_here for func in made)
+    if isinstance(node, ast.If):
+        return "__name__" in ast.unparse(node.test) or ast.unparse(node.test).endswith("TYPE_CHECKING")
+    return isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef | ast.Expr)
 
 
 def subjects_in(module: ModuleType) -> dict[str, Callable[[], Any]]:
@@ -74,12 +85,24 @@ def subjects_in(module: ModuleType) -> dict[str, Callable[[], Any]]:
     for name, function in vars(module).items():
         # what a file has imported from another is listed there
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
-            told = inspect.get_annotations(function, eval_str=True)
-            classes = {cls.__name__ for cls in getattr(told.get("return"), "__mro__", ())}
-            fits = classes & {"Experiment", "Sweep"} or "return" not in told
-            if fits and not inspect.signature(function).parameters:
+            told = _returned(function)
+            names = {cls.__name__ for cls in getattr(told, "__mro__", ())} | {told}
+            if (told is None or names & {"Experiment", "Sweep"}) and not inspect.signature(function).parameters:
                 found[name] = function
     return found
+
+
+def _returned(function: Callable[..., Any]) -> Any:
+    """What a function says that it returns: a class, or its name where that is imported for type checkers alone; None
+    where it says nothing."""
+    written = inspect.get_annotations(function)
+    if "return" not in written:
+        return None
+    try:
+        # `-> None` is no class that fits
+        return inspect.get_annotations(function, eval_str=True)["return"] or "None"
+    except Exception:  # it may name anything, and so may its arguments
+        return str(written["return"]).rpartition(".")[2]
 
 
 def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
@@ -135,6 +158,8 @@ def _called(ref: str, file: str, function: Callable[[], Any]) -> Experiment | Sw
         subject = function()
     except UserError as error:
         raise UserError(f"{ref}: {error}") from None
+    except SystemExit as error:
+        raise UserError(f"{ref} ends the program (exit {error.code})") from None
     except Exception as error:  # as above
         raise _theirs(file, error) from error
     if not isinstance(subject, Experiment | Sweep):

@@ -48,6 +48,10 @@ class UserError(ValueError):
         self.message, self.path = message, path
 
 
+class Failed(RuntimeError):
+    """What could not be finished, said in one line: no mistake that was seen beforehand, exit code 1."""
+
+
 @dataclass_transform(frozen_default=True)
 def settings(cls: type[T] | None = None, /, *, kw_only: bool = False, key: str | None = None) -> Any:
     """A frozen pydantic dataclass that refuses unknown fields and explains mistakes in one line.

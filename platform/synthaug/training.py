@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from synthaug.settings import Failed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,7 +53,7 @@ def all_losses(losses: list[Tensor], first: int, world: World) -> list[float]:
         torch.distributed.all_reduce(values)
     if not bool(values.isfinite().all()):
         step = first + int(values.isfinite().logical_not().nonzero()[0]) + 1
-        raise RuntimeError(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
+        raise Failed(f"the training loss is {values[step - first - 1].item()} at step {step}; lower the lr")
     return list(map(float, values.double()))
 
 

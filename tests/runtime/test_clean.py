@@ -10,6 +10,7 @@ from making import made_in, place_of
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment
 from synthaug.runtime.store import Store
+from synthaug.settings import UserError
 
 
 @pytest.fixture
@@ -34,6 +35,26 @@ def test_what_a_run_has_begun_to_use_stays(made: tuple[Store, str, Path], subjec
     assert not store.remove(name, "no run refers to it") and folder.exists(), "it was asked about a moment too early"
     store.records.end(subject, stages, "x", "synthaug")
     assert store.unneeded() == [] and len(store.records.all()) == 1 and store.records.all("begun") == []
+
+
+@pytest.mark.parametrize("kind", ["record", "begun"])
+def test_as_long_as_a_record_is_damaged_nothing_goes(
+    kind: str, made: tuple[Store, str, Path], subject: Experiment
+) -> None:
+    """What it needed cannot be told from what nobody needs."""
+    store, name, folder = made
+    stages = list(store.stages(subject).values())
+    store.records.begin(subject, stages)
+    if kind == "record":
+        store.records.end(subject, stages, "x", "synthaug")
+    (note,) = (store.home / "store" / kind).glob("*.json")
+    note.write_bytes(note.read_bytes().replace(b"0", b"1", 1))
+    for ask in (store.unneeded, lambda: store.remove(name, "no run refers to it")):
+        with pytest.raises(UserError, match=f"{note} is damaged.*run its command again"):
+            ask()
+    assert folder.exists()
+    store.records.end(subject, stages, "x", "synthaug")
+    assert store.unneeded() == [], "the same command has written it anew"
 
 
 def test_what_somebody_is_making_stays(made: tuple[Store, str, Path], subject: Experiment) -> None:

@@ -4,6 +4,8 @@ same command then gives the result of an undisturbed run, and says in a line wha
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 import synthaug
 from making import science
-from shapes import NANO, class_folders
+from shapes import NANO, class_folders, tiny
 from synthaug.classify.subset import Early, Slow
 from synthaug.classify.views import DiffAugView
 from synthaug.data.dataset import Dataset
@@ -24,8 +26,11 @@ from synthaug.evaluate.predict import Ensemble
 from synthaug.experiment import Experiment, Recipe
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.pages.doctor import examine_files
+from synthaug.runtime.damage import damages, set_aside
 from synthaug.runtime.database import trouble_of
+from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import Tracker
+from synthaug.stages.notes import sealed
 
 CLASSES = ("ant", "bee")
 
@@ -154,6 +159,58 @@ def test_a_damaged_database_is_set_aside_and_its_runs_are_written_again(
     check(whole, home)
     assert not trouble_of(home / "mlflow.db") and len(list((home / "damaged").iterdir())) == 1
     assert "mlflow.db is damaged" in capfd.readouterr().err
+
+
+def test_a_database_that_is_gone_is_written_again(
+    whole: tuple[Path, Experiment, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What was tracked of all records, and not of the one that is run again alone."""
+    first = copied(whole[0], tmp_path / "first")
+    synthaug.run(tiny(steps=2), home=first)
+    home = copied(first, tmp_path / "home")
+    (home / "mlflow.db").unlink()
+    synthaug.run(tiny(steps=3), home=home)
+    assert "mlflow.db is gone: its runs are written again from the store" in capfd.readouterr().err
+    tracker = Tracker(home, "synthaug")
+    assert len(tracker.client.search_runs([tracker.experiment])) == 3
+
+
+HALFWAY = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("pragma cache_size = 1")  # so that pages are written before it is over
+connection.execute("begin")
+connection.execute("create table more as select * from params, (select 1 union select 2 union select 3)")
+connection.execute("update params set value = value || 'x' ")
+connection.execute("delete from runs")
+os._exit(9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_is_as_it_was_before(
+    whole: tuple[Path, Experiment, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its journal lies beside it: looked at without that it would seem damaged, and be set aside."""
+    home = copied(whole[0], tmp_path / "home")
+    subprocess.run([sys.executable, "-c", HALFWAY, str(home / "mlflow.db")])
+    assert (home / "mlflow.db-journal").exists()
+    assert trouble_of(home / "mlflow.db") == "" and not (home / "mlflow.db-journal").exists()
+    check(whole, home)
+    assert not (home / "damaged").exists()
+
+
+@pytest.mark.parametrize("folder", ["walls", "failed"])
+def test_notes_of_searches_are_looked_at(
+    folder: str, whole: tuple[Path, Experiment, dict[str, Any]], tmp_path: Path
+) -> None:
+    store = Store(copied(whole[0], tmp_path / "home"))
+    store.disk.write(f"{folder}/a.json", sealed({"0": 3.5}))
+    assert list(damages(store)) == []
+    (store.home / "store" / folder / "a.json").write_bytes(b"{")
+    (found,) = damages(store)
+    assert found.file == f"store/{folder}/a.json"
+    set_aside(store, found)
+    assert list(damages(store)) == []
 
 
 def test_the_doctor_finds_what_nothing_reads_and_mends_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from synthaug.runtime.make import Plan
 from synthaug.runtime.order import order
 from synthaug.runtime.ray_data import UnitActor
 from synthaug.runtime.store import Store
-from synthaug.runtime.theirs import place_of
+from synthaug.runtime.theirs import OURS, place_of
 from synthaug.settings import UserError, settings
 
 HERE = Path(__file__)
@@ -88,6 +89,39 @@ def test_a_worker_says_the_same(tmp_path: Path) -> None:
     assert answer["error"][0].startswith(f"UserError: {HERE.name}, line {line_with('# theirs')}: ZeroDivisionError")
     other = UnitActor({stage.key: "{}"})({"key": [stage.key], "unit": [0]})
     assert other["error"] == ["KeyError: 'paths'"], "a fault of ours, in one line as well"
+
+
+@settings
+class Leaving(Noise):
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        sys.exit(0)  # leaves
+
+
+def test_who_ends_the_program_is_told_too(tmp_path: Path) -> None:
+    """Or it would end well, without a line and without a result."""
+    with pytest.raises(UserError, match=rf"^{HERE.name}, line {line_with('# leaves')}: ends the program \(exit 0\)"):
+        synthaug.run(tiny(steps=1, method=Leaving()), home=tmp_path)
+
+
+def test_what_a_compiled_library_raises_below_ours_is_ours() -> None:
+    """Its frames have names that are no files here."""
+
+    def made(text: str, file: str) -> Any:
+        space: dict[str, Any] = {}
+        exec(compile(text, file, "exec"), space)
+        return space["f"]
+
+    fails = made("def f(): raise OSError('x')", "error.pxi")
+    ours = made("def f(go): go()", f"{OURS}data/x.py")
+    theirs = made("def f(go): go()", "/home/somebody/mine.py")
+    for call, place in (
+        (lambda: ours(fails), None), (lambda: theirs(lambda: ours(fails)), None),
+        (lambda: ours(lambda: theirs(fails)), "mine.py, line 1"),
+    ):  # fmt: skip
+        with pytest.raises(OSError, match="x") as error:
+            call()
+        assert place_of(error.value) == place
+    assert not "/a/platform/synthaug_mine/x.py".startswith(OURS)
 
 
 def test_the_nearest_line_decides() -> None:

@@ -15,6 +15,10 @@ from synthaug.stages.notes import noted
 from synthaug.stages.shards import receipt_of
 
 AGAIN = "made anew by the next run that needs it"
+LOOSE = {
+    "walls": "a search with a limit of wall time counts from now on",
+    "failed": "what failed is tried again",
+}  # notes about searches, by their folders
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ def damages(store: Store) -> Iterator[Damage]:
     for name in store.disk.list("index"):
         if read_note(store.disk, f"index/{name}") is None:
             yield Damage(f"store/index/{name}", "no index", "files are hashed again")
+    for folder, then in LOOSE.items():
+        for name in store.disk.list(folder):
+            if read_note(store.disk, f"{folder}/{name}") is None:
+                yield Damage(f"store/{folder}/{name}", "no note", then)
     for artefact in store.artefacts():
         if "/." not in artefact:  # moved aside by `clean`
             for file, why in _of(store.disk.at(artefact)):

@@ -15,6 +15,7 @@ from synthaug.runtime.disk import Disk
 from synthaug.settings import UserError
 
 NAME = "mlflow.db"
+RECORDS = "store/record"  # what was run
 REWRITE = "mlflow.rewrite"  # a file that is there as long as runs are to be written again
 TABLES = {"alembic_version", "experiments", "runs", "metrics", "params", "tags"}
 
@@ -26,9 +27,13 @@ def prepare(home: Path) -> None:
         disk.write(REWRITE, b"")  # before it goes: who is killed here writes the runs again all the same
         aside = disk.set_aside(NAME)
         for suffix in ("-wal", "-shm", "-journal"):
-            disk.remove(f"{NAME}{suffix}")
+            if disk.exists(f"{NAME}{suffix}"):
+                disk.set_aside(f"{NAME}{suffix}")
         say(f"{database} is damaged ({trouble}): it lies in {aside} now, and its runs are written again from the store")
     if not database.exists():
+        if not disk.exists(REWRITE) and any(name.endswith(".json") for name in disk.list(RECORDS)):
+            disk.write(REWRITE, b"")
+            say(f"{database} is gone: its runs are written again from the store")
         _make(home)
     _bring_along(home)
 
@@ -38,23 +43,20 @@ def trouble_of(database: Path) -> str:
     if not database.exists():
         return ""
     try:
-        with closing(_read_only(database)) as connection:
+        # not to read only: who was killed within a transaction has left a journal, from which this restores it
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
             (found,) = connection.execute("pragma quick_check(1)").fetchone()
             there = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             revisions = connection.execute("select * from alembic_version").fetchall() if there >= TABLES else []
     except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "unable to open" in str(error):
+        if any(text in str(error) for text in ("locked", "unable to open", "readonly")):
             return ""  # it may be in good order: whoever writes to it will be told
         return str(error)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return str(error)
     if found != "ok":
         return " ".join(str(found).split())
     return "" if revisions else "it lacks tables"
-
-
-def _read_only(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
 
 
 def _make(home: Path) -> None:

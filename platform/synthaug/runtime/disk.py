@@ -102,6 +102,11 @@ class Disk:
         else:
             place.unlink(missing_ok=True)
 
+    def remove_empty(self, name: str) -> None:
+        """A folder in which nothing is, or nobody has put anything meanwhile."""
+        with suppress(OSError):
+            (self.root / name).rmdir()
+
     def move_aside(self, name: str) -> str:
         """Give a file or a folder another name beside it, at once and whole, and say which."""
         # a name with a dot in front is no key: `clean` finds what was left under it, everybody else passes it by

@@ -61,8 +61,7 @@ def fit_by_workers(plan: Plan, stage: Trained[Any], workers: int, heard: Heard) 
 def _tidy(home: Disk, name: str) -> None:
     """Remove what Train leaves in its folder, though our checkpoints lie elsewhere."""
     home.remove(name)
-    if not home.list(RAY):
-        home.remove(RAY)
+    home.remove_empty(RAY)
 
 
 @cache

@@ -354,7 +354,13 @@ class Store:
                     yield f"{kind}/{key}"
 
     def _wanted(self) -> set[str]:
-        return {name for kind in (DONE, BEGUN) for record in self.records.all(kind) for name in record.artefacts}
+        found = {file: record for kind in (DONE, BEGUN) for file, record in self.records.found(kind).items()}
+        if damaged := [str(self.disk.local(file)) for file, record in found.items() if record is None]:
+            raise UserError(
+                f"{damaged[0]} is damaged, so what a run made cannot be told from what nobody needs: run its command "
+                "again, which writes it anew, or synthaug doctor --deep --mend, if it may go with all that it made"
+            )
+        return {name for record in found.values() if record is not None for name in record.artefacts}
 
     def _unneeded(self, name: str, wanted: set[str]) -> str:
         """Why an artefact could go, or nothing."""

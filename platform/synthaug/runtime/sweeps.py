@@ -31,7 +31,7 @@ from synthaug.runtime.tracking import (
 )
 from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
-from synthaug.settings import hash_of, to_json
+from synthaug.settings import Failed, hash_of, to_json
 from synthaug.stages.base import closure
 from synthaug.stages.notes import sealed
 
@@ -97,7 +97,7 @@ def tell_what_failed(rounds: Rounds, failed: Mapping[str, str]) -> None:
         return
     said = f"{len(failed)} of {len(rounds.trials)} trials failed, the first with: {next(iter(failed.values()))}"
     if rounds.course is None or rounds.course.winner is None:
-        raise RuntimeError(said)
+        raise Failed(said)
     say(said)
 
 
@@ -152,7 +152,7 @@ class Logbook:
         place, tags = (tags.get(PARENT, ""), key), dict(tags) | {KEY: key}
         if place not in self.known:
             self.known[place] = self.tracker.adopt(before, tags) or self.tracker.create(name, tags)
-        return self.known[place]
+        return self.known[place].again()
 
     def _seed(self, store: Store, run: Run, trial: Trial, made: Made) -> None:
         if not is_ready(store, trial.experiment):

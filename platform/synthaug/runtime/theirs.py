@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from synthaug.settings import UserError
 
-OURS = str(Path(__file__).parents[1])
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
 # "<": what is no file, such as importlib's own frames
 LIBRARIES = ("<", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 INSTALLED = ("site-packages", "dist-packages")
@@ -21,6 +22,8 @@ def place_of(error: BaseException) -> str | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename.startswith(OURS):
             return None
+        if not os.path.isabs(frame.filename):  # of a compiled library, which tells where it was written
+            continue
         if not frame.filename.startswith(LIBRARIES) and not set(INSTALLED) & set(Path(frame.filename).parts):
             return f"{Path(frame.filename).name}, line {frame.lineno}"
     return None
@@ -34,6 +37,8 @@ def told(what: object) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"{place_of(error) or what}: ends the program (exit {error.code})") from error
     except Exception as error:
         place = place_of(error)
         if place is None:

@@ -38,6 +38,8 @@ class Tracker:
     def __init__(self, home: Path, experiment: str) -> None:
         self.home, self.name, self.disk = home, experiment, Disk(home)
         # absolute: by default it would be a file in the current folder, and where that has an ./mlruns MLflow fails
+        if re.search(r"\?|%[0-9a-fA-F]{2}", str(home)):  # its address of a database means something else by them
+            raise UserError(f"MLflow cannot keep its database below {str(home)!r}: take a --home without ? and %")
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / database.NAME}"
 
     @cached_property
@@ -98,7 +100,7 @@ class Tracker:
         experiment = self.experiment  # takes the same lock
         with self.lock():  # two that ask at once get the same run
             if found := self.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1):
-                return Run(self, found[0])
+                return Run(self, found[0]).again()
             return self.adopt(known, tags) or self.create(name, tags)
 
     def adopt(self, known: str, tags: Mapping[str, str]) -> Run | None:
@@ -108,7 +110,7 @@ class Tracker:
             return None
         for tag, value in tags.items():
             self.client.set_tag(known, tag, value)
-        return Run(self, found[0])
+        return Run(self, found[0]).again()
 
     def create(self, name: str, tags: Mapping[str, str]) -> Run:
         return Run(self, self.client.create_run(self.experiment, tags=dict(tags), run_name=name))
@@ -127,9 +129,14 @@ class Run:
         self.told = set(run.data.params)  # its parameters, which MLflow does not let change
         self.seeds = 0  # of a point: those that its numbers are of
         self.names: set[str] = set()  # of its metrics
-        # who failed or was killed runs again; what is finished stays so until it ends once more
-        if run.info.status not in ("RUNNING", "FINISHED"):
+        self.running = run.info.status == "RUNNING"
+
+    def again(self) -> Run:
+        """Who failed or was killed runs again; what is finished stays so until it ends once more."""
+        if not self.running and not self.finished:
             self.client.update_run(self.id, status="RUNNING")
+            self.running = True
+        return self
 
     def log(self, params: Mapping[str, Any], entries: Iterable[tuple[int, Mapping[str, float]]] = ()) -> None:
         """Those parameters that are not there yet, and (step, values) pairs of metrics: at once, where MLflow takes
@@ -173,7 +180,7 @@ class Run:
 
     def end(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.id, status)
-        self.finished = status == "FINISHED"
+        self.finished, self.running = status == "FINISHED", False
 
     @contextmanager
     def told_of_its_end(self) -> Iterator[None]:
