@@ -14,7 +14,8 @@ import synthaug
 from shapes import class_folders
 from synthaug.cli import main
 from synthaug.data.dataset import Dataset
-from synthaug.refs import import_file, may_hold_subjects, subjects_in
+from synthaug.experiment import Experiment
+from synthaug.refs import import_file, may_hold_subjects, resolve, subjects_in
 
 ROOT = Path(__file__).parents[1]
 DIGITS = str(ROOT / "experiments" / "digits.py")
@@ -22,7 +23,8 @@ OWN = str(ROOT / "experiments" / "own_images.py")
 MINE = '''"""Mine."""
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment, Sweep
-from synthaug.refs import import_file, may_hold_subjects, subjects_in
+from synthaug.experiment import Experiment
+from synthaug.refs import import_file, may_hold_subjects, resolve, subjects_in
 
 def small() -> Experiment:
     """A small one.
@@ -280,3 +282,61 @@ def test_what_is_printed_can_be_run(mine: str, home: Path, tmp_path: Path, capfd
         assert main(["run", str(ref), "--home", str(home), "--json"]) == 0
         assert json.loads(capfd.readouterr().out)["run_id"] == first["run_id"]
     assert synthaug.run(f"{mine}:small", home=home)["run_id"] == first["run_id"]
+
+
+def test_two_files_of_one_name_are_two(tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each with helpers of its own beside it, whichever was asked for before."""
+    for name, steps in (("a", 2), ("b", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "help.py").write_text(f"STEPS = {steps}\n")
+        (folder / "same.py").write_text(
+            "from shapes import tiny\nimport sys\nsys.modules.pop('help', None)\nfrom help import STEPS\n"
+            "def f():\n    return tiny(steps=STEPS, method=None)\n\ndef g():\n    return tiny(steps=10 * STEPS, method=None)\n"
+        )
+    found = [resolve(f"{tmp_path}/{name}/same.py:{f}", [])[1] for name, f in ("af", "bf", "ag", "bg")]
+    assert [each.recipe.steps for each in found if isinstance(each, Experiment) and each.recipe] == [2, 3, 20, 30]
+    for name in "ab":
+        assert main(["run", f"{tmp_path}/{name}/same.py:f", "--home", str(home)]) == 0
+    capfd.readouterr()
+    assert main(["report", f"{tmp_path}/a/same.py:f", f"{tmp_path}/b/same.py:f", "--home", str(home)]) == 0
+    assert Path(capfd.readouterr().out.strip()).read_text().count("<h2>") == 2
+
+
+def test_classes_that_are_imported_for_type_checkers_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lazy.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom shapes import tiny\n"
+        "if TYPE_CHECKING:\n    from synthaug.experiment import Experiment\n    from nowhere import Thing\n"
+        "def plain() -> Experiment:\n    'Plain.'\n    return tiny()\n\ndef other() -> Thing:\n    return 3\n"
+    )
+    _, out, _ = told(capsys, "list", file)
+    assert out == f"{file}:plain  Plain.\n"
+
+
+def test_who_ends_the_program_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "leaves.py"
+    file.write_text("import sys\ndef plain():\n    sys.exit(0)\n")
+    assert refused(capsys, "show", f"{file}:plain").endswith("leaves.py:plain ends the program (exit 0)")
+
+
+def test_what_cannot_be_finished_is_one_line_and_1(mine: str, home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A training that diverges, alone and in a sweep."""
+    alone = ["run", f"{mine}:small", "--set", "recipe.optimizer.lr=1e12", "--home", str(home)]
+    Path(mine).write_text(Path(mine).read_text() + "\ndef sweep() -> Sweep:\n    return Sweep(base=small(), seeds=2)\n")
+    sweep = ["run", f"{mine}:sweep", "--set", "recipe.optimizer.lr=1e12", "--home", str(home), "--workers", "0"]
+    for command, said in (
+        (alone, "error: the training loss is"),
+        (sweep, "error: 2 of 2 trials failed, the first with:"),
+    ):
+        assert main(command) == 1
+        last = capfd.readouterr().err.splitlines()[-1]
+        assert last.startswith(said) and "lower the lr" in last
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_a_home_that_mlflow_would_not_find(
+    name: str, mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "run", f"{mine}:small", "--home", tmp_path / name)
+    assert "take a --home without ? and %" in line and not list(tmp_path.rglob("*.db*"))

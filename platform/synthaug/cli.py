@@ -189,10 +189,10 @@ def report(
 ) -> None:
     """A static page: table with intervals and paired tests, cost, galleries, curves."""
     from synthaug.pages.report import recorded_subjects, write_report
-    from synthaug.refs import resolve
+    from synthaug.refs import named, resolve
 
     store = _used(home)
-    subjects = dict(resolve(ref, []) for ref in refs) if refs else recorded_subjects(store)
+    subjects = named([(ref, *resolve(ref, [])) for ref in refs]) if refs else recorded_subjects(store)
     print(write_report(store, subjects, out))
 
 

@@ -6,7 +6,8 @@ import ast
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -140,6 +141,12 @@ def resolve(ref: str, changes: list[str]) -> tuple[str, Experiment | Sweep]:
         for path in fields.keys() & {"k", "utilize"}:
             say(f"note: {path} is about generated images, and no method makes any")
     return name, _at(ref, lambda: replace(subject, fields)) if fields else subject
+
+
+def named(found: Sequence[tuple[str, str, Experiment | Sweep]]) -> dict[str, Experiment | Sweep]:
+    """Subjects by their names, by their REFs where two are called alike."""
+    counts = Counter(name for _, name, _ in found)
+    return {name if counts[name] == 1 else ref: subject for ref, name, subject in found}
 
 
 def _subject_in(text: bytes) -> Any:

@@ -210,6 +210,11 @@ def test_what_fails_is_told_and_the_search_goes_on(
     assert "4 of 10 trials failed" in capsys.readouterr().err
     shown = "\n".join(told(rounds_of(Store(tmp_path), sweep), answer["trials"]))
     assert "failed: " in shown and "500" in shown
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        ended = dict(database.execute("select status, count(*) from runs group by status"))
+    assert ended == {"FAILED": 4 + 2, "FINISHED": sum(ended.values()) - 6}, (
+        "trials and their points; none runs for ever"
+    )
     # who looks again sees the same, and tries nothing
     assert rounds_of(Store(tmp_path), sweep).course.winner == answer["search"]["winner"]  # type: ignore[union-attr]
 
