@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -79,6 +80,16 @@ def class_folders(root: Path, classes: Sequence[str], count: int, first: int = 0
         for i in range(count):
             paint(root / name / f"{i}.png", first + number * count + i)
     return root
+
+
+@settings
+class FailsInTheSecond(Transform):
+    """Raises in the second of the processes that share a training, and in no other."""
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise KeyError("only here")
+        return images, labels
 
 
 @settings

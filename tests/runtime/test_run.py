@@ -14,7 +14,7 @@ from torch import Tensor
 import preloaded
 import synthaug
 from making import made_in, place_of, science
-from shapes import Noise, tiny
+from shapes import FailsInTheSecond, Noise, tiny
 from synthaug.classify import loop
 from synthaug.experiment import Experiment, Recipe, Resources
 from synthaug.methods.base import Models, Row
@@ -199,6 +199,14 @@ def test_a_failed_run_says_so_and_goes_on_later(
     monkeypatch.undo()
     answer = synthaug.run(subject, home=failing, name=error.__name__)
     assert runs() == [(answer["run_id"], "FINISHED")]
+
+
+@pytest.mark.nightly
+def test_an_error_in_one_of_the_workers_ends_the_training(tmp_path: Path, cluster: None) -> None:
+    """Said and not raised, the other would wait for this one for ever."""
+    recipe = Recipe(steps=4, batch_size=8, evaluations=1, transforms=(FailsInTheSecond(),))
+    with pytest.raises(RuntimeError, match="only here"):
+        synthaug.run(tiny(method=None, recipe=recipe), home=tmp_path, workers=2)
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.nightly), 2])
