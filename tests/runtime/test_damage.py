@@ -118,9 +118,12 @@ def test_a_bit_turned(
     harm(home, file, "a bit turned")
     shutil.rmtree(home / "store" / READERS.get(file.relative_to(home).parts[1], "evaluate"))
     check(whole, home)
+    err = capfd.readouterr().err
     read = not kind.startswith(("store/index", "store/record")) and not kind.endswith("lock")
-    lines = [line for line in capfd.readouterr().err.splitlines() if "damaged, made anew" in line]
+    lines = [line for line in err.splitlines() if "damaged, made anew" in line]
     assert len(lines) == read, "a line for what was made anew"
+    if kind.startswith(("store/index", "store/record")):
+        assert err.count(f"{file} is damaged") == (file.suffix == ".json"), "one for what is noted or hashed again"
 
 
 @pytest.mark.nightly

@@ -36,7 +36,7 @@ class Records:
     """Those of a store."""
 
     def __init__(self, disk: Disk) -> None:
-        self.disk = disk
+        self.disk, self.told = disk, set[str]()  # of which files it has been said that they are damaged
 
     def begin(self, subject: Experiment | Sweep, stages: Iterable[Stage[Any]]) -> None:
         """Note what a run is about to make and use, so that `clean` leaves it alone."""
@@ -56,8 +56,9 @@ class Records:
         """What was noted when the same subject, with the same content behind it, was run to its end, if all of these
         stages were among what it made or found."""
         known = noted(Record, read_note(self.disk, place := _place(subject)))
-        if known is None and self.disk.exists(place):
+        if known is None and self.disk.exists(place) and place not in self.told:
             say(f"{self.disk.local(place)} is damaged: what was run is noted again")
+            self.told.add(place)
         return known if known and set(names(stages)) <= set(known.artefacts) else None
 
     def all(self, kind: str = DONE) -> list[Record]:
@@ -68,6 +69,16 @@ class Records:
         """All there are by their files, None for those that are damaged."""
         files = [f"{kind}/{name}" for name in self.disk.list(kind) if name.endswith(".json") and name[0] != "."]
         return {file: noted(Record, read_note(self.disk, file)) for file in files}
+
+    def wanted(self) -> set[str]:
+        """The artefacts that runs refer to, finished or begun."""
+        every = {file: record for kind in (DONE, BEGUN) for file, record in self.found(kind).items()}
+        if damaged := [str(self.disk.local(file)) for file, record in every.items() if record is None]:
+            raise UserError(
+                f"{damaged[0]} is damaged, so what a run made cannot be told from what nobody needs: run its command "
+                "again, which writes it anew, or synthaug doctor --deep --mend, if it may go with all that it made"
+            )
+        return {name for record in every.values() if record is not None for name in record.artefacts}
 
     def refile(self) -> None:
         """Records used to be named by all of their JSON, which moved with every class and grew with every field."""
@@ -89,8 +100,16 @@ def read_note(disk: Disk, name: str) -> Any:
     """What the note at a place says, or None when there is none that can be read."""
     try:
         return unsealed(disk.read(name))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+
+
+def read_or_say(disk: Disk, name: str, then: str) -> Any:
+    """The same, with a line that says what comes of it where a note is there and damaged."""
+    found = read_note(disk, name)
+    if found is None and disk.exists(name):
+        say(f"{disk.local(name)} is damaged: {then}")
+    return found
 
 
 def names(stages: Iterable[Stage[Any]]) -> list[str]:

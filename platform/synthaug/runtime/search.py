@@ -12,9 +12,8 @@ from typing import Any
 
 from synthaug.evaluate.base import less_is_more
 from synthaug.experiment import Experiment, Sweep, Trial
-from synthaug.progress import say
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.records import record_key
+from synthaug.runtime.records import read_or_say, record_key
 from synthaug.runtime.store import Store
 from synthaug.search.course import Course, Found, Job, Place
 from synthaug.settings import UserError, did_you_mean, hash_of
@@ -34,9 +33,7 @@ class Rounds:
         self.paid: dict[str, float] = {}  # seconds of stages that earlier jobs have paid for
         self.course: Course | None = None
         self.told = 0  # rounds
-        walls = store.read_json(self._walls_file())
-        if walls is None and store.disk.exists(self._walls_file()):
-            say(f"{store.disk.local(self._walls_file())} is damaged: the seconds of earlier rounds are not counted")
+        walls = read_or_say(store.disk, self._walls_file(), "the seconds of earlier rounds are not counted")
         self.walls: dict[str, float] = walls if isinstance(walls, dict) else {}  # seconds of each round, when it ran
         if isinstance(subject, Sweep) and subject.is_search:
             self.course = course_of(subject)

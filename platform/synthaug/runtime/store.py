@@ -23,7 +23,7 @@ from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment
 from synthaug.progress import say
 from synthaug.runtime.disk import Disk
-from synthaug.runtime.records import BEGUN, DONE, Records, read_note
+from synthaug.runtime.records import Records, read_note, read_or_say
 from synthaug.settings import UserError, hash_of
 from synthaug.stages.base import Cost, Given, Mapped, Outcome, Part, Receipt, Stage, Unmade
 from synthaug.stages.data import SUBSET, Thing, files_behind, identity
@@ -311,7 +311,7 @@ class Store:
         if dataset.path is None:
             return dataset.open()
         place = f"index/{hash_of([dataset.name, str(Path(dataset.path).expanduser().resolve()), READER])}.json"
-        facts: Facts = self.read_json(place) or {}
+        facts: Facts = read_or_say(self.disk, place, "its files are looked at again") or {}
         known = json.dumps(facts)
         try:
             return dataset.open(facts)
@@ -331,8 +331,8 @@ class Store:
                 for name, file in files_behind(thing).items()
             ]
             place = f"index/model-{hash_of(stats)}.json"
-            known = self.read_json(place)
-            if not isinstance(known, dict) or "identity" not in known:
+            known = read_or_say(self.disk, place, "its files are hashed again")
+            if known is None or "identity" not in known:
                 known = {"identity": identity(thing)}
                 self.disk.write(place, sealed(known))
             self._identified[thing] = known["identity"]
@@ -342,7 +342,7 @@ class Store:
 
     def unneeded(self) -> list[tuple[str, str]]:
         """Artefacts that were never finished, or that no run refers to, finished or begun; each with the reason."""
-        wanted = self._wanted()
+        wanted = self.records.wanted()
         return [(name, why) for name in self.artefacts() if (why := self._unneeded(name, wanted))]
 
     def artefacts(self) -> Iterator[str]:
@@ -352,15 +352,6 @@ class Store:
                 # with a dot: moved aside by a `clean` that did not come to its end
                 if (len(key) == 32 or key.startswith(".")) and self.disk.local(f"{kind}/{key}").is_dir():
                     yield f"{kind}/{key}"
-
-    def _wanted(self) -> set[str]:
-        found = {file: record for kind in (DONE, BEGUN) for file, record in self.records.found(kind).items()}
-        if damaged := [str(self.disk.local(file)) for file, record in found.items() if record is None]:
-            raise UserError(
-                f"{damaged[0]} is damaged, so what a run made cannot be told from what nobody needs: run its command "
-                "again, which writes it anew, or synthaug doctor --deep --mend, if it may go with all that it made"
-            )
-        return {name for record in found.values() if record is not None for name in record.artefacts}
 
     def _unneeded(self, name: str, wanted: set[str]) -> str:
         """Why an artefact could go, or nothing."""
@@ -372,7 +363,7 @@ class Store:
         """Take an artefact away, unless somebody is at work on it or has finished it meanwhile."""
         with self.disk.lock_if_free(f"{name}.lock") as free:
             # asked again under the lock: since they were listed, a run may have begun to use it
-            if not free or self._unneeded(name, self._wanted()) != why:
+            if not free or self._unneeded(name, self.records.wanted()) != why:
                 return False
             self.disk.remove(self.disk.move_aside(name))  # aside first: being killed here leaves no half an artefact
             return True

@@ -24,9 +24,11 @@ def unsealed(note: bytes) -> Any:
     """What a note says, or None where it is damaged. Those of older versions have no digest and are trusted."""
     try:
         data = json.loads(note)
-    except ValueError:  # neither JSON nor UTF-8
+    except (ValueError, RecursionError):  # neither JSON nor UTF-8
         return None
-    if not isinstance(data, dict) or DIGEST not in data:
+    if not isinstance(data, dict):
+        return None
+    if DIGEST not in data:
         return data
     digest = data.pop(DIGEST)
     return data if digest == _digest(data) else None
