@@ -314,6 +314,13 @@ def test_classes_that_are_imported_for_type_checkers_alone(tmp_path: Path, capsy
     assert out == f"{file}:plain  Plain.\n"
 
 
+@pytest.mark.parametrize("name", ["my.exp.py", "experiments/v1.0/y.py"])
+def test_a_name_that_python_cannot_import(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("from shapes import tiny\ndef plain():\n    return tiny()\n")
+    assert "has a dot in its name: call it otherwise" in refused(capsys, "show", f"{tmp_path / name}:plain")
+
+
 def test_who_ends_the_program_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "leaves.py"
     file.write_text("import sys\ndef plain():\n    sys.exit(0)\n")

@@ -28,7 +28,10 @@ def import_file(file: str) -> ModuleType:
     above = [parent for parent in path.parents if parent.name == "experiments"]
     # the module must have the name that is in its experiments' JSON (`kind`), wherever the command was given
     root = above[0].parent if above else path.parent
-    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    parts = path.relative_to(root).with_suffix("").parts
+    if dotted := [part for part in parts if "." in part]:
+        raise UserError(f"{file!r} cannot be imported, as {dotted[0]!r} has a dot in its name: call it otherwise")
+    name = ".".join(parts)
     # first, also of those that are there already: each folder may have helpers of the same names
     sys.path[:] = [str(root), *(path for path in sys.path if path != str(root))]
     # two folders of experiments may hold files of one name; a process knows one module of each name
