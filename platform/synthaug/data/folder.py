@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from synthaug.data.listing import Entry, Listing, hash_pixels
-from synthaug.data.sample import decode_image, image_sort
-from synthaug.data.walk import AT, files_below, sidecar, utf8, visible_folders
+from synthaug.data.sample import decode_image, image_sort, why_unreadable
+from synthaug.data.walk import AT, files_below, refused, sidecar, utf8, visible_folders
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
+Fact = tuple[str, str, str]  # the last three
 READER = 2  # of folders: facts of files that another has read are not remembered
 FLOATS = {".tif", ".tiff"}  # files that may hold floats
 BLOCK = 4096  # files handed to the threads at a time, so that Ctrl-C need not wait for a million
@@ -188,43 +187,61 @@ def contents(facts: Facts) -> list[list[Any]]:
 def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True) -> None:
     """Bring `facts` up to date with the files called `names`; only new or changed ones are read. Without `decode`
     images are told apart by their bytes."""
+    stamps: dict[str, tuple[int, int]] = {}
+    for name in sorted(names):
+        place = f"{root}/{name}"  # joining paths would take longer than asking for their times
+        with refused(place):
+            stat = os.stat(place)
+        # a file of the same size and time is taken to be the same: a million files cannot be hashed at every start
+        stamps[name] = stat.st_size, stat.st_mtime_ns
+    read = _fact if decode else _fact_of_bytes
+    look(stamps, facts, lambda name: read(root / name))
+
+
+def look(stamps: Mapping[str, tuple[int, int]], facts: Facts, read: Callable[[str], Fact]) -> None:
+    """Bring `facts` up to date: those of images whose stamp is another are read, those of images that are gone go."""
     from concurrent.futures import ThreadPoolExecutor
 
-    stats = {name: os.stat(f"{root}/{name}") for name in sorted(names)}  # joining paths would take longer than this
-    for gone in facts.keys() - stats.keys():
+    for gone in facts.keys() - stamps.keys():
         del facts[gone]
-    # a file of the same size and time is taken to be the same: a million files cannot be hashed at every start
-    new = [name for name, stat in stats.items() if facts.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]]
-    read = _fact if decode else _fact_of_bytes
+    new = [name for name, stamp in stamps.items() if facts.get(name, [])[:2] != [*stamp]]
     # threads, because reading, hashing and decoding leave the interpreter's lock
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
-            for name, fact in zip(block, pool.map(lambda name: read(root / name), block), strict=True):
-                facts[name] = [stats[name].st_size, stats[name].st_mtime_ns, *fact]
+            for name, fact in zip(block, pool.map(read, block), strict=True):
+                size, time = stamps[name]
+                # what nobody let us read is tried again: a permission changes no time
+                facts[name] = [size, time if fact[0] else None, *fact]
 
 
-def _fact(path: Path) -> tuple[str, str, str]:
-    """sha256 of the file, hash of its pixels, and why it cannot be used ("" when it can)."""
-    data = path.read_bytes()
-    sha = hashlib.sha256(data).hexdigest()
-    if not data:
-        return sha, "", "empty file"
+def _fact(path: Path) -> Fact:
+    return fact_of(path.read_bytes, path.suffix)
+
+
+def fact_of(read: Callable[[], bytes], suffix: str) -> Fact:
+    """sha256 of an image file ("" when it cannot be read), hash of its pixels, and why it cannot be used ("" when it
+    can)."""
+    sha = ""
     try:
-        pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if path.suffix.lower() in FLOATS else ""
+        data = read()
+        sha = hashlib.sha256(data).hexdigest()
+        if not data:
+            return sha, "", "empty file"
+        pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if suffix.lower() in FLOATS else ""
         return f"{sha} by {READER}" if sort == "F" else sha, pixels, ""  # those were cut at 255 once
-    except UnidentifiedImageError:
-        return sha, "", "not an image"
-    # what Pillow's decoders are known to raise on broken files
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        return sha, "", f"cannot be decoded: {error}"
+    except Exception as error:
+        return sha, "", why_unreadable(error)
 
 
-def _fact_of_bytes(path: Path) -> tuple[str, str, str]:
+def _fact_of_bytes(path: Path) -> Fact:
     """The same without decoding: equal files are equal images."""
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-        return sha, sha, "" if file.tell() else "empty file"
+    try:
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+            return sha, sha, "" if file.tell() else "empty file"
+    except OSError as error:
+        return "", "", why_unreadable(error)
 
 
 def _given_splits(root: Path, names: Mapping[str, str], partial: bool) -> dict[str, Path]:
