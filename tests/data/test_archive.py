@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from replicas import counts, make
+from shapes import class_folders
 from synthaug.data.dataset import Dataset
+from synthaug.data.decoded import Reading, decode_all
+from synthaug.data.folder import Facts
+from synthaug.data.listing import Listing
+from synthaug.data.published import PHOTO
 from synthaug.data.sample import decode_image
-from synthaug.settings import UserError
+from synthaug.settings import UserError, canonical
 
 
 def zipped(folder: Path) -> Path:
@@ -58,3 +64,63 @@ def test_what_is_no_such_set_is_refused(tmp_path: Path) -> None:
         Dataset("ffhq", path=str(tmp_path / "few")).open()
     with pytest.raises(UserError, match="no images of some class in train/"):
         Dataset("afhqv2", path=str(tmp_path / "few")).open()
+
+
+def pets(root: Path, odd: dict[str, bytes], count: int = 40) -> Path:
+    """AFHQv2 as a zip whose members are stored as they are, with odd ones."""
+    images = class_folders(root / "afhq" / "train", ["cat", "dog", "wild"], count)
+    class_folders(root / "afhq" / "test", ["cat", "dog", "wild"], 2, first=500)
+    with zipfile.ZipFile(root / "pets.zip", "w") as file:
+        for path in sorted(images.parent.rglob("*.png")):
+            file.write(path, path.relative_to(images.parent).as_posix())
+        for name, data in odd.items():
+            file.writestr(name, data)
+    return root / "pets.zip"
+
+
+def opened(path: Path, facts: Facts | None = None) -> Listing:
+    return Dataset("afhqv2", path=str(path), val_share=0).open(facts)
+
+
+def damage(path: Path, data: bytes) -> None:
+    """Turn a byte of a member, which is stored as it is."""
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(data) + len(data) // 2] ^= 255
+    path.write_bytes(whole)
+
+
+def test_members_of_a_zip_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, facts = pets(tmp_path, {"__MACOSX/train/cat/._0.png": b"x", "train/dog/._1.png": b"x"}), Facts()
+    found = opened(archive, facts)
+    assert not found.quarantined and len(found.splits["train"]) == 120
+    # what it was when nothing was looked at
+    with zipfile.ZipFile(archive) as file:
+        known = {info.filename: f"{info.file_size}:{info.CRC:08x}" for info in file.infolist()}
+    labels = {split: [[e.id, e.label] for e in found.splits[split]] for split in ("train", "test")}
+    content = [[id, known[id]] for entries in labels.values() for id, _ in entries]
+    about = [found.classes, found.words, PHOTO, "", labels, content]
+    assert found.digest == sha256(canonical(about)).hexdigest()
+    monkeypatch.setattr("synthaug.data.folder.decode_image", lambda data: pytest.fail("decoded again"))
+    assert opened(archive, facts).digest == found.digest
+
+
+def test_bad_members_of_a_zip_are_set_aside(tmp_path: Path) -> None:
+    archive = pets(tmp_path, {"train/cat/words.png": b"hello"})
+    whole = opened(archive)
+    assert whole.quarantined == (("train/cat/words.png", "not an image"),)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("train/dog/empty.png", b"")
+    with pytest.raises(UserError, match=r"2 of 128 files cannot be read.*dog/empty.png \(empty file\)"):
+        opened(archive)
+
+
+def test_a_zip_that_is_damaged(tmp_path: Path) -> None:
+    archive, facts = pets(tmp_path, {}), Facts()
+    damage(archive, opened(archive, facts).read("train/cat/3.png"))
+    good = opened(archive, facts)  # as far as anybody remembers
+    with pytest.raises(UserError, match="'train/cat/3.png' in '.*pets.zip' cannot be decoded: Bad CRC.*again"):
+        good.read("train/cat/3.png")
+    with pytest.raises(UserError, match="^dataset.path: 'train/cat/3.png' in"):
+        decode_all(Reading(good.read, ["train/cat/3.png"]), 8)
+    ((name, reason),) = opened(archive).quarantined
+    assert name == "train/cat/3.png" and "Bad CRC" in reason

@@ -17,6 +17,7 @@ from shapes import Noise, tiny
 from synthaug.data import decoded
 from synthaug.data.decoded import Reading, decode_all, scratch
 from synthaug.data.sample import encode_image
+from synthaug.settings import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 9, 7, 3), dtype=np.uint8)
 IMAGES = [encode_image(pixels) for pixels in PIXELS]
@@ -153,3 +154,13 @@ def test_what_somebody_is_about_to_map_stays(shared: Path, monkeypatch: pytest.M
     assert old.exists()
     decode_all(IMAGES[:9], 8)
     assert not old.exists() and not old.with_suffix(".sha256").exists()
+
+
+def test_an_image_that_nobody_has_looked_at_is_named(tmp_path: Path) -> None:
+    """Of ImageNet none is decoded before it is its turn."""
+    (tmp_path / "x.png").write_bytes(b"hello")
+    read = Reading(lambda id: (tmp_path / id).read_bytes(), ["x.png", "y.png"])
+    with pytest.raises(UserError, match="image 'x.png': not an image; remove or mend it"):
+        decode_all(read[:1], 8)
+    with pytest.raises(UserError, match="image 'y.png': cannot be read: No such file or directory"):
+        decode_all(read, 8)

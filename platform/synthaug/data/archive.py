@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from synthaug.data.folder import AT, Facts, Files
+from synthaug.data.folder import Fact, Facts, Files, fact_of, look, refuse_bad
 from synthaug.data.layouts import Found, Reader, on_disk
 from synthaug.data.listing import Entry
+from synthaug.data.sample import why_unreadable
+from synthaug.data.walk import AT, files_below, is_hidden
 from synthaug.settings import UserError
 
 IMAGE = re.compile(r"\.(png|jpe?g|webp)$", re.IGNORECASE)
@@ -26,14 +27,19 @@ def folder_or_zip(sort: Callable[[Sequence[str]], Files]) -> Reader:
         if root.is_dir():
             return on_disk(lambda root: sort(_below(root)))(root, facts)
         archive = _Archive(root)
-        files = sort(sorted(name for name in archive.infos if IMAGE.search(name)))
+        files = sort(sorted(name for name in archive.infos if _is_image(name)))
+        named = [name for split in files.splits.values() for name in sorted(split)]
+        # by size and checksum, not by the archive's time: of one that is moved or grows nothing is decoded again
+        look({name: archive.stamp(name) for name in named}, facts, archive.fact)
+        bad = {name: fact[4] for name, fact in sorted(facts.items()) if fact[4]}
         splits = {
-            # unread, so what the archive knows of a file stands for its pixels
-            split: [Entry(name, label, archive.content(name)) for name, label in sorted(named.items())]
-            for split, named in files.splits.items()
+            # what the archive knows of a file stands for its pixels
+            split: [Entry(name, label, archive.content(name)) for name, label in sorted(of.items()) if name not in bad]
+            for split, of in files.splits.items()
         }
-        content = [[name, archive.content(name)] for named in files.splits.values() for name in sorted(named)]
-        return Found(files.classes, splits, content, archive.read)
+        refuse_bad([*bad.items()], len(facts), files.classes, splits["train"])
+        content = [[name, archive.content(name)] for name in named if name not in bad]
+        return Found(files.classes, splits, content, archive.read, bad=tuple(bad.items()))
 
     return read
 
@@ -49,23 +55,37 @@ class _Archive:
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{str(path)!r} is no zip file that can be read: {error}; download it again", AT) from None
 
+    def stamp(self, name: str) -> tuple[int, int]:
+        return self.infos[name].file_size, self.infos[name].CRC
+
     def content(self, name: str) -> str:
-        return f"{self.infos[name].file_size}:{self.infos[name].CRC:08x}"
+        size, crc = self.stamp(name)
+        return f"{size}:{crc:08x}"
+
+    def fact(self, name: str) -> Fact:
+        return fact_of(lambda: self._read(name), Path(name).suffix)
 
     def read(self, name: str) -> bytes:
+        try:
+            return self._read(name)
+        except Exception as error:  # it was readable once, so the archive has been damaged since
+            why = why_unreadable(error)
+            raise UserError(f"{name!r} in {str(self.path)!r} {why}; download the archive again", AT) from None
+
+    def _read(self, name: str) -> bytes:
         if not hasattr(self._open, "file"):
             self._open.file = zipfile.ZipFile(self.path)
         found: bytes = self._open.file.read(name)
         return found
 
 
+def _is_image(name: str) -> bool:
+    return bool(IMAGE.search(name)) and not any(map(is_hidden, name.split("/")))
+
+
 def _below(root: Path) -> list[str]:
     """The image files below a folder, by their relative paths."""
-    found = []
-    for place, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [Path(place, file).relative_to(root).as_posix() for file in files if IMAGE.search(file)]
-    return sorted(found)
+    return sorted(name for name in files_below(root, []) if _is_image(name))
 
 
 def ffhq(names: Sequence[str]) -> Files:

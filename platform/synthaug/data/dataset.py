@@ -111,7 +111,7 @@ def subset(listing: Listing, dataset: Dataset, seed: int) -> tuple[Entry, ...]:
 
 def open_images(dataset: Dataset, facts: Facts) -> Listing:
     """The user's own images."""
-    if dataset.path is None:
+    if not dataset.path:  # an empty one would be the folder that one happens to be in
         raise UserError("name the folder of your images: --set dataset.path=DIR", AT)
     root, words = Path(dataset.path).expanduser(), dict(dataset.class_words)
     # shots go along, so that cutting off a validation set leaves as many of each class as are asked for

@@ -18,8 +18,9 @@ from typing import overload
 
 import numpy as np
 
-from synthaug.data.sample import decode_image, resize_image
+from synthaug.data.sample import decode_image, resize_image, why_unreadable
 from synthaug.progress import say
+from synthaug.settings import UserError
 
 SHARED = 2**26  # bytes from which on images are shared
 FREE = 0.1  # of the disk that stays free
@@ -42,7 +43,10 @@ class Reading(Sequence[bytes]):
     @overload
     def __getitem__(self, place: slice) -> Sequence[bytes]: ...
     def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
-        return Reading(self.read, self.ids[place]) if isinstance(place, slice) else self.read(self.ids[place])
+        if isinstance(place, slice):
+            return Reading(self.read, self.ids[place])
+        with _told(self.ids[place]):
+            return self.read(self.ids[place])
 
 
 def decode_all(images: Sequence[bytes], size: int) -> np.ndarray:
@@ -111,13 +115,32 @@ def digest_of(images: Sequence[bytes], size: int) -> str:
     return found.hexdigest()[:32]
 
 
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What fails with an image of the user's names it: of the largest sets none is looked at before it is its turn."""
+    try:
+        yield
+    except UserError:  # which has named it
+        raise
+    except Exception as error:
+        if not name:
+            raise
+        raise UserError(f"image {name!r}: {why_unreadable(error)}; remove or mend it") from None
+
+
+def _decoded(data: bytes, size: int, name: str) -> np.ndarray:
+    with _told(name):
+        return resize_image(decode_image(data), size)
+
+
 def _fill(out_NCHW: np.ndarray, images: Sequence[bytes]) -> np.ndarray:
     size = out_NCHW.shape[-1]
     # Pillow lets go of the interpreter while it decodes
     with ThreadPoolExecutor() as threads:
         for first in range(0, len(images), AT_ONCE):
             some = images[first : first + AT_ONCE]
-            decoded = threads.map(lambda data: resize_image(decode_image(data), size), some)
+            names = some.ids if isinstance(some, Reading) else [""] * len(some)
+            decoded = threads.map(lambda data, name: _decoded(data, size, name), some, names)
             for number, pixels in enumerate(decoded, first):
                 out_NCHW[number] = pixels.transpose(2, 0, 1)  # from HWC
     return out_NCHW

@@ -5,30 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from synthaug.data.listing import Entry, Listing, hash_pixels
-from synthaug.data.sample import decode_image, image_sort
+from synthaug.data.sample import decode_image, image_sort, why_unreadable
+from synthaug.data.walk import AT, files_below, refused, sidecar, utf8, visible_folders
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
+Fact = tuple[str, str, str]  # the last three
 READER = 2  # of folders: facts of files that another has read are not remembered
-IGNORED = {"Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "$RECYCLE.BIN"}  # what systems leave in folders of images
-# no images, and nobody means them as such; whatever else cannot be read is told file by file
-SIDECARS = {
-    ".csv", ".db", ".doc", ".docx", ".gz", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".lnk", ".log", ".mat",
-    ".md", ".npy", ".npz", ".pdf", ".pkl", ".py", ".tar", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml",
-    ".yml", ".zip",
-}  # fmt: skip
 FLOATS = {".tif", ".tiff"}  # files that may hold floats
 BLOCK = 4096  # files handed to the threads at a time, so that Ctrl-C need not wait for a million
 BAD_SHARE = 0.01  # more unreadable files than this stop the run
-AT = ("dataset", "path")
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -105,19 +97,21 @@ def class_folders(root: Path, names: Mapping[str, str] = SPLITS, *, partial: boo
     class folders at `root` itself. A `partial` one may lack test/, or val/ too."""
     given = _given_splits(root, names, partial)
     classes = _classes(root, given)
-    sidecars = Counter[str]()
+    sidecars, lost = Counter[str](), list[str]()
     splits: dict[str, dict[str, int]] = {}
     for split, folder in given.items():
-        splits[split] = _below(root, folder, {name: label for label, name in enumerate(classes)}, sidecars)
+        splits[split] = _below(root, folder, {name: label for label, name in enumerate(classes)}, sidecars, lost)
     there = {label for named in splits.values() for label in named.values()}
     kept = [label for label in range(len(classes)) if label in there]
-    notes = []
+    notes = _beside(root, given, names) if partial else []
     if sidecars:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(sidecars.items()))
         notes.append(f"left out: {sum(sidecars.values())} files that are no images by their names ({kinds})")
+    if lost:
+        notes.append(f"left out: {len(lost)} links that lead nowhere or to a folder that they are in ({_few(lost)})")
     if len(kept) < len(classes) and partial:
         empty = [name for label, name in enumerate(classes) if label not in there]
-        notes.append(f"left out: empty class folders ({', '.join(empty[:5])}{', ...' if len(empty) > 5 else ''})")
+        notes.append(f"left out: empty class folders ({_few(empty)})")
         place = {old: new for new, old in enumerate(kept)}
         splits = {split: {name: place[old] for name, old in named.items()} for split, named in splits.items()}
         classes = tuple(classes[old] for old in kept)
@@ -125,35 +119,48 @@ def class_folders(root: Path, names: Mapping[str, str] = SPLITS, *, partial: boo
     return Files(classes, splits, notes=tuple(notes), reading=READER if new else 1)
 
 
-def _below(root: Path, folder: Path, index: Mapping[str, int], sidecars: Counter[str]) -> dict[str, int]:
-    """Every file in the class folders of `folder` with its class; os.walk, because there may be a million."""
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _beside(root: Path, given: Mapping[str, Path], names: Mapping[str, str]) -> list[str]:
+    """What people should know of the folders beside those of the splits: nothing in them is used."""
+    if "" in given:
+        return []
+    taken = {folder.name for folder in given.values()}
+    no_split = f"is no split (those here: {', '.join(f'{name}/' for name in sorted(taken))})"
+    return [
+        # printed whatever it is called: it is not used, so nobody need rename it
+        f"left out: {os.fsencode(name).decode(errors='backslashreplace')}/, which "
+        + ("has no class folders" if name.lower() in names else no_split)
+        for name in visible_folders(root)
+        if name not in taken and _may_hold_images(root / name)
+    ]
+
+
+def _may_hold_images(folder: Path) -> bool:
+    try:
+        return any(not sidecar(name) for name in files_below(folder, []))
+    except UserError:  # nothing is read of it, so this stops nobody
+        return True
+
+
+def _below(
+    root: Path, folder: Path, index: Mapping[str, int], sidecars: Counter[str], lost: list[str]
+) -> dict[str, int]:
+    """Every file in the class folders of `folder` with its class."""
     found: dict[str, int] = {}
-    skip = len(str(root)) + 1
-    for name, label in index.items():
-        for place, inner, files in os.walk(folder / name):
-            inner[:] = [part for part in inner if not _is_hidden(part)]  # in place, which keeps os.walk out of them
-            for file in files:
-                path, suffix = f"{place}{os.sep}{file}", os.path.splitext(file)[1].lower()
-                if _is_hidden(file) or not os.path.isfile(path):
-                    continue
-                if suffix in SIDECARS:
-                    sidecars[suffix] += 1
-                else:
-                    # a class comes from its folder, never from a file's name; ids are alike on every system
-                    found[path[skip:].replace(os.sep, "/")] = label
+    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    for name in (name for name in visible_folders(folder) if name in index):
+        nowhere: list[str] = []
+        for path in files_below(folder / name, nowhere):
+            if suffix := sidecar(path):
+                sidecars[suffix] += 1
+            else:
+                # a class comes from its folder, never from a file's name
+                found[f"{above}{name}/{path}"] = index[name]
+        lost += [f"{above}{name}/{path}" for path in nowhere]
     return found
-
-
-def visible_folders(root: Path) -> list[str]:
-    with os.scandir(root) as found:
-        return sorted(entry.name for entry in found if not _is_hidden(entry.name) and entry.is_dir())
-
-
-def sized(folder: str) -> list[tuple[str, int]]:
-    """The names and sizes of the files of a folder, without opening any."""
-    with os.scandir(folder) as found:
-        files = [e for e in found if not _is_hidden(e.name) and e.is_file()]
-        return sorted((file.name, file.stat().st_size) for file in files)
 
 
 def readable(
@@ -180,48 +187,61 @@ def contents(facts: Facts) -> list[list[Any]]:
 def scan(root: Path, names: Iterable[str], facts: Facts, *, decode: bool = True) -> None:
     """Bring `facts` up to date with the files called `names`; only new or changed ones are read. Without `decode`
     images are told apart by their bytes."""
+    stamps: dict[str, tuple[int, int]] = {}
+    for name in sorted(names):
+        place = f"{root}/{name}"  # joining paths would take longer than asking for their times
+        with refused(place):
+            stat = os.stat(place)
+        # a file of the same size and time is taken to be the same: a million files cannot be hashed at every start
+        stamps[name] = stat.st_size, stat.st_mtime_ns
+    read = _fact if decode else _fact_of_bytes
+    look(stamps, facts, lambda name: read(root / name))
+
+
+def look(stamps: Mapping[str, tuple[int, int]], facts: Facts, read: Callable[[str], Fact]) -> None:
+    """Bring `facts` up to date: those of images whose stamp is another are read, those of images that are gone go."""
     from concurrent.futures import ThreadPoolExecutor
 
-    stats = {name: os.stat(f"{root}/{name}") for name in sorted(names)}  # joining paths would take longer than this
-    for gone in facts.keys() - stats.keys():
+    for gone in facts.keys() - stamps.keys():
         del facts[gone]
-    # a file of the same size and time is taken to be the same: a million files cannot be hashed at every start
-    new = [name for name, stat in stats.items() if facts.get(name, [])[:2] != [stat.st_size, stat.st_mtime_ns]]
-    read = _fact if decode else _fact_of_bytes
+    new = [name for name, stamp in stamps.items() if facts.get(name, [])[:2] != [*stamp]]
     # threads, because reading, hashing and decoding leave the interpreter's lock
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
-            for name, fact in zip(block, pool.map(lambda name: read(root / name), block), strict=True):
-                facts[name] = [stats[name].st_size, stats[name].st_mtime_ns, *fact]
+            for name, fact in zip(block, pool.map(read, block), strict=True):
+                size, time = stamps[name]
+                # what nobody let us read is tried again: a permission changes no time
+                facts[name] = [size, time if fact[0] else None, *fact]
 
 
-def _is_hidden(name: str) -> bool:
-    # "..." or "..name" is nobody's hidden file, and may be the name of a class
-    return name in IGNORED or (name.startswith(".") and not name.startswith(".."))
+def _fact(path: Path) -> Fact:
+    return fact_of(path.read_bytes, path.suffix)
 
 
-def _fact(path: Path) -> tuple[str, str, str]:
-    """sha256 of the file, hash of its pixels, and why it cannot be used ("" when it can)."""
-    data = path.read_bytes()
-    sha = hashlib.sha256(data).hexdigest()
-    if not data:
-        return sha, "", "empty file"
+def fact_of(read: Callable[[], bytes], suffix: str) -> Fact:
+    """sha256 of an image file ("" when it cannot be read), hash of its pixels, and why it cannot be used ("" when it
+    can)."""
+    sha = ""
     try:
-        pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if path.suffix.lower() in FLOATS else ""
+        data = read()
+        sha = hashlib.sha256(data).hexdigest()
+        if not data:
+            return sha, "", "empty file"
+        pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if suffix.lower() in FLOATS else ""
         return f"{sha} by {READER}" if sort == "F" else sha, pixels, ""  # those were cut at 255 once
-    except UnidentifiedImageError:
-        return sha, "", "not an image"
-    # what Pillow's decoders are known to raise on broken files
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        return sha, "", f"cannot be decoded: {error}"
+    except Exception as error:
+        return sha, "", why_unreadable(error)
 
 
-def _fact_of_bytes(path: Path) -> tuple[str, str, str]:
+def _fact_of_bytes(path: Path) -> Fact:
     """The same without decoding: equal files are equal images."""
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-        return sha, sha, "" if file.tell() else "empty file"
+    try:
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+            return sha, sha, "" if file.tell() else "empty file"
+    except OSError as error:
+        return "", "", why_unreadable(error)
 
 
 def _given_splits(root: Path, names: Mapping[str, str], partial: bool) -> dict[str, Path]:
@@ -251,7 +271,9 @@ def _classes(root: Path, given: dict[str, Path]) -> tuple[str, ...]:
     """Sorted names of the class folders; those of train/ decide."""
 
     def below(folder: Path) -> list[str]:
-        return visible_folders(folder)
+        names = visible_folders(folder)
+        utf8(names, folder)
+        return names
 
     top = given.get("train", root)
     classes = below(top)

@@ -13,8 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthaug.data.folder import AT, Facts, Files, class_folders, contents, readable, refuse_bad, sized, visible_folders
+from synthaug.data.folder import Facts, Files, class_folders, contents, readable, refuse_bad
 from synthaug.data.listing import Entry
+from synthaug.data.walk import AT, sized, utf8, visible_folders
 from synthaug.settings import UserError, canonical, seed_of
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "sketch")  # of DomainNet, beside the `real` one
@@ -87,6 +88,7 @@ def only_tests(find: Callable[[Path], Mapping[str, Path]], names: re.Pattern[str
 def _called(folder: Path, names: re.Pattern[str]) -> list[str]:
     """The class folders of a folder."""
     if found := [name for name in visible_folders(folder) if names.fullmatch(name)]:
+        utf8(found, folder)
         return found
     like = "such as n01440764" if names is WORDNET else "of classes"
     raise UserError(f"{str(folder)!r} holds no folders {like}; unpack the archive again", AT)

@@ -78,7 +78,7 @@ def _root(name: str, known: Published, path: str | None) -> Path:
     layout = f"a folder with {known.layout or ', '.join(known.needs)}, or with {known.folder}/ that has them"
     if path is None and known.package and Path(known.package).is_dir():
         path = known.package
-    if path is None:
+    if not path:
         way = f" or apt-get install dataset-{known.folder}" if known.package else ""
         raise UserError(f"{name} does not come with the package; --set dataset.path=DIR, {layout}{way}", AT)
     given = Path(path).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 Label = tuple[tuple[int, float], ...]
 PNG_UP_TO = 64  # px: small images are stored without loss, larger ones as JPEG 95 (60 times cheaper to encode)
+
+# what is the fault of the machine and of no image: no room on a disk or in memory, too many open files
+OF_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,21 @@ def decode_image(data: bytes) -> np.ndarray:
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return np.array(image.convert("RGB"))
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why an image cannot be used, by what was raised while it was read and decoded, in a line; what is no fault of the
+    image is raised again."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in OF_MACHINE):
+        raise error
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:  # of the system, not of a decoder
+        return f"cannot be read: {error.strerror}"
+    # no list of what decoders raise: each has its own, and a new one must not end in a traceback
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def image_sort(data: bytes) -> str:

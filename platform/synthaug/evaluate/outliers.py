@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from synthaug.data.dataset import Dataset
-from synthaug.data.sample import decode_image, resize_image
+from synthaug.data.sample import decode_image, resize_image, why_unreadable
 from synthaug.settings import ContentOf, Count, UserError, seed_of, settings
 
 Part = Literal["val", "test"]
@@ -168,8 +168,9 @@ def _below(root: Path) -> Iterator[Path]:
 def _read(file: Path) -> np.ndarray:
     try:
         return decode_image(file.read_bytes())
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{str(file)!r} cannot be decoded, remove or mend it: {error}", ("path",)) from None
+    except Exception as error:
+        why = why_unreadable(error)
+        raise UserError(f"{str(file)!r} cannot be decoded, remove or mend it: {why}", ("path",)) from None
 
 
 def _stack(pixels: Iterable[np.ndarray], size: int) -> np.ndarray:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from synthaug.data.sample import decode_image, resize_image
+from synthaug.data.sample import decode_image, resize_image, why_unreadable
+from synthaug.data.walk import files_below, sidecar
 from synthaug.experiment import Experiment, Sweep
 from synthaug.progress import say
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
-from synthaug.stages.data import image_files
 
 BATCH = 64
 
@@ -33,19 +33,31 @@ def predict(subject: Experiment | Sweep, folder: Path, home: str | Path) -> Iter
         raise UserError("this has not been trained in this home yet: synthaug run it first, or name another --home")
     model, pictures = store.load(line.classifier), store.load(line.data)
     size = pictures.size(subject.recipe.image_size)
+    found = _files(folder)
     yield _line("file", "class", "probability")
     names, images = list[str](), list[np.ndarray]()
-    for name, file in image_files(folder).items():
+    for name in found:
         try:
-            images.append(resize_image(decode_image(file.read_bytes()), size))
+            images.append(resize_image(decode_image((folder / name).read_bytes()), size))
             names.append(name)
-        except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises of what is no image
-            say(f"left out: {name} ({' '.join(str(error).split())})")
+        except Exception as error:
+            say(f"left out: {name} ({why_unreadable(error)})")
         if len(names) == BATCH:
             yield from _asked(model, names, images, pictures.listing.classes)
             names, images = [], []
     if names:
         yield from _asked(model, names, images, pictures.listing.classes)
+
+
+def _files(folder: Path) -> list[str]:
+    """What training would take for images below a folder."""
+    lost: list[str] = []
+    found = sorted(name for name in files_below(folder, lost, ()) if not sidecar(name))
+    for name in lost:
+        say(f"left out: {name} (a link that leads nowhere or to a folder that it is in)")
+    if not found:
+        raise UserError(f"{str(folder)!r} has no images, at any depth")
+    return found
 
 
 def _asked(model: object, names: list[str], images: list[np.ndarray], classes: tuple[str, ...]) -> Iterator[str]:
@@ -61,5 +73,6 @@ def _asked(model: object, names: list[str], images: list[np.ndarray], classes: t
 
 def _line(*cells: str) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue()
+    # with the usual end of a line, which is what tells the writer which cells to quote
+    csv.writer(out).writerow(cells)
+    return out.getvalue().removesuffix("\r\n")
