@@ -13,7 +13,7 @@ import pytest
 import synthaug
 from making import made_in
 from shapes import Noise, tiny
-from synthaug.data.sample import Sample
+from synthaug.data.sample import Sample, soft_label
 from synthaug.methods.base import Context, Models, Row
 from synthaug.settings import UserError, settings
 
@@ -112,3 +112,24 @@ def test_what_is_stored_can_be_opened(case: str, said: str, tmp_path: Path) -> N
         UserError, match=f"^Encoding.encode, variant 1 of 'digits/.*returned {said}, not the bytes of an image"
     ):
         synthaug.run(tiny(method=Encoding(case=case), k=1), home=tmp_path)
+
+
+@settings
+class Piping(Noise):
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        return models.pipeline.txt2img([row.prompt for row in rows], [row.seed for row in rows])  # type: ignore[call-arg]
+
+
+@settings
+class Halving(Noise):
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        return images, [soft_label([(row.target, 0.4)]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [(Piping(), "names none; set `backbone` on its class, or --set backbone"), (Halving(), "sum to 0.4, not to 1; give what is left to a class")],
+)  # fmt: skip
+def test_what_is_asked_of_the_package_in_vain_is_said(method: Noise, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        synthaug.run(tiny(method=method, k=1), home=tmp_path)

@@ -85,7 +85,9 @@ class Models:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        assert self.backbone is not None, "this method names no backbone"
+        if self.backbone is None:
+            said = "this method asks for the pipeline of a backbone and names none"
+            raise UserError(f"{said}; set `backbone` on its class, or --set backbone=MODEL")
         return self.backbone.load(adapters=self.adapters)
 
     def load(self) -> None:
