@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from synthaug.data.sample import Sample, decode_image, encode_image, from_parquet, label_matrix, soft_label, to_parquet
+from synthaug.settings import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
@@ -57,8 +58,9 @@ def test_small_images_are_stored_without_loss_and_large_ones_small() -> None:
 def test_soft_labels_add_repeated_classes_and_sum_to_one() -> None:
     assert soft_label([(3, 0.25), (3, 0.75)]) == ((3, 1.0),)
     assert soft_label([(2, 0.9), (1, 0.1)]) == ((1, 0.1), (2, 0.9))
-    with pytest.raises(AssertionError):
-        soft_label([(1, 0.5)])
+    for weight in (0.5, float("nan")):
+        with pytest.raises(UserError, match="give what is left to a class"):
+            soft_label([(1, weight)])
     assert label_matrix([((1, 0.25), (2, 0.75))], 3).tolist() == [[0, 0.25, 0.75]]
 
 

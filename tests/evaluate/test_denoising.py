@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from synthaug.classify.detector import TransformDetector
-from synthaug.classify.detector_net import train_detector, transformed
+from synthaug.classify.detector_net import new_net, train_detector, transformed
 from synthaug.diffusion.oracle import EmpiricalDenoiser
 from synthaug.diffusion.scoreaug import Omega, apply
 from synthaug.diffusion.transforms import Brightness, Rotation, Translation
@@ -110,6 +111,15 @@ def test_a_detector_finds_what_was_done_and_nothing_else() -> None:
     shown, kinds = transformed(detector, real["test"])
     again, _ = transformed(detector, real["test"])
     assert np.array_equal(shown, again) and set(kinds) == {0, 1, 2}
+
+
+def test_of_few_images_what_was_not_drawn_is_left_open() -> None:
+    """Shares of no images are no numbers, and a result has none but those."""
+    detector = TransformDetector(transforms=(Rotation(), Translation(most=0.3)))
+    for count in (2, 4, 6):
+        made, real = bars(4, 2), {"test": bars(count, 1)}
+        found = Transformed(detector).measure(made, np.zeros(4, int), real, ["a"], new_net(detector).eval())
+        json.dumps(found, allow_nan=False)
 
 
 def test_a_shift_by_nothing_is_none() -> None:

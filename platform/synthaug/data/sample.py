@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthaug.settings import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -42,7 +44,9 @@ def soft_label(pairs: Iterable[tuple[int, float]]) -> Label:
     total: dict[int, float] = {}
     for index, weight in pairs:
         total[int(index)] = total.get(int(index), 0.0) + float(weight)
-    assert abs(sum(total.values()) - 1) < 1e-9, f"label weights sum to {sum(total.values())}"
+    if not abs(sum(total.values()) - 1) < 1e-9:  # so that NaN is refused too
+        said = f"the weights of a label sum to {sum(total.values()):g}, not to 1"
+        raise UserError(f"{said}; give what is left to a class, such as the one of the source")
     return tuple(sorted(total.items()))
 
 

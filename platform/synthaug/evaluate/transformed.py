@@ -52,9 +52,11 @@ class Transformed(ImageEvaluation):
         none = len(kinds) - 1
         shares = {name: float((kind != none).mean()) for name, kind in called.items()}
         found = {"share": shares["made"], "real": shares["real"], "leak": shares["made"] - shares["real"]}
-        found["found"] = float((called["changed"] != none)[truth != none].mean())
+        if (truth != none).any():  # of a few images none may have been drawn
+            found["found"] = float((called["changed"] != none)[truth != none].mean())
         found |= {name: float((called["made"] == number).mean()) for number, name in enumerate(kinds[:-1])}
-        right = {n: float((called["changed"] == number)[truth == number].mean()) for number, n in enumerate(kinds)}
+        among = {name: called["changed"][truth == number] == number for number, name in enumerate(kinds)}
+        right = {name: float(mine.mean()) if len(mine) else None for name, mine in among.items()}
         about = {"heldout": self.heldout, "made": len(made), "real": len(second), "told apart": right}
         return {"metrics": {f"transformed/{name}": value for name, value in found.items()}, "about": about}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from synthaug.data import suffixes
 from synthaug.data.listing import Entry, Listing
 from synthaug.data.published import PHOTO
-from synthaug.data.sample import Label, Sample, encode_image
+from synthaug.data.sample import Label, Sample, encode_image, image_sort
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune
 from synthaug.diffusion.guide import Guide, PlacedGuide
@@ -85,7 +85,9 @@ class Models:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        assert self.backbone is not None, "this method names no backbone"
+        if self.backbone is None:
+            said = "this method asks for the pipeline of a backbone and names none"
+            raise UserError(f"{said}; set `backbone` on its class, or --set backbone=MODEL")
         return self.backbone.load(adapters=self.adapters)
 
     def load(self) -> None:
@@ -266,8 +268,17 @@ class Method(Maker):
         return []
 
 
-def check_made(maker: Maker, rows: Sequence[Row], made: Any, classes: int) -> None:
-    """Refuse what a method gave for some rows where images or labels are none: they would be trained on silently."""
+def check_row(maker: Maker, sample: Sample, variant: int, row: Any) -> Row:
+    """A row that a maker planned; refused where it is of something else than was asked for."""
+    if isinstance(row, Row) and row.source == sample.id and row.variant == variant:
+        return row
+    shown = f"variant {row.variant} of {row.source!r}" if isinstance(row, Row) else f"{type(row).__name__}, no Row"
+    raise UserError(f"{type(maker).__name__}.plan, variant {variant} of {sample.id!r}: it returned {shown}")
+
+
+def check_made(maker: Maker, rows: Sequence[Row], made: Any, classes: int) -> tuple[Sequence[np.ndarray], list[Label]]:
+    """What a method gave for some rows, its labels as they are stored; refused where images or labels are none: they
+    would be trained on silently."""
     name = type(maker).__name__
     if not (isinstance(made, tuple) and len(made) == 2):
         raise UserError(f"{name}.generate returned {type(made).__name__}, not a pair: images, labels")
@@ -276,29 +287,51 @@ def check_made(maker: Maker, rows: Sequence[Row], made: Any, classes: int) -> No
         if not hasattr(found, "__len__") or len(found) != len(rows):
             count = len(found) if hasattr(found, "__len__") else type(found).__name__
             raise UserError(f"{name}.generate returned {count} {what} for {len(rows)} rows")
+    checked: list[Label] = []
     for row, image, label in zip(rows, images, labels, strict=True):
-        if wrong := _wrong_image(image) or _wrong_label(label, classes):
-            raise UserError(f"{name}.generate, variant {row.variant} of {row.source!r}: {wrong}")
+        try:
+            _check_image(image)
+            checked.append(_checked_label(label, classes))
+        except UserError as error:
+            raise UserError(f"{name}.generate, variant {row.variant} of {row.source!r}: {error}") from None
+    return images, checked
 
 
-def _wrong_image(image: Any) -> str:
+def check_encoded(maker: Maker, rows: Sequence[Row], encoded: Sequence[Any]) -> None:
+    """Refuse what a method would store of its images where it is none that can be opened again."""
+    for row, data in zip(rows, encoded, strict=True):
+        try:
+            image_sort(data)
+        except Exception:  # whatever Pillow makes of it
+            shown = f"{len(data)} bytes of no image" if isinstance(data, bytes) else type(data).__name__
+            said = f"{type(maker).__name__}.encode, variant {row.variant} of {row.source!r}: it returned {shown}"
+            raise UserError(f"{said}, not the bytes of an image file, as encode_image makes them") from None
+
+
+def _check_image(image: Any) -> None:
     import numpy as np
 
     if not isinstance(image, np.ndarray):
-        return f"{type(image).__name__} is no array"
+        raise UserError(f"{type(image).__name__} is no array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        return f"an image is uint8 of height x width x 3, not {image.dtype} of {' x '.join(map(str, image.shape))}"
-    return ""
+        found = f"{image.dtype} of {' x '.join(map(str, image.shape))}"
+        raise UserError(f"an image is uint8 of height x width x 3, not {found}")
 
 
-def _wrong_label(label: Any, classes: int) -> str:
+def _checked_label(label: Any, classes: int) -> Label:
     try:
-        pairs = [(int(number), float(weight)) for number, weight in label]
-    except (TypeError, ValueError):
-        return f"a label is (class, weight) pairs, not {label!r:.60}"
-    if unknown := [number for number, _ in pairs if not 0 <= number < classes]:
-        return f"class {unknown[0]} of a label is none of 0 to {classes - 1}"
+        given = [(number, weight) for number, weight in label]  # once: an iterator is empty afterwards
+        pairs = tuple((int(number), float(weight)) for number, weight in given)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"a label is (class, weight) pairs, not {label!r:.60}") from None
+    for (asked, _), (number, _) in zip(given, pairs, strict=True):
+        if asked != number:  # cut to a whole number it would be another class
+            raise UserError(f"class {asked!r} of a label is no whole number")
+        if not 0 <= number < classes:
+            raise UserError(f"class {number} of a label is none of 0 to {classes - 1}")
     total = sum(weight for _, weight in pairs)
-    if not abs(total - 1) < 1e-6 or any(weight < 0 for _, weight in pairs):
-        return f"the weights of a label sum to {total:g}" if total != 1 else "a weight of a label is negative"
-    return ""
+    if not abs(total - 1) < 1e-6:
+        raise UserError(f"the weights of a label sum to {total:g}")
+    if any(weight < 0 for _, weight in pairs):
+        raise UserError("a weight of a label is negative")
+    return pairs

@@ -272,8 +272,10 @@ def fill(store: Store, stages: Sequence[Mapped[Any]], make_units: MakeUnits) -> 
         for receipt in make_units(store, pending) if pending else ():
             progress.add(receipt.rows, receipt.note, receipt.rows + receipt.calls)
     for stage in stages:
+        with told(stage):
+            outcome = stage.close(store.at(stage), store.given(stage), store.receipts(stage))
         # no seconds of this call: a mapped stage took what its receipts say, whoever made them
-        store.close(stage, stage.close(store.at(stage), store.given(stage), store.receipts(stage)), 0.0)
+        store.close(stage, outcome, 0.0)
 
 
 def units_here(store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:

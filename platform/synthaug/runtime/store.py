@@ -130,7 +130,8 @@ class Store:
         return self.disk.at(f"{stage.kind}/{stage.key}")
 
     def manifest(self, stage: Stage[Any]) -> Manifest | None:
-        return Manifest.from_json(self.read_json(f"{stage.kind}/{stage.key}/{MANIFEST}"))
+        found = Manifest.from_json(self.read_json(f"{stage.kind}/{stage.key}/{MANIFEST}"))
+        return found if found is not None and stage.holds(found.result) else None
 
     def is_made(self, stage: Stage[Any]) -> bool:
         """Whether it was finished, for whatever was wanted of it then."""

@@ -212,6 +212,10 @@ class Stage(ABC, Generic[T]):
         """What of its outcome people compare, under fixed names."""
         return {}
 
+    def holds(self, result: Result | None) -> bool:
+        """Whether the result that its manifest notes is one; where it is none, the stage is made anew."""
+        return True
+
     def at_most(self, given: Given) -> T:
         """What `load` would give if it left out nothing, for plans that are made before it is; most cannot say."""
         raise Unmade(f"{self} has not been made")

@@ -28,6 +28,7 @@ from synthaug.evaluate.base import (
     Subject,
 )  # fmt: skip
 from synthaug.evaluate.predict import among
+from synthaug.evaluate.results import check_result, check_rows
 from synthaug.methods.base import Context, Maker, Models
 from synthaug.settings import UserError, canonical, did_you_mean, keyed
 from synthaug.stages.base import Computed, Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
@@ -57,6 +58,18 @@ class Measured(Stage[Result]):
     ) -> Mapping[str, float]:
         found: Mapping[str, float] = {} if result is None else result["metrics"]
         return found
+
+    def checked(self, found: Any) -> Result:
+        """What the measurement returned, before it is stored."""
+        return check_result(self.evaluation, found, own=self.own)
+
+    def holds(self, result: Result | None) -> bool:
+        # what older code stored unseen would end every later run, also that of the corrected measurement
+        try:
+            self.checked(result)
+        except UserError:
+            return False
+        return True
 
     def load(self, at: Folder, given: Given) -> Result:
         found: Result = json.loads(at.read(MANIFEST))["result"]
@@ -93,7 +106,8 @@ class OfImages(Measured, Computed[Result]):
         if self.evaluation.paired:
             place = {entry.id: number for number, entry in enumerate(pictures.entries(SUBSET, self.seed))}
             asked["sources"] = np.array([place[s.source] for s in made])
-        return Outcome(result=self.evaluation.measure(images, targets, real, pictures.listing.classes, **asked))
+        found = self.evaluation.measure(images, targets, real, pictures.listing.classes, **asked)
+        return Outcome(result=self.checked(found))
 
 
 class OfDenoiser(Measured, Computed[Result]):
@@ -136,7 +150,7 @@ class OfDenoiser(Measured, Computed[Result]):
             images = decode_all([pictures.listing.read(entry.id) for entry in chosen], size)
             real[name] = clean(images, model.space), torch.tensor([entry.label for entry in chosen])
         result = self.evaluation.measure(denoiser, real, model.labels)
-        return Outcome(result=result, calls=denoiser.rows)
+        return Outcome(result=self.checked(result), calls=denoiser.rows)
 
 
 def clean(images: np.ndarray, space: Backbone | None) -> Tensor:
@@ -200,7 +214,7 @@ class Whole(OfClassifier, Computed[Result]):
         looking = Looking(self, given)
         # first, because only then is it known what it has asked
         result = self.evaluation(looking.subject())
-        return Outcome(result=result, calls=looking.calls())
+        return Outcome(result=self.checked(result), calls=looking.calls())
 
 
 class ImageByImage(OfClassifier, Mapped[Result]):
@@ -233,13 +247,17 @@ class ImageByImage(OfClassifier, Mapped[Result]):
         given, subject, calls = opened
         # models outlive a unit, so what one has asked is a difference
         before = calls()
-        rows = self.evaluation.rows(subject, self.images_of(unit, given))
+        rows = check_rows(self.evaluation, self.evaluation.rows(subject, self.images_of(unit, given)))
         return Part(canonical(rows), len(rows), counters={"unet_calls": calls() - before})
 
     def close(self, at: Folder, given: Given, receipts: Sequence[Receipt]) -> Outcome:
         # by the order of the images, whoever was done first
         rows = [row for unit in self.units(given) for row in json.loads(read_part(at, unit, self.suffix))]
-        return replace(super().close(at, given, receipts), result=self.evaluation.result(rows))
+        try:
+            result = self.checked(self.evaluation.result(rows))
+        except UserError as error:
+            raise UserError(f"{error} (rows are kept: if they are wrong, raise its version)") from None
+        return replace(super().close(at, given, receipts), result=result)
 
 
 def check_splits(evaluation: Measurement, shown: Pictures) -> None:

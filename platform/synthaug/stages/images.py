@@ -15,10 +15,10 @@ import numpy as np
 
 from synthaug.data.decoded import decode_all
 from synthaug.data.listing import Entry
-from synthaug.data.sample import Sample, decode_image, from_parquet, resize_image, to_parquet
+from synthaug.data.sample import Label, Sample, decode_image, from_parquet, resize_image, to_parquet
 from synthaug.diffusion.backbone import Backbone
 from synthaug.diffusion.finetune import Adapter, Finetune, tokens_of, words_after
-from synthaug.methods.base import Context, Maker, Method, Models, Row, check_made
+from synthaug.methods.base import Context, Maker, Method, Models, Row, check_encoded, check_made, check_row
 from synthaug.settings import hash_of, seed_of
 from synthaug.stages.base import Cost, Folder, Given, Mapped, Outcome, Part, Receipt, Stage
 from synthaug.stages.data import SUBSET, Pictures, check_noise
@@ -84,7 +84,7 @@ class Made(Mapped["Images"]):
         samples = [Sample(entry.id, b"", ((entry.label, 1.0),), entry.id, entry.label) for entry in entries]
         for variant in variants:
             for sample in samples:
-                yield self.maker.plan(sample, variant, context)
+                yield check_row(self.maker, sample, variant, self.maker.plan(sample, variant, context))
 
     def context(self, given: Given) -> Context:
         """What a plan may know of the data set."""
@@ -157,6 +157,13 @@ class Made(Mapped["Images"]):
             _models[key] = Models(self.backbone, adapters, placed.get("denoiser"), placed["guide"])
         return _models[key]
 
+    def generate(
+        self, rows: Sequence[Row], arrays: Sequence[np.ndarray], models: Models, classes: int
+    ) -> tuple[Sequence[np.ndarray], Sequence[Label]]:
+        """Images and labels; what comes before a method need be no image."""
+        found = self.maker.generate(rows, arrays, models)
+        return check_made(self.maker, rows, found, classes) if isinstance(self.maker, Method) else found
+
     def make(self, unit: int, opened: tuple[Given, Models]) -> Part:
         given, models = opened
         before, context, sources = models.counters, self.context(given), self.sources(given)
@@ -172,11 +179,10 @@ class Made(Mapped["Images"]):
             arrays = (
                 list(threads.map(lambda s: resize_image(decode_image(s.image), size), samples)) * self.maker.together
             )
-            found: Any = self.maker.generate(rows, arrays, models)
-            if isinstance(self.maker, Method):  # what comes before one need be no image
-                check_made(self.maker, rows, found, len(pictures.listing.classes))
-            images, labels = found
+            images, labels = self.generate(rows, arrays, models, len(pictures.listing.classes))
             encoded = list(threads.map(self.maker.encode, images))
+        if isinstance(self.maker, Method):
+            check_encoded(self.maker, rows, encoded)
         made = [
             Sample(f"{row.source}#{row.variant}", image, label, row.source, row.target, row.variant, row.prompt,
                    row.seed, row.strength, self.key)
