@@ -117,10 +117,12 @@ def test_older_records_are_filed_by_what_they_hold(home: Path) -> None:
 
 @pytest.mark.parametrize("artefacts", [None, 5, "train/0"])
 def test_a_record_that_names_no_artefacts_is_none(home: Path, artefacts: Any) -> None:
-    """A damaged one must not end `run` or `clean`."""
+    """A damaged one must not end `run`; `clean` would take what it needed, and says so."""
     store = Store(home).prepare()
     store.disk.write("record/abc.json", json.dumps({"subject": {}, "artefacts": artefacts}).encode())
-    assert store.records.all() == [] and store.unneeded() == []
+    assert store.records.all() == []
+    with pytest.raises(UserError, match="abc.json is damaged"):
+        store.unneeded()
 
 
 def test_records_of_classes_that_are_gone_stay(home: Path) -> None:
