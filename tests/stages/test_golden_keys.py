@@ -22,7 +22,7 @@ from synthaug.methods.base import Method
 from synthaug.refs import import_file, subjects_in
 from synthaug.runtime.records import record_key
 from synthaug.runtime.store import Store
-from synthaug.settings import from_json, hash_of, key_name, keyed, subclasses, to_json
+from synthaug.settings import UserError, from_json, hash_of, key_name, keyed, subclasses, to_json
 from synthaug.stages.line import line_of
 from synthaug.weights import Weights
 
