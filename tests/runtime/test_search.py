@@ -23,6 +23,7 @@ from synthaug.pages.report import write_report
 from synthaug.pages.summary import told
 from synthaug.runtime.search import _excess, rounds_of
 from synthaug.runtime.store import Store
+from synthaug.runtime.tracking import SKEW_S, Tracker
 from synthaug.search.race import Race
 from synthaug.search.searchers import Optuna
 from synthaug.settings import UserError, to_json
@@ -236,6 +237,16 @@ def test_what_is_shown_before_and_after(alone: tuple[Path, dict[str, Any]], tmp_
         assert f"method.amount={best['fields']['method.amount']} k={best['fields']['k']}" in shown[0].partition(",")[0]
     text = "\n".join(told(rounds_of(Store(alone[0]), search()), alone[1]["trials"]))
     assert "winner" in text and "Best of 5 points" in text
+
+
+def test_only_what_was_begun_meanwhile_is_asked_for(alone: tuple[Path, dict[str, Any]]) -> None:
+    """With five thousand runs the whole question takes ten seconds, and a search has many rounds."""
+    home, answer = alone
+    tracker = Tracker(home, "s")
+    every = tracker.below(answer["run_id"])
+    assert len(every) == 5 + len(answer["trials"])
+    assert tracker.below(answer["run_id"], since=time.time() - 60).keys() == every.keys(), "clocks may differ"
+    assert tracker.below(answer["run_id"], since=time.time() + 2 * SKEW_S) == {}
 
 
 @pytest.mark.parametrize(

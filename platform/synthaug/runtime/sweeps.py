@@ -107,6 +107,7 @@ class Logbook:
     def __init__(self, tracker: Tracker, parent: Run, earlier: Mapping[Job, str]) -> None:
         self.tracker, self.parent, self.earlier = tracker, parent, earlier
         self.known: dict[tuple[str, str], Run] = {}  # by their parents (of points none) and keys
+        self.looked = 0.0  # when it was last asked which there are
         self.points: dict[int, Run] = {}
         self.seeds: dict[Job, Run] = {}
 
@@ -117,7 +118,9 @@ class Logbook:
         if not new:
             return
         with self.tracker.lock():  # two that run the same sweep have the same runs
-            self.known |= self.tracker.below(self.parent.id)  # one question for all, not one each
+            # one question for all, not one each, and after the first for what others have begun meanwhile
+            looked, self.looked = self.looked, time.time()
+            self.known |= self.tracker.below(self.parent.id, since=looked)
             for job in new:
                 self._open(store, job, name_of(rounds, places[job[0]]), rounds.trials[job])
         for job in new:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KEY, PARENT = "synthaug.key", "mlflow.parentRunId"
 SWEEP = "synthaug.sweep"  # on everything below a sweep: its run
+SKEW_S = 600.0  # by which clocks of machines may differ
 MAX_PARAM, MAX_PARAMS, MAX_METRICS = 6000, 100, 900  # MLflow's limits: of a value, and of one batch
 
 
@@ -83,9 +84,10 @@ class Tracker:
             )
             return str(client.create_experiment(self.name, artifact_location=place))
 
-    def below(self, sweep: str) -> dict[tuple[str, str], Run]:
-        """All runs of a sweep but its own, by their parents (of points none) and keys."""
-        found = self.client.search_runs([self.experiment], f"tags.`{SWEEP}` = '{sweep}'", max_results=50_000)
+    def below(self, sweep: str, since: float = 0.0) -> dict[tuple[str, str], Run]:
+        """The runs of a sweep but its own, by their parents (of points none) and keys; those begun since a time."""
+        begun = f" and attributes.start_time > {1000 * (since - SKEW_S):.0f}" if since else ""
+        found = self.client.search_runs([self.experiment], f"tags.`{SWEEP}` = '{sweep}'{begun}", max_results=50_000)
         runs = {}
         for run in found:
             place = run.data.tags.get(PARENT, ""), run.data.tags.get(KEY, "")
