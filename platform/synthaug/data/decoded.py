@@ -122,7 +122,7 @@ def _told(name: str) -> Iterator[None]:
         yield
     except UserError:  # which has named it
         raise
-    except Exception as error:
+    except Exception as error:  # every decoder has its own; `why_unreadable` raises again what is no fault of an image
         if not name:
             raise
         raise UserError(f"image {name!r}: {why_unreadable(error)}; remove or mend it") from None

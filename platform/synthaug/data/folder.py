@@ -230,7 +230,7 @@ def fact_of(read: Callable[[], bytes], suffix: str) -> Fact:
             return sha, "", "empty file"
         pixels, sort = hash_pixels(decode_image(data)), image_sort(data) if suffix.lower() in FLOATS else ""
         return f"{sha} by {READER}" if sort == "F" else sha, pixels, ""  # those were cut at 255 once
-    except Exception as error:
+    except Exception as error:  # every decoder has its own; what is no fault of the image is raised again
         return sha, "", why_unreadable(error)
 
 

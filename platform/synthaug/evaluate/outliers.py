@@ -168,7 +168,7 @@ def _below(root: Path) -> Iterator[Path]:
 def _read(file: Path) -> np.ndarray:
     try:
         return decode_image(file.read_bytes())
-    except Exception as error:
+    except Exception as error:  # every decoder has its own; what is no fault of the image is raised again
         why = why_unreadable(error)
         raise UserError(f"{str(file)!r} cannot be decoded, remove or mend it: {why}", ("path",)) from None
 
