@@ -24,6 +24,7 @@ from synthaug.pages.summary import told
 from synthaug.runtime.search import _excess, rounds_of
 from synthaug.runtime.store import Store
 from synthaug.runtime.tracking import SKEW_S, Tracker
+from synthaug.search.course import Course
 from synthaug.search.race import Race
 from synthaug.search.searchers import Optuna
 from synthaug.settings import UserError, to_json
@@ -237,6 +238,18 @@ def test_what_is_shown_before_and_after(alone: tuple[Path, dict[str, Any]], tmp_
         assert f"method.amount={best['fields']['method.amount']} k={best['fields']['k']}" in shown[0].partition(",")[0]
     text = "\n".join(told(rounds_of(Store(alone[0]), search()), alone[1]["trials"]))
     assert "winner" in text and "Best of 5 points" in text
+
+
+@pytest.mark.parametrize("row", [1, 2, 3, 4])
+def test_the_winners_images_are_shown_first(
+    row: int, alone: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the four it is, and all variants that any of its images' users has."""
+    monkeypatch.setattr(Course, "winner", property(lambda course: row))
+    page = write_report(Store(alone[0]), {"s": search()}, alone[0] / "page.html").read_text()
+    first = re.findall(r"<figcaption>([^<]*), seed \d+: a real image", page)[0]
+    fields = alone[1]["points"][row]["fields"]
+    assert first.startswith(f"noise method.amount={fields['method.amount']} k={fields['k']}")
 
 
 def test_only_what_was_begun_meanwhile_is_asked_for(alone: tuple[Path, dict[str, Any]]) -> None:
