@@ -3,6 +3,7 @@ same command then gives the result of an undisturbed run, and says in a line wha
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -237,3 +238,18 @@ def test_the_doctor_finds_what_nothing_reads_and_mends_it(
     assert all(well for _, well, _ in examine_files(home, False)), list(examine_files(home, False))
     check(whole, home)
     assert all(well for _, well, _ in examine_files(home, False)), list(examine_files(home, False))
+
+
+def test_the_doctor_tells_what_is_not_there(whole: tuple[Path, Experiment, dict[str, Any]], tmp_path: Path) -> None:
+    """A manifest and a receipt: nothing is left to set aside, and the same command makes it anew."""
+    home = copied(whole[0], tmp_path / "home")
+    files = [next(home.glob("store/slow/*/manifest.json")), next(home.glob("store/views/*/part-?????.json"))]
+    for file in files:
+        file.unlink()
+    for mend in (False, True):
+        found = list(examine_files(home, mend))
+        assert [(name, well) for name, well, _ in found] == [(f.parent.relative_to(home).as_posix(), True) for f in files]
+        assert "a run that has ended names it; made anew" in found[0][2]
+        assert re.match(r"the receipts of \d+ of its images are not there; made anew", found[1][2])
+    check(whole, home)
+    assert [text for _, _, text in examine_files(home, False)] == [f"all of {home} is as it was written"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from synthaug.data.dataset import Dataset
 from synthaug.data.sample import decode_image, resize_image, why_unreadable
+from synthaug.data.walk import files_below
 from synthaug.settings import ContentOf, Count, UserError, seed_of, settings
 
 Part = Literal["val", "test"]
@@ -153,16 +153,10 @@ def image_files(root: Path) -> dict[str, Path]:
     """Every image below a folder by its name there, sorted; hidden ones are none."""
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}", ("path",))
-    found = {path.relative_to(root).as_posix(): path for path in _below(root)}
+    found = sorted(name for name in files_below(root, [], ("path",)) if name.lower().endswith(SUFFIXES))
     if not found:
         raise UserError(f"{str(root)!r} has no images ({', '.join(SUFFIXES)}), at any depth", ("path",))
-    return dict(sorted(found.items()))
-
-
-def _below(root: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from (Path(place, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith("."))
+    return {name: root / name for name in found}
 
 
 def _read(file: Path) -> np.ndarray:

@@ -101,7 +101,9 @@ def examine_files(home: Path, mend: bool) -> Iterator[Finding]:
     store = Store(home).prepare()
     found = list(damages(store))
     for damage in found:
-        if not mend:
+        if damage.gone:
+            yield damage.file, True, f"{damage.why}; {damage.then}"
+        elif not mend:
             yield damage.file, False, f"{damage.why}; once set aside (--mend) {damage.then}"
         elif damage.file == NAME:
             _ = Tracker(store.home, "synthaug").client  # opens it, and says what it does

@@ -28,6 +28,7 @@ class Damage:
     file: str
     why: str
     then: str = AGAIN
+    gone: bool = False  # nothing is left of it that could be set aside
 
 
 def damages(store: Store) -> Iterator[Damage]:
@@ -45,10 +46,15 @@ def damages(store: Store) -> Iterator[Damage]:
         for name in store.disk.list(folder):
             if read_note(store.disk, f"{folder}/{name}") is None:
                 yield Damage(f"store/{folder}/{name}", "no note", then)
+    named = {name for record in store.records.all() for name in record.artefacts}
+    for artefact in sorted(name for name in named if not store.disk.exists(f"{name}/{MANIFEST}")):
+        yield Damage(f"store/{artefact}", "not there, though a run that has ended names it", gone=True)
     for artefact in store.artefacts():
         if "/." not in artefact:  # moved aside by `clean`
-            for file, why in _of(store.disk.at(artefact)):
-                yield Damage(f"store/{artefact}/{file}", why)
+            at = store.disk.at(artefact)
+            yield from (Damage(f"store/{artefact}/{file}", why) for file, why in _of(at))
+            if lost := _without_receipt(at):
+                yield Damage(f"store/{artefact}", f"the receipts of {lost} of its images are not there", gone=True)
 
 
 def _of(at: Disk) -> Iterator[tuple[str, str]]:
@@ -60,14 +66,26 @@ def _of(at: Disk) -> Iterator[tuple[str, str]]:
         else:
             for name in harmed(at, manifest, verify=True):
                 yield name, "other bytes than were written" if at.exists(name) else "gone"
-    for name in at.list(""):
-        if number := re.fullmatch(r"part-(\d+)\.json", name):
-            receipt = noted(Receipt, read_note(at, name))
-            suffix = "" if receipt is None else receipt.part.rpartition(".")[2]
-            if receipt is None:
-                yield name, "no receipt"
-            elif receipt_of(at, int(number[1]), suffix, read=True) is None:
-                yield name, f"{receipt.part} is gone or has other bytes than were written"
+    for name, (number, receipt) in _receipts(at).items():
+        if receipt is None:
+            yield name, "no receipt"
+        elif receipt_of(at, number, receipt.part.rpartition(".")[2], read=True) is None:
+            yield name, f"{receipt.part} is gone or has other bytes than were written"
+
+
+def _receipts(at: Disk) -> dict[str, tuple[int, Receipt | None]]:
+    """The number of each and what it says, None of those that are damaged."""
+    found = {name: re.fullmatch(r"part-(\d+)\.json", name) for name in at.list("")}
+    return {name: (int(number[1]), noted(Receipt, read_note(at, name))) for name, number in found.items() if number}
+
+
+def _without_receipt(at: Disk) -> int:
+    """How many of the images that a manifest counts no receipt does, damaged ones apart."""
+    manifest = Manifest.from_json(read_note(at, MANIFEST))
+    receipts = [receipt for _, receipt in _receipts(at).values()]
+    if manifest is None or None in receipts:
+        return 0
+    return max(0, manifest.counts.get("rows", 0) - sum(receipt.rows for receipt in receipts if receipt))
 
 
 def set_aside(store: Store, damage: Damage) -> None:
