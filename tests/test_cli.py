@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -269,6 +270,10 @@ def test_a_trained_classifier_is_asked_about_other_images(
     assert [row["file"] for row in rows] == [f"{name}/{i}.png" for name in "ab" for i in range(3)]
     assert all(row["class"] in "0123456789" and 0.1 <= float(row["probability"]) <= 1 for row in rows)
     assert "left out: a/bad.png" in err
+    (weights,) = (home / "store" / "train").glob("*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    said = refused(capfd, "predict", f"{mine}:small", images, "--home", home)
+    assert "damaged" in said and "doctor --deep --mend" in said, "what is there and broken is not called missing"
 
 
 def test_what_is_printed_can_be_run(mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -347,3 +352,23 @@ def test_a_home_that_mlflow_would_not_find(
 ) -> None:
     line = refused(capsys, "run", f"{mine}:small", "--home", tmp_path / name)
     assert "take a --home without ? and %" in line and not list(tmp_path.rglob("*.db*"))
+
+
+@pytest.mark.parametrize("hook", ["notes", "sources", "plan", "check", "calls"])
+def test_whatever_of_their_method_fails_is_one_line(
+    hook: str, tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is asked before anything is made, by `show` or by `run`."""
+    file = tmp_path / "own_method.py"
+    file.write_text(
+        "from shapes import Noise, tiny\nfrom synthaug.settings import settings\n\n@settings\nclass Own(Noise):\n"
+        f"    def {hook}(self, *given):\n        return 1 // 0\n\n"
+        "def f():\n    return tiny(steps=1, method=Own())\n"
+    )
+    for verb in ("show", "run"):
+        code = main([verb, f"{file}:f", "--home", str(home)])
+        *_, error = ["", *capfd.readouterr().err.strip().splitlines()]
+        if verb == "show" and hook == "check":
+            assert code == 0, "it has no images to check yet"
+        else:
+            assert code == 2 and re.match(r"error: own_method\.py, line 7: ZeroDivisionError", error), error

@@ -15,7 +15,7 @@ import synthaug
 from shapes import Noise, tiny
 from synthaug.data.dataset import Dataset
 from synthaug.evaluate.base import Evaluation, Result, Subject, less_is_more
-from synthaug.experiment import Experiment
+from synthaug.experiment import Experiment, replace
 from synthaug.methods.base import Models, Row
 from synthaug.runtime.make import Plan
 from synthaug.runtime.order import order
@@ -70,6 +70,26 @@ def test_what_their_code_raises_is_one_line(fields: dict[str, Any], said: str, t
     with pytest.raises(UserError, match=f"^{HERE.name}, {said}") as error:
         synthaug.run(tiny(steps=1, **fields), home=tmp_path)
     assert error.value.__cause__ is not None, "who debugs has the traceback"
+
+
+@settings
+class One(Evaluation):
+    def __call__(self, subject: Subject) -> Result:
+        return {"metrics": {"test/count": 1.0}}
+
+
+@settings
+class Two(Evaluation):
+    def __call__(self, subject: Subject) -> Result:
+        return {"metrics": {"test/count": 2.0}}
+
+
+def test_two_that_call_their_numbers_alike_are_refused(tmp_path: Path) -> None:
+    """One would take the place of the other; both stay in the store for the day when only one is asked for."""
+    both = tiny(steps=1, method=None, evaluations=(One(), Two()))
+    with pytest.raises(UserError, match="evaluate.* and evaluate.* both call a number 'test/count', and one would be"):
+        synthaug.run(both, home=tmp_path)
+    assert synthaug.run(replace(both, {"evaluations": [Two()]}), home=tmp_path)["metrics"]["test/count"] == 2
 
 
 def test_what_ours_raises_stays_as_it_is(tmp_path: Path) -> None:

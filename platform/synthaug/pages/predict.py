@@ -29,7 +29,7 @@ def predict(subject: Experiment | Sweep, folder: Path, home: str | Path) -> Iter
         raise UserError(f"there is no folder {str(folder)!r}")
     store = Store(home)
     line = store.line(subject)
-    if not store.is_ready(line.classifier):
+    if not store.is_made(line.classifier):  # whether it is damaged is told where it is loaded
         raise UserError("this has not been trained in this home yet: synthaug run it first, or name another --home")
     model, pictures = store.load(line.classifier), store.load(line.data)
     size = pictures.size(subject.recipe.image_size)

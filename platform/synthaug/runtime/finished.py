@@ -10,7 +10,7 @@ from synthaug.evaluate.base import Result
 from synthaug.experiment import Experiment
 from synthaug.runtime.make import Made
 from synthaug.runtime.store import Manifest, Store
-from synthaug.settings import to_json
+from synthaug.settings import UserError, to_json
 from synthaug.stages.base import Stage
 
 ALWAYS = ("train", "generate", "evaluate")  # costs that are named even where they are nothing
@@ -30,11 +30,19 @@ class Finished:
         found = {name: self.store.manifest(stage) for name, stage in self.stages.items()}
         return {name: manifest for name, manifest in found.items() if manifest is not None}
 
-    @property
+    @cached_property
     def results(self) -> dict[str, Result]:
         """What was measured or looked at, by the names of the stages."""
-        found = {name: manifest.result for name, manifest in self.manifests.items()}
-        return {name: result for name, result in found.items() if result is not None}
+        found, by = dict[str, Result](), dict[str, str]()
+        for name, manifest in self.manifests.items():
+            for metric in manifest.result["metrics"] if manifest.result else ():
+                if metric in by:
+                    said = f"{by[metric]} and {name} both call a number {metric!r}, and one would be lost"
+                    raise UserError(f"{said}: leave one out, or let it call the number otherwise")
+                by[metric] = name
+            if manifest.result is not None:
+                found[name] = manifest.result
+        return found
 
     @property
     def own(self) -> list[str]:
