@@ -248,7 +248,9 @@ def test_the_doctor_tells_what_is_not_there(whole: tuple[Path, Experiment, dict[
         file.unlink()
     for mend in (False, True):
         found = list(examine_files(home, mend))
-        assert [(name, well) for name, well, _ in found] == [(f.parent.relative_to(home).as_posix(), True) for f in files]
+        assert [(name, well) for name, well, _ in found] == [
+            (f.parent.relative_to(home).as_posix(), True) for f in files
+        ]
         assert "a run that has ended names it; made anew" in found[0][2]
         assert re.match(r"the receipts of \d+ of its images are not there; made anew", found[1][2])
     check(whole, home)

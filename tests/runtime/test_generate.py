@@ -19,7 +19,7 @@ from synthaug.experiment import Experiment, replace
 from synthaug.methods.real_guidance import RealGuidance
 from synthaug.runtime import disk
 from synthaug.runtime.executors import Workers
-from synthaug.runtime.make import Here, Made, Plan, nobody
+from synthaug.runtime.make import Here, Listener, Made, Plan
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 from synthaug.stages import images
@@ -179,8 +179,8 @@ def test_who_waited_for_another_has_made_nothing(home: Path) -> None:
     plan = Plan(store).add(subject)
     made_in(home, subject)
     for stage in plan.stages():
-        assert not Here().run(plan, [[stage]], nobody).seconds
-        assert not Workers(2).run(plan, [[stage]], nobody).seconds
+        assert not Here().run(plan, [[stage]], Listener()).seconds
+        assert not Workers(2).run(plan, [[stage]], Listener()).seconds
 
 
 def test_a_full_disk_ends_cleanly_and_keeps_what_is_finished(

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from synthaug.runtime import cluster, ray_tasks
+from synthaug.runtime.make import Listener
 from synthaug.runtime.ray_tasks import MOST, Memory, Tasks
 
 GIB = 2**30
@@ -82,7 +83,11 @@ def test_what_does_not_fit_beside_others_runs_alone(monkeypatch: pytest.MonkeyPa
     seen: dict[str, str] = {}
     monkeypatch.setattr(ray_tasks, "outcome_of", lambda plan, orders, errors, seconds: seen.update(errors))
     plan: Any = SimpleNamespace(estimate=lambda stage: SimpleNamespace(units=1))
-    tasks.make(plan, [[SimpleNamespace(name=name)] for name in needs])
+    listener = Listener()
+    came = list[str]()
+    monkeypatch.setattr(listener, "came", lambda stage: came.append(stage.name))
+    tasks.make(plan, [[SimpleNamespace(name=name)] for name in needs], listener)
+    assert sorted(came) == sorted(needs), "each once, also what was tried again"
     assert gpu.log[0] == ("a", 1), "the first tells how much it takes"
     assert gpu.log[1:4] == [("b", 0.25), ("c", 0.25), ("d", 0.25)]
     again = [text for text, _ in gpu.log[5:]]

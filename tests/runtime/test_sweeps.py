@@ -13,6 +13,9 @@ from synthaug.evaluate.accuracy import Accuracy
 from synthaug.experiment import Sweep
 from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
+from synthaug.runtime.tracking import Tracker
+from synthaug.settings import UserError
+from synthaug.stages.classifier import Classifier
 
 SWEEP = Sweep(
     base=tiny(),
@@ -139,3 +142,37 @@ def test_each_trial_may_have_train_workers(cluster: None, ran: tuple[Path, dict[
     (answer,) = synthaug.run(Sweep(base=tiny(), arms={"plain": {}}, seeds=1), home=tmp_path, workers=2)["trials"]
     alone = next(t for t in ran[1]["trials"] if (t["arm"], t["seed"]) == ("plain", 0))
     assert answer["metrics"]["val/loss"] == pytest.approx(alone["metrics"]["val/loss"], abs=1e-4)
+
+
+def test_trials_are_logged_as_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks at a sweep of days in its first hour sees what there is; in the end each number was told once."""
+    monkeypatch.setattr("synthaug.runtime.sweeps.LOG_S", 0.0)
+    sweep = Sweep(base=tiny(method=None), arms={"plain": {}, "longer": {"recipe.steps": 9}}, seeds=2)
+    tracker = Tracker(tmp_path, "synthaug")
+    real, seen = Classifier.fit, list[list[str]]()
+
+    def fit(*given: Any) -> Any:
+        runs = tracker.client.search_runs([tracker.experiment], "tags.`synthaug.kind` = 'trial'")
+        seen.append([run.info.status for run in runs])
+        if len(seen) == 2:
+            monkeypatch.setattr(Classifier, "fit", real)
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(Classifier, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        synthaug.run(sweep, home=tmp_path, workers=0)
+    assert seen == [[], ["FINISHED"]]
+    answer = synthaug.run(sweep, home=tmp_path, workers=0)
+    runs = tracker.client.search_runs([tracker.experiment], "tags.`synthaug.kind` = 'trial'")
+    assert {run.info.run_id for run in runs} == {trial["run_id"] for trial in answer["trials"]} and len(runs) == 4
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert len(tracker.client.get_metric_history(run.info.run_id, "test/top1")) == 1
+
+
+def test_a_number_that_is_not_there_ends_it_after_the_first_trial(tmp_path: Path) -> None:
+    sweep = Sweep(base=tiny(method=None), seeds=3, metric="val/top2")
+    with pytest.raises(UserError, match="'val/top2' is not measured; did you mean val/top1"):
+        synthaug.run(sweep, home=tmp_path, workers=0)
+    assert len(list((tmp_path / "store" / "train").glob("*/manifest.json"))) == 1

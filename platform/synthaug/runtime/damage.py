@@ -85,7 +85,8 @@ def _without_receipt(at: Disk) -> int:
     receipts = [receipt for _, receipt in _receipts(at).values()]
     if manifest is None or None in receipts:
         return 0
-    return max(0, manifest.counts.get("rows", 0) - sum(receipt.rows for receipt in receipts if receipt))
+    wanted = int(manifest.counts.get("rows", 0))
+    return max(0, wanted - sum(receipt.rows for receipt in receipts if receipt))
 
 
 def set_aside(store: Store, damage: Damage) -> None:

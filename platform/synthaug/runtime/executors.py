@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from synthaug.progress import say
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Chain, Executor, Heard, Here, Made, MakeUnits, Plan, Unit, fill, said, units_here
+from synthaug.runtime.make import Chain, Executor, Here, Listener, Made, MakeUnits, Plan, Unit, fill, said, units_here
 from synthaug.runtime.store import Store
 from synthaug.stages.base import Mapped, Receipt, Trained
 
@@ -26,29 +26,30 @@ class Workers:
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
-    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+    def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         from synthaug.runtime.ray_data import units_by_actors
 
         if isinstance(wave[0][0], Mapped):
             # a wave holds mapped stages only, or none (`next_wave`)
-            return mapped(plan, wave, partial(units_by_actors, plan, actors=self.workers))
+            return mapped(plan, wave, partial(units_by_actors, plan, actors=self.workers), listener)
         made = Made()
         # one after another, because each training has all of the workers
         for stage in [stage for chain in wave for stage in chain]:
             if isinstance(stage, Trained):
-                made.add(self._fit(plan, stage, heard))
+                made.add(self._fit(plan, stage, listener))
             else:
-                made.add(Here().run(plan, [[stage]], heard))
+                made.add(Here().run(plan, [[stage]], listener))
         return made
 
-    def _fit(self, plan: Plan, stage: Trained[object], heard: Heard) -> Made:
+    def _fit(self, plan: Plan, stage: Trained[object], listener: Listener) -> Made:
         from synthaug.runtime.ray_train import fit_by_workers
 
         began = time.monotonic()
         # the driver holds the lock for all: its workers train, and the first of them closes the stage
         with plan.store.making([stage]) as missing:
             if missing:
-                fit_by_workers(plan, stage, self.workers, heard)
+                fit_by_workers(plan, stage, self.workers, listener.heard)
+                listener.came(stage)
         return Made({stage.key: time.monotonic() - began} if missing else {})
 
 
@@ -58,17 +59,19 @@ class OneByOne:
     def __init__(self, each: Executor) -> None:
         self.each = each
 
-    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+    def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return self.each.run(plan, wave, heard)
+            return self.each.run(plan, wave, listener)
         made = Made()
         for chain in wave:
             try:
-                made.add(self.each.run(plan, [chain], heard))
+                made.add(self.each.run(plan, [chain], listener))
             # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
             except (ValueError, RuntimeError) as error:
-                failed = next(stage for stage in chain if not plan.store.is_ready(stage))
-                made.errors[failed.key] = said(error)
+                failed = [stage.key for stage in chain if not plan.store.is_ready(stage)]
+                if not failed:
+                    raise  # all of it is there: it was who listens that refused it
+                made.errors[failed[0]] = said(error)
         return made
 
 
@@ -78,22 +81,22 @@ class SideBySide:
     tasks: Tasks | None = None
     alone: OneByOne | None = None  # where Ray does not start here
 
-    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+    def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if self.alone is None:
             try:
-                return self._run(plan, wave)
+                return self._run(plan, wave, listener)
             except cluster.NoRay as error:
                 say(f"{error}; going on without it, one after another in this process")
                 self.alone = OneByOne(Here())
-        return self.alone.run(plan, wave, heard)
+        return self.alone.run(plan, wave, listener)
 
-    def _run(self, plan: Plan, wave: Sequence[Chain]) -> Made:
+    def _run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return mapped(plan, wave, partial(self.units, plan))
+            return mapped(plan, wave, partial(self.units, plan), listener)
         from synthaug.runtime.ray_tasks import Tasks
 
         self.tasks = self.tasks or Tasks()
-        return self.tasks.make(plan, wave)
+        return self.tasks.make(plan, wave, listener)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
         """Here while Ray starts, and on as long as that is sooner than by actors, which must start themselves."""
@@ -113,11 +116,13 @@ class SideBySide:
             yield from units_by_actors(plan, store, pending[done:], cluster.width())
 
 
-def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits) -> Made:
+def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits, listener: Listener) -> Made:
     """All units of a wave as one batch of work, under the locks of its stages."""
     began = time.monotonic()
     stages = [stage for chain in wave for stage in chain if isinstance(stage, Mapped)]
     with plan.store.making(stages) as missing:
         fill(plan.store, [stage for stage in missing if isinstance(stage, Mapped)], make_units)
+    for stage in missing:
+        listener.came(stage)
     # a batch of work is not timed stage by stage, so each has an equal part of it
     return Made(dict.fromkeys((stage.key for stage in missing), (time.monotonic() - began) / max(1, len(missing))))

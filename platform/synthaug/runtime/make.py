@@ -23,8 +23,14 @@ Heard = Callable[[Trained[Any], Entry], None]
 Chain = Sequence[Stage[Any]]  # stages that one process makes one after another
 
 
-def nobody(stage: Trained[Any], entry: Entry) -> None:
-    """Who does not listen to what training reports."""
+class Listener:
+    """Who is told of what is made while it is made; this one does nothing about it."""
+
+    def heard(self, stage: Trained[Any], entry: Entry) -> None:
+        """What a training reports, where it runs in this process or is shared by several."""
+
+    def came(self, stage: Stage[Any]) -> None:
+        """It is there now. The work of others goes on meanwhile, that of this process does not."""
 
 
 class Plan:
@@ -102,17 +108,17 @@ def said(error: BaseException) -> str:
 class Executor(Protocol):
     """Where stages are made: in this process, or by one of Ray's libraries for each shape."""
 
-    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made: ...
+    def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made: ...
 
 
-def make(plan: Plan, executor: Executor, heard: Heard = nobody) -> Made:
+def make(plan: Plan, executor: Executor, listener: Listener | None = None) -> Made:
     """Make what is missing. A training or a computation that failed is left out with all that needs it, and the rest
     goes on; a unit of something mapped that cannot be made ends the call."""
     made = Made()
     todo = plan.todo()
     # what failed stays in `todo`: whatever waits for it is never ready, and it ends when nothing else is left
     while wave := next_wave(todo, made.errors):
-        made.add(executor.run(plan, wave, heard))
+        made.add(executor.run(plan, wave, listener or Listener()))
         tried = {stage.key for chain in wave for stage in chain}
         # behind one that failed in its chain others may not have been tried yet: the next wave does
         todo = [stage for stage in todo if stage.key not in tried or not plan.store.is_ready(stage)]
@@ -150,12 +156,13 @@ def next_wave(todo: Sequence[Stage[Any]], failed: Mapping[str, str]) -> list[Cha
 class Here:
     """Everything in this process, one after another."""
 
-    def run(self, plan: Plan, wave: Sequence[Chain], heard: Heard) -> Made:
+    def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         made = Made()
         for stage in [stage for chain in wave for stage in chain]:
             began = time.monotonic()
-            if make_here(plan.store, stage, plan.owner[stage.key].resources.checkpoint_s, heard):
+            if make_here(plan.store, stage, plan.owner[stage.key].resources.checkpoint_s, listener.heard):
                 made.seconds[stage.key] = time.monotonic() - began
+                listener.came(stage)
         return made
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from synthaug.progress import Progress
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Chain, Made, Plan, make_here, said
+from synthaug.runtime.make import Chain, Listener, Made, Plan, make_here, said
 from synthaug.runtime.order import order, received
-from synthaug.stages.base import Trained
+from synthaug.stages.base import Stage, Trained
 from synthaug.training import Entry
 
 LOOK_S = 1.0  # between two looks at how far the tasks are
@@ -38,7 +38,7 @@ class Tasks:
         self.counter: Any = ray.remote(Counter).options(num_cpus=0).remote()
         self.counted = 0
 
-    def make(self, plan: Plan, chains: Sequence[Chain]) -> Made:
+    def make(self, plan: Plan, chains: Sequence[Chain], listener: Listener) -> Made:
         """A task for each chain, as many at a time as there are devices."""
         import ray
 
@@ -48,15 +48,19 @@ class Tasks:
         title = "+".join(dict.fromkeys(chain[0].name for chain in chains))
         total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
         waiting, running, errors, alone = list(orders), dict[Any, str](), dict[str, str](), set[str]()
+        came: list[Stage[Any]] = []
         with Progress(title, "steps", total) as progress:
             while waiting or running:
                 while waiting and len(running) < cluster.width() * self.memory.fit:
                     text = waiting.pop(0)
                     running[self._begin(text, text in alone)] = text
+                while came:  # only after the next ones have begun
+                    listener.came(came.pop())
                 for ref in ray.wait(list(running), timeout=LOOK_S)[0]:
                     text = running.pop(ref)
                     try:
                         self.memory.saw(*ray.get(ref))
+                        came += orders[text]
                     # what the chain raised, or that its process is gone: the others go on
                     except ray.exceptions.RayError as error:
                         errors[text] = said(error)
@@ -66,6 +70,8 @@ class Tasks:
                             waiting.append(text)
                 over = len(orders) - len(waiting) - len(running)
                 progress.add(self._steps(), f"{over}/{len(orders)} trainings")
+        for stage in came:
+            listener.came(stage)
         return outcome_of(plan, orders, errors, time.monotonic() - began)
 
     def _begin(self, text: str, alone: bool) -> Any:

@@ -14,7 +14,7 @@ from synthaug.runtime import cluster, database
 from synthaug.runtime.disk import told_if_full
 from synthaug.runtime.executors import OneByOne, SideBySide, Workers
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.make import Executor, Here, Made, Plan, make
+from synthaug.runtime.make import Executor, Here, Listener, Made, Plan, make
 from synthaug.runtime.records import Record
 from synthaug.runtime.search import Rounds
 from synthaug.runtime.store import Store
@@ -159,11 +159,12 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
     tags = {"synthaug.kind": "experiment"} | origin()
     run = tracker.open(run_key(line.results.values()), experiment.label, tags, known=known.run_id if known else "")
 
-    def heard(stage: Trained[Any], entry: Entry) -> None:
-        run.metrics([(int(entry["step"]), stage.entry_named(names[stage.key], entry))])
+    class Curves(Listener):
+        def heard(self, stage: Trained[Any], entry: Entry) -> None:
+            run.metrics([(int(entry["step"]), stage.entry_named(names[stage.key], entry))])
 
     with run.told_of_its_end():
-        made = make(plan, executor, heard)
+        made = make(plan, executor, Curves())
         finished = Finished(store, experiment)
         # apart from the costs, which are those of making, whoever made it
         run.metrics([(0, {"time/call_s": time.monotonic() - began})])

@@ -100,17 +100,24 @@ class Rounds:
         except StopIteration:
             self.jobs = []
 
+    def check(self, job: Job) -> Finished:
+        """A trial that has ended, if all that its sweep decides by is measured."""
+        finished, sweep = Finished(self.store, self.trials[job].experiment), self.subject
+        assert isinstance(sweep, Sweep)
+        asked = [("metric", self.metric)] if sweep.metric or sweep.is_search else []
+        asked += [("at_most", name) for name in sweep.at_most] + [("objectives", name) for name in sweep.objectives]
+        for path, name in asked:
+            if name not in finished.metrics:
+                raise UserError(f"{name!r} is not measured{did_you_mean(name, sorted(finished.metrics))}", (path,))
+        return finished
+
     def _found(self, job: Job, error: str) -> Found:
-        experiment = self.trials[job].experiment
         if error:
             return Found(None, error=error)
-        finished = Finished(self.store, experiment)
-        metrics, sweep = finished.metrics, self.subject
+        sweep = self.subject
         assert isinstance(sweep, Sweep)
-        asked = [("metric", self.metric), *(("at_most", name) for name in sweep.at_most)]
-        for path, name in (*asked, *(("objectives", name) for name in sweep.objectives)):
-            if name not in metrics:
-                raise UserError(f"{name!r} is not measured{did_you_mean(name, sorted(metrics))}", (path,))
+        finished = self.check(job)
+        metrics = finished.metrics
         excess = sum(_excess(metrics[name], most) for name, most in sweep.at_most.items())
         # of a stage that others have used what it took more: more variants of each image have the same key
         spent = {stage.key: self.store.spent(stage).seconds for stage in finished.stages.values()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from synthaug.evaluate.base import less_is_more
@@ -11,7 +12,7 @@ from synthaug.evaluate.stats import mean_interval
 from synthaug.experiment import Sweep, Trial
 from synthaug.progress import say
 from synthaug.runtime.finished import Finished
-from synthaug.runtime.make import Executor, Made, Plan, make
+from synthaug.runtime.make import Executor, Listener, Made, Plan, make
 from synthaug.runtime.records import record_key
 from synthaug.runtime.rows import row_name
 from synthaug.runtime.search import Rounds, is_ready, place_name
@@ -32,10 +33,11 @@ from synthaug.runtime.tracking import (
 from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
 from synthaug.settings import Failed, hash_of, to_json
-from synthaug.stages.base import closure
+from synthaug.stages.base import Stage, closure
 from synthaug.stages.notes import sealed
 
 ACCURACIES = ("/top1", "/top1/low", "/top1/high")
+LOG_S = 10.0  # trials that have ended wait at least so long before they are logged, together
 SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
 
 
@@ -53,11 +55,11 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
             tell_what_is_left(rounds)
             # what several trials need is made once; parts of earlier rounds that were damaged, once more
             turn = time.monotonic()
-            made.add(make(plan, executor))
+            made.add(make(plan, executor, Watch(logbook, rounds)))
             rounds.took(time.monotonic() - turn)
             failed |= failures(rounds, made)
             # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
-            logbook.write(store, rounds, made)
+            logbook.write(store, rounds, made, rounds.trials)
             rounds.tell(failed)
             rounds.replay(failed)
             if not rounds.jobs:
@@ -65,7 +67,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
             for experiment in rounds.experiments:
                 plan.add(experiment)
             store.records.begin(sweep, plan.stages())
-        logbook.write(store, rounds, made)
+        logbook.write(store, rounds, made, rounds.trials)
         store.disk.write(f"failed/{record_key(sweep)}.json", sealed(failed))
         # only now: the trials that ended well are logged, and need not be run again
         tell_what_failed(rounds, failed)
@@ -111,10 +113,10 @@ class Logbook:
         self.points: dict[int, Run] = {}
         self.seeds: dict[Job, Run] = {}
 
-    def write(self, store: Store, rounds: Rounds, made: Made) -> None:
-        """What has come since: a run for each trial, with all its numbers or marked as failed, and what the seeds of
-        its point say together."""
-        new, places = [job for job in rounds.trials if job not in self.seeds], rounds.places
+    def write(self, store: Store, rounds: Rounds, made: Made, jobs: Iterable[Job]) -> None:
+        """What has come since of some trials: a run for each, with all its numbers or marked as failed, and what the
+        seeds of its point say together."""
+        new, places = [job for job in jobs if job not in self.seeds], rounds.places
         if not new:
             return
         with self.tracker.lock():  # two that run the same sweep have the same runs
@@ -127,7 +129,7 @@ class Logbook:
             self._seed(store, self.seeds[job], rounds.trials[job], made)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
-            mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
+            mine = [trial for job, trial in rounds.trials.items() if job[0] == row and job in self.seeds]
             self._point(store, mine, fresh, self.points[row])
 
     def rank(self, rounds: Rounds) -> None:
@@ -188,6 +190,35 @@ class Logbook:
                 self.parent.shown(trials[0].arm, *gallery)  # where the slider goes over all strengths
             run.seeds = len(ready)
             run.end()
+
+
+class Watch(Listener):
+    """Who logs the trials of a round as they end, so that a sweep of days can be looked at meanwhile."""
+
+    def __init__(self, logbook: Logbook, rounds: Rounds) -> None:
+        self.logbook, self.rounds, self.made = logbook, rounds, Made()
+        self.lacks: dict[Job, set[str]] = {}  # of each trial, the keys of what is not there yet
+        self.wait: dict[str, list[Job]] = defaultdict(list)  # those that wait for a key
+        for job in rounds.jobs:
+            stages = rounds.store.stages(rounds.trials[job].experiment).values()
+            self.lacks[job] = {stage.key for stage in stages if not rounds.store.is_ready(stage)}
+            for key in self.lacks[job]:
+                self.wait[key].append(job)
+        self.ended: list[Job] = []  # and are not logged
+        self.next = time.monotonic() + LOG_S
+
+    def came(self, stage: Stage[Any]) -> None:
+        self.made.seconds[stage.key] = 0.0  # that it was made now is all that is told
+        for job in self.wait.pop(stage.key, ()):
+            self.lacks[job].remove(stage.key)
+            if not self.lacks[job]:
+                self.rounds.check(job)  # what it decides by has a name that is not there: not only after all of it
+                self.ended.append(job)
+        if self.ended and (began := time.monotonic()) >= self.next:
+            self.logbook.write(self.rounds.store, self.rounds, self.made, self.ended)
+            self.ended = []
+            # nothing new is begun while MLflow writes: a twentieth of the time is the most that it has
+            self.next = time.monotonic() + max(LOG_S, 20 * (time.monotonic() - began))
 
 
 def name_of(rounds: Rounds, place: Place) -> str:
