@@ -27,7 +27,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: dict[str, Any] = {"model": Says(), "data": pictures}
     store = SimpleNamespace(
         line=lambda subject: SimpleNamespace(classifier="model", data="data"),
-        is_ready=lambda stage: True, load=loaded.__getitem__,
+        is_made=lambda stage: True, load=loaded.__getitem__,
     )  # fmt: skip
     monkeypatch.setattr(page, "Store", lambda home: store)
 
