@@ -15,7 +15,7 @@ import synthaug
 from shapes import Noise, tiny
 from synthaug.data.dataset import Dataset
 from synthaug.evaluate.base import Evaluation, Result, Subject, less_is_more
-from synthaug.experiment import Experiment, replace
+from synthaug.experiment import Experiment, Sweep, replace
 from synthaug.methods.base import Models, Row
 from synthaug.runtime.make import Plan
 from synthaug.runtime.order import order
@@ -109,6 +109,12 @@ def test_a_worker_says_the_same(tmp_path: Path) -> None:
     assert answer["error"][0].startswith(f"UserError: {HERE.name}, line {line_with('# theirs')}: ZeroDivisionError")
     other = UnitActor({stage.key: "{}"})({"key": [stage.key], "unit": [0]})
     assert other["error"] == ["KeyError: 'paths'"], "a fault of ours, in one line as well"
+
+
+def test_so_does_the_process_of_a_sweep(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^{HERE.name}, line {line_with('# theirs')}: ZeroDivisionError") as error:
+        synthaug.run(Sweep(base=tiny(method=Dividing()), seeds=1), home=tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @settings

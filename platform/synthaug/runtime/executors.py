@@ -16,8 +16,7 @@ from synthaug.stages.base import Mapped, Receipt, Trained
 if TYPE_CHECKING:
     from synthaug.runtime.ray_tasks import Tasks
 
-SMALL = 2000  # images and denoiser rows that take less than actors take to start, with the embedded models
-ACTOR_S = 6.0  # what an actor costs before its first image, measured: imports and the models
+PROCESS_S = 6.0  # what a process costs before its first image, measured: imports and the models
 
 
 class Workers:
@@ -99,21 +98,22 @@ class SideBySide:
         return self.tasks.make(plan, wave, listener)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
-        """Here while Ray starts, and on as long as that is sooner than by actors, which must start themselves."""
+        """By a pool of actors; on one machine without a GPU here while Ray starts, then by the processes of
+        trainings: actors would start anew for each round of a search."""
         from synthaug.runtime.ray_data import units_by_actors
+        from synthaug.runtime.ray_tasks import units_by_tasks
 
-        costs = [stage.measure(unit, store.given(stage)) for stage, unit in pending]
-        small = not cluster.has_started() or sum(cost.units + cost.calls for cost in costs) <= SMALL
-        done, took = 0, 0.0
-        for receipt in units_here(store, pending) if cluster.is_small() and small else ():
+        done, took, small = 0, 0.0, cluster.is_small()
+        for receipt in units_here(store, pending) if small and not cluster.has_started() else ():
             done, took = done + 1, took + receipt.seconds
             yield receipt
-            # two actors halve what remains, once they have started
-            if cluster.has_started() and took / done * (len(pending) - done) / 2 > ACTOR_S:
+            # two processes halve what remains, once they have started
+            if cluster.has_started() and took / done * (len(pending) - done) / 2 > PROCESS_S:
                 break
         if done < len(pending):
             cluster.start()
-            yield from units_by_actors(plan, store, pending[done:], cluster.width())
+            left = pending[done:]
+            yield from units_by_tasks(plan, left) if small else units_by_actors(plan, store, left, cluster.width())
 
 
 def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits, listener: Listener) -> Made:

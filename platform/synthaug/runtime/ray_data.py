@@ -60,8 +60,13 @@ def units_by_actors(plan: Plan, store: Store, pending: Sequence[Unit], actors: i
         **device,
     )  # fmt: skip
     for row in done.iter_rows():
-        if row["error"]:
-            # what the user can mend stays so: one line, and code 2
-            kind, _, text = row["error"].partition(": ")
-            raise UserError(text) if kind == UserError.__name__ else RuntimeError(row["error"])
-        yield Receipt(**json.loads(row["receipt"]))
+        yield receipt_in(row["receipt"], row["error"])
+
+
+def receipt_in(text: str, error: str) -> Receipt:
+    """What an actor has answered of a unit."""
+    if error:
+        # what the user can mend stays so: one line, and code 2
+        kind, _, said = error.partition(": ")
+        raise UserError(said) if kind == UserError.__name__ else RuntimeError(error)
+    return Receipt(**json.loads(text))

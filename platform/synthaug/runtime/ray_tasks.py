@@ -1,4 +1,4 @@
-"""Ray tasks: trainings side by side, each with what is computed from it.
+"""Ray tasks: trainings side by side, each with what is computed from it; and units, where actors do not pay.
 
 Tasks and not trials of Tune's: a sweep goes round by round, and between two rounds Tune keeps one of its processes, so
 that each round would begin with seconds of imports (measured: LOG.md). A worker of Ray's is there for the next task at
@@ -8,14 +8,15 @@ once, and between two it holds no device, which generation needs then.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from synthaug.progress import Progress
 from synthaug.runtime import cluster
-from synthaug.runtime.make import Chain, Listener, Made, Plan, make_here, said
+from synthaug.runtime.make import Chain, Listener, Made, Plan, Unit, make_here, said
 from synthaug.runtime.order import order, received
-from synthaug.stages.base import Stage, Trained
+from synthaug.runtime.ray_data import UnitActor, receipt_in
+from synthaug.stages.base import Receipt, Stage, Trained
 from synthaug.training import Entry
 
 LOOK_S = 1.0  # between two looks at how far the tasks are
@@ -133,6 +134,35 @@ def run_chain(text: str, counter: Any) -> tuple[int, int]:
     taken = torch.cuda.max_memory_reserved()
     torch.cuda.empty_cache()  # this process stays, and others use the same GPU
     return taken, torch.cuda.get_device_properties(0).total_memory
+
+
+# --- units ------------------------------------------------------------------------------------------------------------
+
+_opened: UnitActor | None = None  # what this process made last, with its models
+
+
+def units_by_tasks(plan: Plan, pending: Sequence[Unit]) -> Iterator[Receipt]:
+    """Receipts as they come from the processes that trainings run in."""
+    import ray
+
+    orders = {stage.key: order(plan, [stage]) for stage, _ in pending}
+    task: Any = ray.remote(max_calls=0, max_retries=1, num_cpus=1)(run_unit)
+    left = [task.remote(stage.key, orders[stage.key], unit) for stage, unit in pending]
+    while left:
+        (ref, *_), left = ray.wait(left)
+        yield receipt_in(*ray.get(ref))
+
+
+def run_unit(key: str, text: str, unit: int) -> tuple[str, str]:
+    """What a worker does: one unit, as an actor would; it keeps what it has opened for the next one."""
+    global _opened
+    if _opened is None or _opened.orders != {key: text}:
+        _opened = UnitActor({key: text})
+    answer = _opened({"key": [key], "unit": [unit]})
+    return answer["receipt"][0], answer["error"][0]
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
 
 
 class Counter:
