@@ -40,7 +40,7 @@ def _search(shots: int) -> Sweep:
         controls=("TrivialAugment",),
         space={"method.strength": Choice((0.3, 0.9)), "utilize.p": Choice((0.3, 0.7)), "k": Choice((1, 4))},
         scheduler=Race(),
-        seeds=tuple(range(6)),
+        seeds=tuple(range(4)),
     )
 
 

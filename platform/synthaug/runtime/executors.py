@@ -16,7 +16,7 @@ from synthaug.stages.base import Mapped, Receipt, Trained
 if TYPE_CHECKING:
     from synthaug.runtime.ray_tasks import Tasks
 
-PROCESS_S = 6.0  # what a process costs before its first image, measured: imports and the models
+PROCESS_S = 8.0  # what a process costs before its first image, measured: imports and the models
 
 
 class Workers:
@@ -79,6 +79,7 @@ class SideBySide:
 
     tasks: Tasks | None = None
     alone: OneByOne | None = None  # where Ray does not start here
+    here_s = 0.0  # what units have taken in this process
 
     def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if self.alone is None:
@@ -98,22 +99,24 @@ class SideBySide:
         return self.tasks.make(plan, wave, listener)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
-        """By a pool of actors; on one machine without a GPU here while Ray starts, then by the processes of
-        trainings: actors would start anew for each round of a search."""
+        """By a pool of actors; on one machine without a GPU here as long as other processes do not pay, then by
+        those of trainings: actors would start anew for each round of a search."""
         from synthaug.runtime.ray_data import units_by_actors
         from synthaug.runtime.ray_tasks import units_by_tasks
 
-        done, took, small = 0, 0.0, cluster.is_small()
-        for receipt in units_here(store, pending) if small and not cluster.has_started() else ():
-            done, took = done + 1, took + receipt.seconds
+        done, took, alone = 0, 0.0, cluster.is_small()
+        # two processes halve the time, once they have started: what has been lost by doing without, or will be in this
+        # round, is weighed against that
+        for receipt in units_here(store, pending) if alone and self.here_s / 2 <= PROCESS_S else ():
+            done, took, self.here_s = done + 1, took + receipt.seconds, self.here_s + receipt.seconds
             yield receipt
-            # two processes halve what remains, once they have started
-            if cluster.has_started() and took / done * (len(pending) - done) / 2 > PROCESS_S:
+            left = took / done * (len(pending) - done)
+            if cluster.has_started() and max(self.here_s, left) / 2 > PROCESS_S:
                 break
         if done < len(pending):
             cluster.start()
-            left = pending[done:]
-            yield from units_by_tasks(plan, left) if small else units_by_actors(plan, store, left, cluster.width())
+            rest = pending[done:]
+            yield from units_by_tasks(plan, rest) if alone else units_by_actors(plan, store, rest, cluster.width())
 
 
 def mapped(plan: Plan, wave: Sequence[Chain], make_units: MakeUnits, listener: Listener) -> Made:
