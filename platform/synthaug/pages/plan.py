@@ -18,6 +18,8 @@ from synthaug.stages.base import Cost, Mapped, Stage, Unmade, once
 
 PAST = 200  # receipts from which the speed of this home is known
 WIDE = 118  # columns
+# seconds of a denoiser row, with all that an image costs beside it, at a size in pixels, and where that was measured
+ROW_S = {"nano:": (0.0015, 32, "a CPU core"), "stable-diffusion-v1-5": (0.0038, 512, "an H200")}
 
 
 def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def plan(subject: Experiment | Sweep, home: str | Path) -> dict[str, Any]:
         "lacking": lacking,
         "stages": found,
         "missing": missing | past.seconds(todo),
+        "guess": _guess(rounds.experiments, missing["calls"]),
         "notes": list(dict.fromkeys(notes)),
     }
 
@@ -131,6 +134,18 @@ class Past:
         return {"seconds": round(total, 1), "unknown": sorted(unknown)}
 
 
+def _guess(experiments: Iterable[Experiment], calls: int) -> str:
+    """What the images take where none have been made yet; nothing for models that nobody has measured."""
+    backbones = {e.generator for e in experiments if e.generator is not None and e.denoiser is None}
+    known = [
+        (backbone.resolution, *told) for backbone in backbones for part, told in ROW_S.items() if part in backbone.model
+    ]
+    if not calls or len(backbones) != 1 or not known:
+        return ""
+    size, seconds, usual, where = known[0]
+    return f"{_long(calls * seconds * ((size or usual) / usual) ** 2)} of {where}"
+
+
 def _what(subject: Experiment | Sweep) -> list[str]:
     """The settings that are not at their defaults, a line each."""
     about = keyed(subject, places=True)
@@ -188,14 +203,19 @@ def describe(subject: Experiment | Sweep, found: dict[str, Any]) -> str:
     for name, what in (("images", "images"), ("calls", "denoiser calls")):
         said += f", {most}{missing[name]} {what}" if missing[name] else ""
     said += f", {missing['bytes'] / 1e6:.1f} MB" if missing["bytes"] else ""
-    return "\n".join([*lines, "", said, *_time(missing), *found["notes"]])
+    return "\n".join([*lines, "", said, *_time(missing, found["guess"]), *found["notes"]])
 
 
-def _time(missing: Mapping[str, Any]) -> list[str]:
+def _time(missing: Mapping[str, Any], guess: str) -> list[str]:
     """How long it will take, as far as this home knows."""
     if not missing["seconds"]:
-        return ["how long it takes is not known before such stages have been made here"] * bool(missing["unknown"])
-    minutes = missing["seconds"] / 60
-    long = f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min" if minutes > 2 else f"{60 * minutes:.0f} s"
+        guessed = f"; a guess for the images alone: {guess}" if guess else ""
+        said = f"how long it takes is not known before such stages have been made here{guessed}"
+        return [said] * bool(missing["unknown"])
     beside = f", {', '.join(missing['unknown'])} not counted" if missing["unknown"] else ""
-    return [f"about {long} on one device, as such stages took here{beside}"]
+    return [f"about {_long(missing['seconds'])} on one device, as such stages took here{beside}"]
+
+
+def _long(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} h" if minutes > 90 else f"{minutes:.0f} min" if minutes > 2 else f"{seconds:.0f} s"
