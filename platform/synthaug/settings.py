@@ -37,6 +37,8 @@ def hints_of(cls: type, marks: bool = False) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=marks)
 
 
+PACKAGES: set[str] = set()  # by name, those that have settings of their own
+
 _adapter: Callable[[type], TypeAdapter[Any]] = functools.cache(TypeAdapter)  # as above
 
 
@@ -65,6 +67,7 @@ def settings(cls: type[T] | None = None, /, *, kw_only: bool = False, key: str |
 
     def made(cls: type[T]) -> Any:
         found = _explained(make(cls))
+        PACKAGES.add(cls.__module__.partition(".")[0])
         if key is not None:
             # on the class itself, so that a subclass is not called like its parent in keys
             setattr(found, _KEY_NAME, key)

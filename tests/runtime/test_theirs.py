@@ -150,6 +150,23 @@ def test_what_a_compiled_library_raises_below_ours_is_ours() -> None:
     assert not "/a/platform/synthaug_mine/x.py".startswith(OURS)
 
 
+@pytest.mark.parametrize(
+    ("name", "place"), [("/methods.py", "methods.py"), (".py", "fancy_edits.py"), ("_more/methods.py", HERE.name)]
+)
+def test_methods_that_are_installed_are_theirs_too(name: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what lies beside libraries, packages with settings of their own, of one file or of several."""
+    packages = set[str]()
+    for module in ("synthaug.settings", "synthaug.runtime.theirs"):
+        monkeypatch.setattr(f"{module}.PACKAGES", packages)
+    space: dict[str, Any] = {"__name__": "fancy_edits.methods", "settings": settings, "Noise": Noise}
+    exec(compile("def f(): raise OSError('x')", f"/venv/lib/site-packages/fancy_edits{name}", "exec"), space)
+    with pytest.raises(OSError, match="x") as error:
+        space["f"]()
+    assert str(place_of(error.value)).startswith(f"{HERE.name}, "), "a library, as far as is known"
+    exec("@settings\nclass Own(Noise):\n    pass", space)
+    assert str(place_of(error.value)).startswith(f"{place}, ")
+
+
 def test_the_nearest_line_decides() -> None:
     def caught(call: Any) -> str | None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synthaug.settings import UserError
+from synthaug.settings import PACKAGES, UserError
 
 OURS = f"{Path(__file__).parents[1]}{os.sep}"
 # "<": what is no file, such as importlib's own frames
@@ -24,9 +24,17 @@ def place_of(error: BaseException) -> str | None:
             return None
         if not os.path.isabs(frame.filename):  # of a compiled library, which tells where it was written
             continue
-        if not frame.filename.startswith(LIBRARIES) and not set(INSTALLED) & set(Path(frame.filename).parts):
+        if not _is_library(frame.filename):
             return f"{Path(frame.filename).name}, line {frame.lineno}"
     return None
+
+
+def _is_library(file: str) -> bool:
+    """Whether it is what somebody else has written: not a package with methods or measurements, wherever it lies."""
+    parts = Path(file).parts
+    if installed := [place for place, part in enumerate(parts) if part in INSTALLED]:
+        return Path(parts[installed[-1] + 1]).stem not in PACKAGES
+    return file.startswith(LIBRARIES)
 
 
 @contextmanager
