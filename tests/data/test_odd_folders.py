@@ -85,6 +85,13 @@ def deep(root: Path) -> None:
     (root / "bee" / "0.png").rename(root / "bee" / "0.PNG")
 
 
+def loose(root: Path) -> None:
+    class_folders(root, AB, 25)
+    (root / "notes.txt").write_text("seen in June")
+    for name in ("1.png", ".hidden.png"):
+        paint(root / name, 900)
+
+
 def twice(root: Path) -> None:
     class_folders(root, AB, 25)
     shutil.copy(root / "ant" / "3.png", root / "bee" / "same.png")
@@ -102,6 +109,7 @@ FOLDERS: dict[Callable[[Path], None], tuple[list[str], list[int], str]] = {
     sidecars: (AB, [30, 10, 10], "left out: 11 files that are no images by their names (.json 10, .txt 1)"),
     empty_class: (AB, [30, 10, 10], "left out: empty class folders (cat)"),
     deep: (AB, [27, 9, 9], "split by the hash of the pixels"),
+    loose: (AB, [30, 10, 10], "left out: 1 files beside the class folders, which have no class (1.png)"),
     twice: (AB, [30, 11, 10], "1 images are in two classes, such as 'ant/3.png' and 'bee/same.png'"),
 }
 

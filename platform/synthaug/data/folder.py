@@ -12,7 +12,7 @@ from typing import Any
 
 from synthaug.data.listing import Entry, Listing, hash_pixels
 from synthaug.data.sample import decode_image, image_sort, why_unreadable
-from synthaug.data.walk import AT, files_below, refused, sidecar, utf8, visible_folders
+from synthaug.data.walk import AT, files_below, refused, sidecar, utf8, visible_files, visible_folders
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
@@ -107,6 +107,10 @@ def class_folders(root: Path, names: Mapping[str, str] = SPLITS, *, partial: boo
     if sidecars:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(sidecars.items()))
         notes.append(f"left out: {sum(sidecars.values())} files that are no images by their names ({kinds})")
+    if partial and (
+        loose := [_above(root, folder) + name for folder in given.values() for name in visible_files(folder)]
+    ):
+        notes.append(f"left out: {len(loose)} files beside the class folders, which have no class ({_few(loose)})")
     if lost:
         notes.append(f"left out: {len(lost)} links that lead nowhere or to a folder that they are in ({_few(lost)})")
     if len(kept) < len(classes) and partial:
@@ -150,7 +154,6 @@ def _below(
 ) -> dict[str, int]:
     """Every file in the class folders of `folder` with its class."""
     found: dict[str, int] = {}
-    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     for name in (name for name in visible_folders(folder) if name in index):
         nowhere: list[str] = []
         for path in files_below(folder / name, nowhere):
@@ -158,9 +161,14 @@ def _below(
                 sidecars[suffix] += 1
             else:
                 # a class comes from its folder, never from a file's name
-                found[f"{above}{name}/{path}"] = index[name]
-        lost += [f"{above}{name}/{path}" for path in nowhere]
+                found[f"{_above(root, folder)}{name}/{path}"] = index[name]
+        lost += [f"{_above(root, folder)}{name}/{path}" for path in nowhere]
     return found
+
+
+def _above(root: Path, folder: Path) -> str:
+    """What names of files begin with that lie in a folder."""
+    return "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
 
 
 def readable(

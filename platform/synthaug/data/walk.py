@@ -37,6 +37,13 @@ def visible_folders(root: Path) -> list[str]:
         return [entry.name for entry in _visible(root) if _kind(entry) == "folder"]
 
 
+def visible_files(root: Path) -> list[str]:
+    """Those in a folder itself that may be images, by names that can be printed."""
+    with refused(root):
+        names = [entry.name for entry in _visible(root) if _kind(entry) == "file"]
+    return [os.fsencode(name).decode(errors="backslashreplace") for name in names if not sidecar(name)]
+
+
 def sized(folder: str) -> list[tuple[str, int]]:
     """The names and sizes of the files of a folder, without opening any."""
     with refused(folder):
