@@ -16,6 +16,7 @@ from shapes import class_folders
 from synthaug.cli import main
 from synthaug.data.dataset import Dataset
 from synthaug.experiment import Experiment
+from synthaug.progress import Progress
 from synthaug.refs import import_file, may_hold_subjects, resolve, subjects_in
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +25,6 @@ OWN = str(ROOT / "experiments" / "own_images.py")
 MINE = '''"""Mine."""
 from shapes import Noise, tiny
 from synthaug.experiment import Experiment, Sweep
-from synthaug.experiment import Experiment
-from synthaug.refs import import_file, may_hold_subjects, resolve, subjects_in
 
 def small() -> Experiment:
     """A small one.
@@ -382,3 +381,10 @@ def test_whatever_of_their_method_fails_is_one_line(
             assert code == 0, "it has no images to check yet"
         else:
             assert code == 2 and re.match(r"error: own_method\.py, line 7: ZeroDivisionError", error), error
+
+
+def test_what_is_done_twice_is_not_more_than_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", "steps", 44) as progress:
+        for _ in range(46):
+            progress.add(1)
+    assert capsys.readouterr().err.startswith("train 44/44 steps, ")

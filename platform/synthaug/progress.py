@@ -33,7 +33,8 @@ class Progress:
             self._show(end="\n")
 
     def add(self, count: int, note: str = "", effort: float | None = None) -> None:
-        self.done += count
+        # what was lost with a process and is done once more is not more than all
+        self.done = min(self.done + count, self.total)
         self.spent += count if effort is None else effort
         self.note = note
         now = time.monotonic()
