@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthaug.progress import say
 from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Executor, Here, Listener, Made, MakeUnits, Plan, Unit, fill, said, units_here
 from synthaug.runtime.store import Store
-from synthaug.stages.base import Mapped, Receipt, Trained
+from synthaug.stages.base import Mapped, Receipt, Stage, Trained
+from synthaug.training import Entry
 
 if TYPE_CHECKING:
     from synthaug.runtime.ray_tasks import Tasks
@@ -63,15 +64,32 @@ class OneByOne:
             return self.each.run(plan, wave, listener)
         made = Made()
         for chain in wave:
+            later = Later(listener)
             try:
-                made.add(self.each.run(plan, [chain], listener))
+                made.add(self.each.run(plan, [chain], later))
             # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
             except (ValueError, RuntimeError) as error:
-                failed = [stage.key for stage in chain if not plan.store.is_ready(stage)]
-                if not failed:
-                    raise  # all of it is there: it was who listens that refused it
-                made.errors[failed[0]] = said(error)
+                failed = next(stage for stage in chain if not plan.store.is_ready(stage))
+                made.errors[failed.key] = said(error)
+            later.tell()
         return made
+
+
+class Later(Listener):
+    """What has come is told when asked for: an error of who listens is no error of a chain."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener, self.waiting = listener, list[Stage[Any]]()
+
+    def heard(self, stage: Trained[Any], entry: Entry) -> None:
+        self.listener.heard(stage, entry)
+
+    def came(self, stage: Stage[Any]) -> None:
+        self.waiting.append(stage)
+
+    def tell(self) -> None:
+        for stage in self.waiting:
+            self.listener.came(stage)
 
 
 class SideBySide:
