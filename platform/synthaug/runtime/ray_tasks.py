@@ -117,6 +117,8 @@ def run_chain(text: str, counter: Any) -> tuple[int, int]:
     that there are."""
     import torch
 
+    global _opened
+    _opened = None  # a training needs the memory, and models are read again in a second
     if gpu := torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     store, stages = received(text)
