@@ -61,7 +61,7 @@ class Gpu:
 
     def get(self, ref: Any) -> Any:
         if not isinstance(ref, str):
-            return 0
+            return 0, []
         full = sum(self.needs[text] for text in self.running) > 80
         self.asked = [(text, share) for text, share in self.asked if text != ref]
         if full:
@@ -73,8 +73,8 @@ def test_what_does_not_fit_beside_others_runs_alone(monkeypatch: pytest.MonkeyPa
     needs = {"a": 15, "b": 15, "c": 15, "d": 60, "e": 15}
     gpu = Gpu(needs)
     tasks = Tasks.__new__(Tasks)
-    counter = SimpleNamespace(count=SimpleNamespace(remote=lambda: None))
-    tasks.task, tasks.counter, tasks.counted, tasks.memory = gpu, counter, 0, Memory()
+    counter = SimpleNamespace(news=SimpleNamespace(remote=lambda: None))
+    tasks.task, tasks.counter, tasks.memory = gpu, counter, Memory()
     for name in ("wait", "get"):
         monkeypatch.setattr(ray, name, getattr(gpu, name))
     monkeypatch.setattr(cluster, "has_gpu", lambda: True)

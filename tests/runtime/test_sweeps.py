@@ -10,9 +10,10 @@ import synthaug
 from shapes import Noise, tiny
 from synthaug.classify.augment import TrivialAugment
 from synthaug.evaluate.accuracy import Accuracy
-from synthaug.experiment import Sweep
+from synthaug.experiment import Recipe, Sweep
 from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
+from synthaug.runtime.sweeps import Watch
 from synthaug.runtime.tracking import Tracker
 from synthaug.settings import UserError
 from synthaug.stages.classifier import Classifier
@@ -146,7 +147,8 @@ def test_each_trial_may_have_train_workers(cluster: None, ran: tuple[Path, dict[
 
 def test_trials_are_logged_as_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks at a sweep of days in its first hour sees what there is; in the end each number was told once."""
-    monkeypatch.setattr("synthaug.runtime.sweeps.LOG_S", 0.0)
+    for name in ("LOG_S", "LOG_REST"):
+        monkeypatch.setattr(f"synthaug.runtime.sweeps.{name}", 0)
     sweep = Sweep(base=tiny(method=None), arms={"plain": {}, "longer": {"recipe.steps": 9}}, seeds=2)
     tracker = Tracker(tmp_path, "synthaug")
     real, seen = Classifier.fit, list[list[str]]()
@@ -178,3 +180,33 @@ def test_a_number_that_is_not_there_ends_it_after_the_first_trial(tmp_path: Path
     with pytest.raises(UserError, match="'val/top2' is not measured; did you mean val/top1"):
         synthaug.run(sweep, home=tmp_path, workers=0)
     assert len(list((tmp_path / "store" / "train").glob("*/manifest.json"))) == 1
+
+
+def test_curves_are_logged_while_they_grow_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOG_S", "LOG_REST"):
+        monkeypatch.setattr(f"synthaug.runtime.sweeps.{name}", 0)
+    sweep = Sweep(base=tiny(method=None, recipe=Recipe(steps=12, batch_size=16, evaluations=6)), seeds=2)
+    tracker, real, heard = Tracker(tmp_path, "synthaug"), Watch.heard, list[int]()
+
+    def hear(self: Watch, stage: Any, entry: Any) -> None:
+        real(self, stage, entry)
+        heard.append(int(entry["step"]))
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "heard", hear)
+
+    def trials() -> list[Any]:
+        return list(tracker.client.search_runs([tracker.experiment], "tags.`synthaug.kind` = 'trial'"))
+
+    def steps(run: Any) -> list[int]:
+        return [point.step for point in tracker.client.get_metric_history(run.info.run_id, "train/loss")]
+
+    with pytest.raises(KeyboardInterrupt):
+        synthaug.run(sweep, home=tmp_path, workers=0)
+    (run,) = trials()
+    assert run.info.status == "KILLED" and steps(run) == heard == [2, 4, 6]
+    answer = synthaug.run(sweep, home=tmp_path, workers=0)
+    assert {run.info.run_id for run in trials()} == {trial["run_id"] for trial in answer["trials"]}
+    for run in trials():
+        assert run.info.status == "FINISHED" and sorted(steps(run)) == [2, 4, 6, 8, 10, 12]

@@ -37,7 +37,6 @@ class Tasks:
         # its node is replaced once, and goes on from its checkpoint.
         self.task: Any = ray.remote(max_calls=0, max_retries=1, **device)(run_chain)
         self.counter: Any = ray.remote(Counter).options(num_cpus=0).remote()
-        self.counted = 0
 
     def make(self, plan: Plan, chains: Sequence[Chain], listener: Listener) -> Made:
         """A task for each chain, as many at a time as there are devices."""
@@ -70,7 +69,7 @@ class Tasks:
                             alone.add(text)  # once more, with a whole GPU
                             waiting.append(text)
                 over = len(orders) - len(waiting) - len(running)
-                progress.add(self._steps(), f"{over}/{len(orders)} trainings")
+                progress.add(self._news(chains, listener), f"{over}/{len(orders)} trainings")
         for stage in came:
             listener.came(stage)
         return outcome_of(plan, orders, errors, time.monotonic() - began)
@@ -80,12 +79,16 @@ class Tasks:
         share = {"num_gpus": 1 if alone else 1 / self.memory.fit} if cluster.has_gpu() else {}
         return self.task.options(**share).remote(text, self.counter)
 
-    def _steps(self) -> int:
-        """How many there were since it was last asked."""
+    def _news(self, chains: Sequence[Chain], listener: Listener) -> int:
+        """How many steps there were since it was last asked; what was reported meanwhile is told."""
         import ray
 
-        before, self.counted = self.counted, int(ray.get(self.counter.count.remote()))
-        return self.counted - before
+        done, reports = ray.get(self.counter.news.remote())
+        trained = {stage.key: stage for chain in chains for stage in chain if isinstance(stage, Trained)}
+        for key, entry in reports:
+            if key in trained:  # else of an earlier round, by a process that was given up
+                listener.heard(trained[key], entry)
+        return int(done)
 
 
 def outcome_of(plan: Plan, orders: Mapping[str, Chain], said: Mapping[str, str], seconds: float) -> Made:
@@ -125,12 +128,12 @@ def run_chain(text: str, counter: Any) -> tuple[int, int]:
     for experiment, stage in stages:
 
         def heard(of: Trained[Any], entry: Entry) -> None:
-            counter.add.remote(1)
+            counter.hear.remote(of.key, dict(entry))
 
         make_here(store, stage, experiment.resources.checkpoint_s, heard)
         # a training has reported its own units, and the line has one for each other stage
         if not isinstance(stage, Trained):
-            counter.add.remote(1)
+            counter.step.remote()
     if not gpu:
         return 0, 0
     taken = torch.cuda.max_memory_reserved()
@@ -168,13 +171,21 @@ def run_unit(key: str, text: str, unit: int) -> tuple[str, str]:
 
 
 class Counter:
-    """Steps that tasks have done."""
+    """Steps that tasks have done, and what trainings report."""
 
     def __init__(self) -> None:
         self.done = 0
+        self.reports: list[tuple[str, Entry]] = []
 
-    def add(self, steps: int) -> None:
-        self.done += steps
+    def step(self) -> None:
+        self.done += 1
 
-    def count(self) -> int:
-        return self.done
+    def hear(self, key: str, entry: Entry) -> None:
+        self.done += 1
+        self.reports.append((key, entry))
+
+    def news(self) -> tuple[int, list[tuple[str, Entry]]]:
+        """Those since it was last asked."""
+        found = self.done, self.reports
+        self.done, self.reports = 0, []
+        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from synthaug.evaluate.base import less_is_more
@@ -33,11 +33,13 @@ from synthaug.runtime.tracking import (
 from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
 from synthaug.settings import Failed, hash_of, to_json
-from synthaug.stages.base import Stage, closure
+from synthaug.stages.base import Stage, Trained, closure
 from synthaug.stages.notes import sealed
+from synthaug.training import Entry
 
 ACCURACIES = ("/top1", "/top1/low", "/top1/high")
-LOG_S = 10.0  # trials that have ended wait at least so long before they are logged, together
+LOG_S = 10.0  # between two times that a round is logged while it runs
+LOG_REST = 20  # times what the last one took: nothing new is begun while MLflow writes
 SUMMED = ("cost/", "gen/images")  # numbers of a point that are those of all its seeds together
 
 
@@ -50,7 +52,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
     parent.json("sweep.json", to_json(sweep))
     logbook = Logbook(tracker, parent, dict(zip(rounds.trials, known.run_ids, strict=False)) if known else {})
     made, failed = Made(), dict[str, str]()
-    with parent.told_of_its_end():
+    with parent.told_of_its_end(logbook.runs):
         while True:
             tell_what_is_left(rounds)
             # what several trials need is made once; parts of earlier rounds that were damaged, once more
@@ -112,10 +114,14 @@ class Logbook:
         self.looked = 0.0  # when it was last asked which there are
         self.points: dict[int, Run] = {}
         self.seeds: dict[Job, Run] = {}
+        self.over: set[Job] = set()  # of which all has been told
 
-    def write(self, store: Store, rounds: Rounds, made: Made, jobs: Iterable[Job]) -> None:
-        """What has come since of some trials: a run for each, with all its numbers or marked as failed, and what the
-        seeds of its point say together."""
+    def runs(self) -> Iterator[Run]:
+        yield from self.points.values()
+        yield from self.seeds.values()
+
+    def open(self, rounds: Rounds, jobs: Iterable[Job]) -> None:
+        """Runs for some trials, and for their points."""
         new, places = [job for job in jobs if job not in self.seeds], rounds.places
         if not new:
             return
@@ -124,12 +130,19 @@ class Logbook:
             looked, self.looked = self.looked, time.time()
             self.known |= self.tracker.below(self.parent.id, since=looked)
             for job in new:
-                self._open(store, job, name_of(rounds, places[job[0]]), rounds.trials[job])
+                self._open(rounds.store, job, name_of(rounds, places[job[0]]), rounds.trials[job])
+
+    def write(self, store: Store, rounds: Rounds, made: Made, jobs: Iterable[Job]) -> None:
+        """What has come of some trials since: all the numbers of each or that it failed, and what the seeds of its
+        point say together."""
+        new = [job for job in jobs if job not in self.over]
+        self.open(rounds, new)
         for job in new:
             self._seed(store, self.seeds[job], rounds.trials[job], made)
+            self.over.add(job)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
-            mine = [trial for job, trial in rounds.trials.items() if job[0] == row and job in self.seeds]
+            mine = [trial for job, trial in rounds.trials.items() if job[0] == row and job in self.over]
             self._point(store, mine, fresh, self.points[row])
 
     def rank(self, rounds: Rounds) -> None:
@@ -165,7 +178,7 @@ class Logbook:
         # of a finished one all is there: MLflow would add every point once more
         elif not run.finished:
             finished = Finished(store, trial.experiment)
-            log_finished(run, finished, made, {"arm": trial.arm}, history_of(finished))
+            log_finished(run, finished, made, {"arm": trial.arm}, run.untold(history_of(finished)))
 
     def _point(self, store: Store, trials: Sequence[Trial], fresh: Sequence[int], run: Run) -> None:
         """Means with intervals, and what all seeds cost together; told again when there are more seeds. What no
@@ -193,32 +206,51 @@ class Logbook:
 
 
 class Watch(Listener):
-    """Who logs the trials of a round as they end, so that a sweep of days can be looked at meanwhile."""
+    """Who logs what the trainings of a round report, and its trials as they end: a sweep of days is looked at
+    meanwhile."""
 
     def __init__(self, logbook: Logbook, rounds: Rounds) -> None:
         self.logbook, self.rounds, self.made = logbook, rounds, Made()
         self.lacks: dict[Job, set[str]] = {}  # of each trial, the keys of what is not there yet
-        self.wait: dict[str, list[Job]] = defaultdict(list)  # those that wait for a key
+        self.wait: dict[str, list[tuple[Job, str]]] = defaultdict(
+            list
+        )  # those that wait for a key, and how they call it
         for job in rounds.jobs:
-            stages = rounds.store.stages(rounds.trials[job].experiment).values()
-            self.lacks[job] = {stage.key for stage in stages if not rounds.store.is_ready(stage)}
-            for key in self.lacks[job]:
-                self.wait[key].append(job)
-        self.ended: list[Job] = []  # and are not logged
+            stages = rounds.store.stages(rounds.trials[job].experiment)
+            missing = {name: stage.key for name, stage in stages.items() if not rounds.store.is_ready(stage)}
+            self.lacks[job] = set(missing.values())
+            for name, key in missing.items():
+                self.wait[key].append((job, name))
+        # what is not logged yet: the trials that have ended, and what others have reported
+        self.ended, self.reports = list[Job](), defaultdict[Job, list[tuple[int, Mapping[str, float]]]](list)
         self.next = time.monotonic() + LOG_S
+
+    def heard(self, stage: Trained[Any], entry: Entry) -> None:
+        # what several trials need is told of each when it ends
+        for job, name in waiting if len(waiting := self.wait.get(stage.key, ())) == 1 else ():
+            self.reports[job].append((int(entry["step"]), stage.entry_named(name, entry)))
+        self._log()
 
     def came(self, stage: Stage[Any]) -> None:
         self.made.seconds[stage.key] = 0.0  # that it was made now is all that is told
-        for job in self.wait.pop(stage.key, ()):
+        for job in {job for job, _ in self.wait.pop(stage.key, ())}:
             self.lacks[job].remove(stage.key)
             if not self.lacks[job]:
                 self.rounds.check(job)  # what it decides by has a name that is not there: not only after all of it
                 self.ended.append(job)
-        if self.ended and (began := time.monotonic()) >= self.next:
-            self.logbook.write(self.rounds.store, self.rounds, self.made, self.ended)
-            self.ended = []
-            # nothing new is begun while MLflow writes: a twentieth of the time is the most that it has
-            self.next = time.monotonic() + max(LOG_S, 20 * (time.monotonic() - began))
+        self._log()
+
+    def _log(self) -> None:
+        if not (self.ended or self.reports) or (began := time.monotonic()) < self.next:
+            return
+        self.logbook.write(self.rounds.store, self.rounds, self.made, self.ended)
+        self.logbook.open(self.rounds, self.reports)
+        for job in self.reports.keys() - set(self.ended):
+            run = self.logbook.seeds[job]
+            run.metrics(run.untold(self.reports[job]))
+        self.ended.clear()
+        self.reports.clear()
+        self.next = time.monotonic() + max(LOG_S, LOG_REST * (time.monotonic() - began))
 
 
 def name_of(rounds: Rounds, place: Place) -> str:

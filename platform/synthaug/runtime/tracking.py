@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -92,7 +92,7 @@ class Tracker:
         for run in found:
             place = run.data.tags.get(PARENT, ""), run.data.tags.get(KEY, "")
             runs[place] = Run(self, run)
-            runs[place].seeds, runs[place].names = int(run.data.metrics.get("seeds", 0)), set(run.data.metrics)
+            runs[place].seeds = int(run.data.metrics.get("seeds", 0))
         return runs
 
     def open(self, key: str, name: str, tags: Mapping[str, str], known: str = "") -> Run:
@@ -130,7 +130,8 @@ class Run:
         self.id, self.finished = str(run.info.run_id), run.info.status == "FINISHED"
         self.told = set(run.data.params)  # its parameters, which MLflow does not let change
         self.seeds = 0  # of a point: those that its numbers are of
-        self.names: set[str] = set()  # of its metrics
+        self.names = set(run.data.metrics)
+        self.steps: dict[str, set[int]] = {}  # of curves, those that have been told
         self.running = run.info.status == "RUNNING"
 
     def again(self) -> Run:
@@ -156,6 +157,23 @@ class Run:
     def metrics(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log (step, values) pairs."""
         self.log({}, entries)
+
+    def untold(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> list[tuple[int, Mapping[str, float]]]:
+        """Points of curves that were not told yet, and now will be: a training that goes on from its checkpoint reports
+        some once more."""
+        found: list[tuple[int, Mapping[str, float]]] = []
+        for step, values in entries:
+            new = {name: value for name, value in values.items() if step not in self._steps(name)}
+            for name in new:
+                self.steps[name].add(step)
+            found += [(step, new)] if new else []
+        return found
+
+    def _steps(self, name: str) -> set[int]:
+        if name not in self.steps:
+            known = self.client.get_metric_history(self.id, name) if name in self.names else []
+            self.steps[name] = {point.step for point in known}
+        return self.steps[name]
 
     def data(self, name: str, digest: str, context: str) -> None:
         """Say which data, by content, so that runs group by it."""
@@ -185,8 +203,9 @@ class Run:
         self.finished, self.running = status == "FINISHED", False
 
     @contextmanager
-    def told_of_its_end(self) -> Iterator[None]:
-        """What is left by an error ends as failed, by Ctrl-C as killed; what is not goes on."""
+    def told_of_its_end(self, others: Callable[[], Iterable[Run]] = tuple) -> Iterator[None]:
+        """What is left by an error ends as failed, by Ctrl-C as killed, with those `others` that run then; what is not
+        goes on."""
         # not by an except for all: whatever comes, Ray's own errors too, passes through as it is
         status = "FAILED"
         try:
@@ -197,7 +216,8 @@ class Run:
             raise
         finally:
             if status:
-                self.end(status)
+                for run in (self, *(run for run in others() if run.running)):
+                    run.end(status)
 
 
 # --- what of an experiment is logged ----------------------------------------------------------------------------------
