@@ -142,7 +142,7 @@ class Logbook:
             self.over.add(job)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
-            mine = [trial for job, trial in rounds.trials.items() if job[0] == row and job in self.over]
+            mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
             self._point(store, mine, fresh, self.points[row])
 
     def rank(self, rounds: Rounds) -> None:
@@ -211,10 +211,9 @@ class Watch(Listener):
 
     def __init__(self, logbook: Logbook, rounds: Rounds) -> None:
         self.logbook, self.rounds, self.made = logbook, rounds, Made()
-        self.lacks: dict[Job, set[str]] = {}  # of each trial, the keys of what is not there yet
-        self.wait: dict[str, list[tuple[Job, str]]] = defaultdict(
-            list
-        )  # those that wait for a key, and how they call it
+        # of each trial the keys of what is not there yet, and of each key those that wait for it, with its name there
+        self.lacks: dict[Job, set[str]] = {}
+        self.wait: dict[str, list[tuple[Job, str]]] = defaultdict(list)
         for job in rounds.jobs:
             stages = rounds.store.stages(rounds.trials[job].experiment)
             missing = {name: stage.key for name, stage in stages.items() if not rounds.store.is_ready(stage)}
