@@ -35,7 +35,7 @@ class Progress:
     def add(self, count: int, note: str = "", effort: float | None = None) -> None:
         # what was lost with a process and is done once more is not more than all
         self.done = min(self.done + count, self.total)
-        self.spent += count if effort is None else effort
+        self.spent = min(self.spent + (count if effort is None else effort), self.effort)
         self.note = note
         now = time.monotonic()
         # before anything is done there is no rate, and nothing to say of what is left

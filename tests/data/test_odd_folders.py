@@ -87,9 +87,15 @@ def deep(root: Path) -> None:
 
 def loose(root: Path) -> None:
     class_folders(root, AB, 25)
-    (root / "notes.txt").write_text("seen in June")
+    (root / "LICENSE").write_text("seen in June")
     for name in ("1.png", ".hidden.png"):
         paint(root / name, 900)
+
+
+def loose_in_splits(root: Path) -> None:
+    class_folders(root / "train", AB, 50)
+    for place in (root, root / "train"):
+        paint(place / "1.png", 900)
 
 
 def twice(root: Path) -> None:
@@ -109,7 +115,8 @@ FOLDERS: dict[Callable[[Path], None], tuple[list[str], list[int], str]] = {
     sidecars: (AB, [30, 10, 10], "left out: 11 files that are no images by their names (.json 10, .txt 1)"),
     empty_class: (AB, [30, 10, 10], "left out: empty class folders (cat)"),
     deep: (AB, [27, 9, 9], "split by the hash of the pixels"),
-    loose: (AB, [30, 10, 10], "left out: 1 files beside the class folders, which have no class (1.png)"),
+    loose: (AB, [30, 10, 10], "left out: 1 images beside the class folders, which have no class (1.png)"),
+    loose_in_splits: (AB, [60, 20, 20], "2 images beside the class folders, which have no class (1.png, train/1.png)"),
     twice: (AB, [30, 11, 10], "1 images are in two classes, such as 'ant/3.png' and 'bee/same.png'"),
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import synthaug
+import synthaug.runtime.cluster
 from shapes import Noise, tiny
 from synthaug.data.dataset import Dataset
 from synthaug.evaluate.base import Evaluation, Result, Subject, less_is_more
@@ -111,10 +114,37 @@ def test_a_worker_says_the_same(tmp_path: Path) -> None:
     assert other["error"] == ["KeyError: 'paths'"], "a fault of ours, in one line as well"
 
 
-def test_so_does_the_process_of_a_sweep(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^{HERE.name}, line {line_with('# theirs')}: ZeroDivisionError") as error:
-        synthaug.run(Sweep(base=tiny(method=Dividing()), seeds=1), home=tmp_path)
+@settings
+class Somewhere(Noise):
+    """Tells who makes how many at a time, and fails in the fifth unit."""
+
+    marks: str = ""
+
+    def generate(self, rows: Sequence[Row], images: Sequence[np.ndarray], models: Models) -> Any:
+        for what in ("begins", "ends"):
+            with open(self.marks, "a") as file:
+                file.write(f"{os.getpid()} {what}\n")
+            time.sleep(0.2)
+        if Path(self.marks).read_text().count("ends") > 4:
+            raise ValueError("enough")  # elsewhere
+        return super().generate(rows, images, models)
+
+
+def test_so_do_the_processes_of_a_sweep(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are no more than trainings have, and make nothing after an error."""
+    monkeypatch.setattr("synthaug.runtime.executors.PROCESS_S", -1.0)  # not here: other processes always pay
+    marks = tmp_path / "marks"
+    sweep = Sweep(base=tiny(shots=20, method=Somewhere(marks=str(marks)), k=20), seeds=1)
+    with pytest.raises(UserError, match=rf"^{HERE.name}, line {line_with('# elsewhere')}: ValueError: enough") as error:
+        synthaug.run(sweep, home=tmp_path / "home")
     assert "\n" not in str(error.value)
+    lines = [line.split() for line in marks.read_text().splitlines()]
+    assert str(os.getpid()) not in {pid for pid, _ in lines}
+    at_once = np.cumsum([1 if what == "begins" else -1 for _, what in lines])
+    width = synthaug.runtime.cluster.width()
+    assert 1 <= max(at_once) <= width
+    time.sleep(1.5)
+    assert marks.read_text().count("begins") <= 5 + width, "the others are not tried"
 
 
 @settings

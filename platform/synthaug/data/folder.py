@@ -12,7 +12,7 @@ from typing import Any
 
 from synthaug.data.listing import Entry, Listing, hash_pixels
 from synthaug.data.sample import decode_image, image_sort, why_unreadable
-from synthaug.data.walk import AT, files_below, refused, sidecar, utf8, visible_files, visible_folders
+from synthaug.data.walk import AT, files_below, images_in, refused, sidecar, utf8, visible_folders
 from synthaug.settings import UserError, canonical
 
 Facts = dict[str, list[Any]]  # relative path -> [size, mtime_ns, sha256, hash of the pixels, reason why unreadable]
@@ -107,10 +107,9 @@ def class_folders(root: Path, names: Mapping[str, str] = SPLITS, *, partial: boo
     if sidecars:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(sidecars.items()))
         notes.append(f"left out: {sum(sidecars.values())} files that are no images by their names ({kinds})")
-    if partial and (
-        loose := [_above(root, folder) + name for folder in given.values() for name in visible_files(folder)]
-    ):
-        notes.append(f"left out: {len(loose)} files beside the class folders, which have no class ({_few(loose)})")
+    places = dict.fromkeys([root, *given.values()]) if partial else ()
+    if loose := [_above(root, place) + name for place in places for name in images_in(place)]:
+        notes.append(f"left out: {len(loose)} images beside the class folders, which have no class ({_few(loose)})")
     if lost:
         notes.append(f"left out: {len(lost)} links that lead nowhere or to a folder that they are in ({_few(lost)})")
     if len(kept) < len(classes) and partial:

@@ -20,6 +20,8 @@ SIDECARS = {
     ".yml", ".zip",
 }  # fmt: skip
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 def is_hidden(name: str) -> bool:
     # "..." or "..name" is nobody's hidden file, and may be the name of a class
@@ -37,11 +39,11 @@ def visible_folders(root: Path) -> list[str]:
         return [entry.name for entry in _visible(root) if _kind(entry) == "folder"]
 
 
-def visible_files(root: Path) -> list[str]:
-    """Those in a folder itself that may be images, by names that can be printed."""
+def images_in(root: Path) -> list[str]:
+    """Those in a folder itself, by their names, which can be printed."""
     with refused(root):
         names = [entry.name for entry in _visible(root) if _kind(entry) == "file"]
-    return [os.fsencode(name).decode(errors="backslashreplace") for name in names if not sidecar(name)]
+    return [os.fsencode(n).decode(errors="backslashreplace") for n in names if n.lower().endswith(SUFFIXES)]
 
 
 def sized(folder: str) -> list[tuple[str, int]]:

@@ -13,11 +13,10 @@ from pydantic import Field
 
 from synthaug.data.dataset import Dataset
 from synthaug.data.sample import decode_image, resize_image, why_unreadable
-from synthaug.data.walk import files_below
+from synthaug.data.walk import SUFFIXES, files_below
 from synthaug.settings import ContentOf, Count, UserError, seed_of, settings
 
 Part = Literal["val", "test"]
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VAL_SHARE = 5  # one image in so many is for choosing
 
 
@@ -153,7 +152,10 @@ def image_files(root: Path) -> dict[str, Path]:
     """Every image below a folder by its name there, sorted; hidden ones are none."""
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}", ("path",))
-    found = sorted(name for name in files_below(root, [], ("path",)) if name.lower().endswith(SUFFIXES))
+    lost: list[str] = []
+    found = sorted(name for name in files_below(root, lost, ("path",)) if name.lower().endswith(SUFFIXES))
+    if lost:
+        raise UserError(f"{lost[0]!r} is a link that leads nowhere or to a folder that it is in; remove it", ("path",))
     if not found:
         raise UserError(f"{str(root)!r} has no images ({', '.join(SUFFIXES)}), at any depth", ("path",))
     return {name: root / name for name in found}

@@ -49,7 +49,8 @@ class Workers:
         with plan.store.making([stage]) as missing:
             if missing:
                 fit_by_workers(plan, stage, self.workers, listener.heard)
-                listener.came(stage)
+        for made in missing:
+            listener.came(made)
         return Made({stage.key: time.monotonic() - began} if missing else {})
 
 
@@ -93,7 +94,7 @@ class Later(Listener):
 
 
 class SideBySide:
-    """Many experiments side by side: units go to as many actors as pay for their start, trainings to tasks."""
+    """Many experiments side by side: trainings go to tasks, and units to actors, or to tasks where those do not pay."""
 
     tasks: Tasks | None = None
     alone: OneByOne | None = None  # where Ray does not start here

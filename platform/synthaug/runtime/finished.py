@@ -64,6 +64,7 @@ class Finished:
     def metrics(self) -> dict[str, float]:
         """All numbers under their fixed names; costs are those of making, whoever made it."""
         found: dict[str, float] = {}
+        _ = self.results  # refuses two numbers of one name
         # several stages may count under one name, so seconds add up
         seconds, calls, images = defaultdict[str, float](float, dict.fromkeys(ALWAYS, 0.0)), 0, 0
         for name, stage in self.stages.items():

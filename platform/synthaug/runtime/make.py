@@ -32,6 +32,9 @@ class Listener:
     def came(self, stage: Stage[Any]) -> None:
         """It is there now. The work of others goes on meanwhile, that of this process does not."""
 
+    def idle(self) -> None:
+        """Others are at work, and this process only waits for them."""
+
 
 class Plan:
     """Stages to be made with all that they are made from, and for each an experiment that it belongs to: what goes to

@@ -8,7 +8,9 @@ once, and between two it holds no device, which generation needs then.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from synthaug.progress import Progress
@@ -16,6 +18,7 @@ from synthaug.runtime import cluster
 from synthaug.runtime.make import Chain, Listener, Made, Plan, Unit, make_here, said
 from synthaug.runtime.order import order, received
 from synthaug.runtime.ray_data import UnitActor, receipt_in
+from synthaug.settings import Failed
 from synthaug.stages.base import Receipt, Stage, Trained
 from synthaug.training import Entry
 
@@ -49,13 +52,14 @@ class Tasks:
         total = sum(plan.estimate(stage).units for chain in chains for stage in chain)
         waiting, running, errors, alone = list(orders), dict[Any, str](), dict[str, str](), set[str]()
         came: list[Stage[Any]] = []
-        with Progress(title, "steps", total) as progress:
+        with Progress(title, "steps", total) as progress, none_left(running):
             while waiting or running:
                 while waiting and len(running) < cluster.width() * self.memory.fit:
                     text = waiting.pop(0)
                     running[self._begin(text, text in alone)] = text
                 while came:  # only after the next ones have begun
                     listener.came(came.pop())
+                listener.idle()
                 for ref in ray.wait(list(running), timeout=LOOK_S)[0]:
                     text = running.pop(ref)
                     try:
@@ -147,15 +151,36 @@ _opened: UnitActor | None = None  # what this process made last, with its models
 
 
 def units_by_tasks(plan: Plan, pending: Sequence[Unit]) -> Iterator[Receipt]:
-    """Receipts as they come from the processes that trainings run in."""
+    """Receipts as they come from as many processes as trainings run in."""
     import ray
 
     orders = {stage.key: order(plan, [stage]) for stage, _ in pending}
     task: Any = ray.remote(max_calls=0, max_retries=1, num_cpus=1)(run_unit)
-    left = [task.remote(stage.key, orders[stage.key], unit) for stage, unit in pending]
-    while left:
-        (ref, *_), left = ray.wait(left)
-        yield receipt_in(*ray.get(ref))
+    waiting, running, width = deque(pending), dict[Any, Unit](), cluster.width()
+    with none_left(running):
+        while waiting or running:
+            while waiting and len(running) < width:
+                stage, unit = waiting.popleft()
+                running[task.remote(stage.key, orders[stage.key], unit)] = stage, unit
+            (ref, *_), _ = ray.wait(list(running))
+            stage, unit = running.pop(ref)
+            try:
+                answer = ray.get(ref)
+            except ray.exceptions.RayError as error:  # what a unit raises comes as text: its process is gone
+                raise Failed(f"{stage}, unit {unit}: {said(error)}") from error
+            yield receipt_in(*answer)
+
+
+@contextmanager
+def none_left(running: Mapping[Any, Any]) -> Iterator[None]:
+    """Whatever ends this early ends the tasks that still run."""
+    import ray
+
+    try:
+        yield
+    finally:
+        for ref in running:
+            ray.cancel(ref)
 
 
 def run_unit(key: str, text: str, unit: int) -> tuple[str, str]:

@@ -161,7 +161,7 @@ def run_experiment(plan: Plan, experiment: Experiment, tracker: Tracker, executo
 
     class Curves(Listener):
         def heard(self, stage: Trained[Any], entry: Entry) -> None:
-            run.metrics(run.untold([(int(entry["step"]), stage.entry_named(names[stage.key], entry))]))
+            run.curve([(int(entry["step"]), stage.entry_named(names[stage.key], entry))])
 
     with run.told_of_its_end():
         made = make(plan, executor, Curves())

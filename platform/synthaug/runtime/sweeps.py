@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from synthaug.runtime.tracking import (
 )
 from synthaug.runtime.views import BEHIND, GALLERY, share
 from synthaug.search.course import Job, Place
-from synthaug.settings import Failed, hash_of, to_json
+from synthaug.settings import Failed, UserError, hash_of, to_json
 from synthaug.stages.base import Stage, Trained, closure
 from synthaug.stages.notes import sealed
 from synthaug.training import Entry
@@ -57,7 +58,7 @@ def run_sweep(plan: Plan, rounds: Rounds, tracker: Tracker, executor: Executor) 
             tell_what_is_left(rounds)
             # what several trials need is made once; parts of earlier rounds that were damaged, once more
             turn = time.monotonic()
-            made.add(make(plan, executor, Watch(logbook, rounds)))
+            made.add(make(plan, executor, Watch(logbook, rounds, made)))
             rounds.took(time.monotonic() - turn)
             failed |= failures(rounds, made)
             # here and not in the trials: the driver alone writes to MLflow, whose database is one file of sqlite
@@ -175,8 +176,9 @@ class Logbook:
     def _seed(self, store: Store, run: Run, trial: Trial, made: Made) -> None:
         if not is_ready(store, trial.experiment):
             run.end("FAILED")
-        # of a finished one all is there: MLflow would add every point once more
-        elif not run.finished:
+        # of a finished one all is there, also where another process that runs the same sweep has logged it meanwhile:
+        # MLflow would add every point once more
+        elif not run.has_finished():
             finished = Finished(store, trial.experiment)
             log_finished(run, finished, made, {"arm": trial.arm}, run.untold(history_of(finished)))
 
@@ -209,8 +211,8 @@ class Watch(Listener):
     """Who logs what the trainings of a round report, and its trials as they end: a sweep of days is looked at
     meanwhile."""
 
-    def __init__(self, logbook: Logbook, rounds: Rounds) -> None:
-        self.logbook, self.rounds, self.made = logbook, rounds, Made()
+    def __init__(self, logbook: Logbook, rounds: Rounds, made: Made) -> None:
+        self.logbook, self.rounds, self.made = logbook, rounds, made
         # of each trial the keys of what is not there yet, and of each key those that wait for it, with its name there
         self.lacks: dict[Job, set[str]] = {}
         self.wait: dict[str, list[tuple[Job, str]]] = defaultdict(list)
@@ -221,35 +223,49 @@ class Watch(Listener):
             for name, key in missing.items():
                 self.wait[key].append((job, name))
         # what is not logged yet: the trials that have ended, and what others have reported
-        self.ended, self.reports = list[Job](), defaultdict[Job, list[tuple[int, Mapping[str, float]]]](list)
+        self.ended = [job for job, keys in self.lacks.items() if not keys]
+        self.reports = defaultdict[Job, list[tuple[int, Mapping[str, float]]]](list)
         self.next = time.monotonic() + LOG_S
+        for job in self.ended:
+            rounds.check(job)
 
     def heard(self, stage: Trained[Any], entry: Entry) -> None:
         # what several trials need is told of each when it ends
         for job, name in waiting if len(waiting := self.wait.get(stage.key, ())) == 1 else ():
             self.reports[job].append((int(entry["step"]), stage.entry_named(name, entry)))
-        self._log()
+        self.idle()
 
     def came(self, stage: Stage[Any]) -> None:
-        self.made.seconds[stage.key] = 0.0  # that it was made now is all that is told
+        self.made.seconds.setdefault(stage.key, 0.0)  # its time is known later
         for job in {job for job, _ in self.wait.pop(stage.key, ())}:
             self.lacks[job].remove(stage.key)
-            if not self.lacks[job]:
-                self.rounds.check(job)  # what it decides by has a name that is not there: not only after all of it
+            # what was damaged is made anew, and no trial has ended before
+            if not self.lacks[job] and is_ready(self.rounds.store, self.rounds.trials[job].experiment):
+                self.rounds.check(job)  # a name that is not there is refused now, and not after all of them
                 self.ended.append(job)
-        self._log()
+        self.idle()
 
-    def _log(self) -> None:
+    def idle(self) -> None:
         if not (self.ended or self.reports) or (began := time.monotonic()) < self.next:
             return
+        try:
+            self._log()
+        except UserError:
+            raise
+        except Exception as error:  # a server that is away for a moment, whatever its client makes of it
+            said = " ".join(str(error).split())
+            say(f"MLflow took nothing ({said:.80}): the trials of this round are logged at its end")
+            self.next = math.inf
+        else:
+            self.next = time.monotonic() + max(LOG_S, LOG_REST * (time.monotonic() - began))
+
+    def _log(self) -> None:
         self.logbook.write(self.rounds.store, self.rounds, self.made, self.ended)
         self.logbook.open(self.rounds, self.reports)
         for job in self.reports.keys() - set(self.ended):
-            run = self.logbook.seeds[job]
-            run.metrics(run.untold(self.reports[job]))
+            self.logbook.seeds[job].curve(self.reports[job])
         self.ended.clear()
         self.reports.clear()
-        self.next = time.monotonic() + max(LOG_S, LOG_REST * (time.monotonic() - began))
 
 
 def name_of(rounds: Rounds, place: Place) -> str:

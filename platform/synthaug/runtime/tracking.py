@@ -127,7 +127,7 @@ class Run:
 
     def __init__(self, tracker: Tracker, run: entities.Run) -> None:
         self.client, self.lock = tracker.client, tracker.lock
-        self.id, self.finished = str(run.info.run_id), run.info.status == "FINISHED"
+        self.id, self.finished = str(run.info.run_id), str(run.info.status) == "FINISHED"
         self.told = set(run.data.params)  # its parameters, which MLflow does not let change
         self.seeds = 0  # of a point: those that its numbers are of
         self.names = set(run.data.metrics)
@@ -159,21 +159,28 @@ class Run:
         self.log({}, entries)
 
     def untold(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> list[tuple[int, Mapping[str, float]]]:
-        """Points of curves that were not told yet, and now will be: a training that goes on from its checkpoint reports
-        some once more."""
-        found: list[tuple[int, Mapping[str, float]]] = []
-        for step, values in entries:
-            new = {name: value for name, value in values.items() if step not in self._steps(name)}
-            for name in new:
-                self.steps[name].add(step)
-            found += [(step, new)] if new else []
-        return found
+        """Points of curves that are not there yet: a training that goes on from its checkpoint reports some again."""
+        left = ((step, {n: v for n, v in values.items() if step not in self._steps(n)}) for step, values in entries)
+        return [(step, values) for step, values in left if values]
 
     def _steps(self, name: str) -> set[int]:
         if name not in self.steps:
             known = self.client.get_metric_history(self.id, name) if name in self.names else []
             self.steps[name] = {point.step for point in known}
         return self.steps[name]
+
+    def curve(self, entries: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """What a training reports, each point once."""
+        new = self.untold(entries)
+        self.metrics(new)
+        for step, values in new:
+            for name in values:
+                self.steps[name].add(step)
+
+    def has_finished(self) -> bool:
+        """Asked anew: another process may have finished it."""
+        self.finished = self.finished or str(self.client.get_run(self.id).info.status) == "FINISHED"
+        return self.finished
 
     def data(self, name: str, digest: str, context: str) -> None:
         """Say which data, by content, so that runs group by it."""
