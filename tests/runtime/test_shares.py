@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
 
-from synthaug.runtime import cluster, ray_tasks
+from synthaug.runtime import cluster as running
+from synthaug.runtime import ray_tasks
 from synthaug.runtime.make import Listener
 from synthaug.runtime.ray_tasks import MOST, Memory, Tasks
 
@@ -77,8 +81,8 @@ def test_what_does_not_fit_beside_others_runs_alone(monkeypatch: pytest.MonkeyPa
     tasks.task, tasks.counter, tasks.memory = gpu, counter, Memory()
     for name in ("wait", "get"):
         monkeypatch.setattr(ray, name, getattr(gpu, name))
-    monkeypatch.setattr(cluster, "has_gpu", lambda: True)
-    monkeypatch.setattr(cluster, "width", lambda: 1)
+    monkeypatch.setattr(running, "has_gpu", lambda: True)
+    monkeypatch.setattr(running, "width", lambda: 1)
     monkeypatch.setattr(ray_tasks, "order", lambda plan, chain: chain[0].name)
     seen: dict[str, str] = {}
     monkeypatch.setattr(ray_tasks, "outcome_of", lambda plan, orders, errors, seconds: seen.update(errors))
@@ -92,3 +96,29 @@ def test_what_does_not_fit_beside_others_runs_alone(monkeypatch: pytest.MonkeyPa
     assert gpu.log[1:4] == [("b", 0.25), ("c", 0.25), ("d", 0.25)]
     again = [text for text, _ in gpu.log[5:]]
     assert not seen and again and all(share == 1 for text, share in gpu.log[5:]), gpu.log
+
+
+def test_units_have_as_many_processes_as_trainings(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray has more CPU tokens than there are cores."""
+
+    def unit(key: str, text: str, number: int) -> tuple[str, str]:
+        began = time.time()
+        time.sleep(0.5)
+        receipt = {
+            "part": str(os.getpid()),
+            "sha256": f"{began} {time.time()}",
+            "rows": number,
+            "bytes": 0,
+            "seconds": 0.5,
+        }
+        return json.dumps(receipt), ""
+
+    monkeypatch.setattr(ray_tasks, "run_unit", unit)
+    monkeypatch.setattr(ray_tasks, "order", lambda plan, stages: "")
+    stage, plan, count = cast(Any, SimpleNamespace(key="k")), cast(Any, None), 10
+    receipts = list(ray_tasks.units_by_tasks(plan, [(stage, number) for number in range(count)]))
+    assert sorted(receipt.rows for receipt in receipts) == list(range(count))
+    spans = [tuple(map(float, receipt.sha256.split())) for receipt in receipts]
+    width = running.width()
+    assert max(sum(a <= begin < b for a, b in spans) for begin, _ in spans) <= width < running.room()
+    assert str(os.getpid()) not in {receipt.part for receipt in receipts}

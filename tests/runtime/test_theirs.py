@@ -131,7 +131,7 @@ class Somewhere(Noise):
 
 
 def test_so_do_the_processes_of_a_sweep(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which are no more than trainings have, and make nothing after an error."""
+    """Which make nothing after an error."""
     monkeypatch.setattr("synthaug.runtime.executors.PROCESS_S", -1.0)  # not here: other processes always pay
     marks = tmp_path / "marks"
     sweep = Sweep(base=tiny(shots=20, method=Somewhere(marks=str(marks)), k=20), seeds=1)
@@ -140,11 +140,8 @@ def test_so_do_the_processes_of_a_sweep(cluster: None, tmp_path: Path, monkeypat
     assert "\n" not in str(error.value)
     lines = [line.split() for line in marks.read_text().splitlines()]
     assert str(os.getpid()) not in {pid for pid, _ in lines}
-    at_once = np.cumsum([1 if what == "begins" else -1 for _, what in lines])
-    width = synthaug.runtime.cluster.width()
-    assert 1 <= max(at_once) <= width
     time.sleep(1.5)
-    assert marks.read_text().count("begins") <= 5 + width, "the others are not tried"
+    assert marks.read_text().count("begins") <= 5 + synthaug.runtime.cluster.width(), "the others are not tried"
 
 
 @settings
