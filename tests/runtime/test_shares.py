@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +13,10 @@ import pytest
 import ray
 
 from synthaug.runtime import cluster as running
-from synthaug.runtime import ray_tasks
+from synthaug.runtime import executors, ray_tasks
 from synthaug.runtime.make import Listener
 from synthaug.runtime.ray_tasks import MOST, Memory, Tasks
+from synthaug.stages.base import Receipt
 
 GIB = 2**30
 
@@ -122,3 +124,26 @@ def test_units_have_as_many_processes_as_trainings(cluster: None, monkeypatch: p
     width = running.width()
     assert max(sum(a <= begin < b for a, b in spans) for begin, _ in spans) <= width < running.room()
     assert str(os.getpid()) not in {receipt.part for receipt in receipts}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "here"),
+    [([4, 4], [4, 4]), ([30], [1]), ([16, 3, 3], [16, 1, 0]), ([17, 3], [17, 0])],
+    ids=["few", "many", "in the end it has cost as much", "at once"],
+)
+def test_other_processes_must_pay(rounds: list[int], here: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of a second, of which other processes halve the time: 8 s of it are what two of them cost."""
+    monkeypatch.setattr(executors, "PROCESS_S", 8.0)
+    stage, plan = cast(Any, SimpleNamespace(key="k")), cast(Any, None)
+
+    def made(store: Any, pending: Any) -> Iterator[Receipt]:
+        yield from (Receipt("here", 0, "", 1, seconds=1.0) for _ in pending)
+
+    monkeypatch.setattr(executors, "units_here", made)
+    monkeypatch.setattr(ray_tasks, "units_by_tasks", lambda plan, rest: [Receipt("there", 0, "", 1) for _ in rest])
+    for name in ("is_small", "has_started", "start"):
+        monkeypatch.setattr(running, name, lambda: True)
+    side = executors.SideBySide()
+    found = [[r.part for r in side.units(plan, plan, [(stage, n) for n in range(count)])] for count in rounds]
+    assert [parts.count("here") for parts in found] == here
+    assert [len(parts) for parts in found] == rounds
