@@ -265,6 +265,28 @@ def test_help_is_quick_and_ctrl_c_is_130(capsys: pytest.CaptureFixture[str], mon
     assert os.environ.get("SYNTHAUG_HOME") is None
 
 
+def test_a_row_of_a_sweep_is_asked_and_exported(
+    mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its first seed, or the one that is named."""
+    text = "\ndef both() -> Sweep:\n    return Sweep(base=small(), arms={'plain': {'method': None}, 'noise': {}}, seeds=(3, 4))\n"
+    Path(mine).write_text(Path(mine).read_text() + text)
+    images = class_folders(tmp_path / "other", ["a"], 2)
+    assert main(["run", f"{mine}:both:noise", "--home", str(home), "--workers", "0"]) == 0
+    capfd.readouterr()
+    assert "of a sweep name a row" in refused(capfd, "predict", f"{mine}:both", images, "--home", home)
+    lines = []
+    for more in ([], ["--set", "seeds=[4]"]):
+        assert main(["predict", f"{mine}:both:noise", str(images), "--home", str(home), *more]) == 0
+        out, err = capfd.readouterr()
+        lines.append(out)
+        assert f"seed {4 if more else 3} of this row" in err
+    assert lines[0] != lines[1], "of another net"
+    assert main(["export", f"{mine}:both:noise", str(tmp_path / "out"), "--no-real", "--home", str(home)]) == 0
+    assert capfd.readouterr().out.startswith("40 synthetic images in ")
+    assert "of a sweep name a row" in refused(capfd, "export", f"{mine}:both", tmp_path / "x", "--home", home)
+
+
 def test_a_trained_classifier_is_asked_about_other_images(
     mine: str, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -388,3 +410,35 @@ def test_what_is_done_twice_is_not_more_than_all(capsys: pytest.CaptureFixture[s
         for _ in range(46):
             progress.add(1)
     assert capsys.readouterr().err.startswith("train 44/44 steps, ")
+
+
+def test_a_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["synthaug"])
+    assert main() == 0
+    out, err = capsys.readouterr()
+    assert out.count("Usage:") == 1 and not err
+
+
+def test_classes_of_where_one_stands_are_found(mine: str, home: Path, tmp_path: Path) -> None:
+    """By a record or a saved JSON, whose classes are those of a file in experiments/ here."""
+    (Path(mine).parent / "own_way.py").write_text(
+        "from shapes import Noise, tiny\nfrom synthaug.settings import settings\n\n@settings\nclass Own(Noise):\n    pass\n\n"
+        "def f():\n    return tiny(steps=1, method=Own())\n"
+    )
+    paths = [str(ROOT / "platform"), str(ROOT / "tests")]
+    code = "import sys; sys.path[0:0] = {!r}; sys.path.remove(''); from synthaug.cli import main; sys.exit(main({!r}))"
+
+    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code.format(paths, list(arguments))]
+        return subprocess.run(command, cwd=Path(mine).parents[1], capture_output=True, text=True)
+
+    shown = said("show", "experiments/own_way.py:f", "--json")
+    (tmp_path / "saved.json").write_text(shown.stdout)
+    again = said("show", str(tmp_path / "saved.json"), "--json")
+    assert again.returncode == 0 and again.stdout == shown.stdout, again.stderr
+
+
+def test_an_address_is_not_ignored(mine: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "run", f"{mine}:small", "--address", "nowhere:1", "--home", home)
+    assert "--workers" in said and not home.exists()
+    assert "there is none: synthaug report REF" in refused(capsys, "report", "--set", "k=1", "--home", home)

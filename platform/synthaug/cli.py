@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code: 0, 2 for what the user can mend, 1 for our faults, 130 for Ctrl-C."""
     from synthaug.settings import Failed, UserError
 
+    # last: what a saved JSON or a record names of one's own is found where one stands, and hides nothing
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         # not standalone: typer would print errors in its own way and end the process, that of a test, too
         code = int(app(arguments, standalone_mode=False) or 0)
@@ -191,15 +195,19 @@ def run(
 @app.command()
 def report(
     refs: Annotated[list[str] | None, typer.Argument(metavar="[REF ...]")] = None,
+    set_: SET = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="the page to write; default: HOME/reports/report.html")] = None,
     home: HOME = RUNS,
 ) -> None:
     """A static page: table with intervals and paired tests, cost, galleries, curves."""
     from synthaug.pages.report import recorded_subjects, write_report
     from synthaug.refs import named, resolve
+    from synthaug.settings import UserError
 
+    if set_ and not refs:
+        raise UserError("--set changes what a REF names, and there is none: synthaug report REF --set ...")
     store = _used(home)
-    subjects = named([(ref, *resolve(ref, [])) for ref in refs]) if refs else recorded_subjects(store)
+    subjects = named([(ref, *resolve(ref, set_)) for ref in refs]) if refs else recorded_subjects(store)
     print(write_report(store, subjects, out))
 
 

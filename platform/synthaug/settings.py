@@ -204,7 +204,8 @@ def explain(error: ValidationError, cls: type) -> UserError:
     if first["type"] == "unexpected_keyword_argument":
         owner = class_at(cls, path[:-1])
         fields = [field.name for field in dataclasses.fields(owner)]
-        return UserError(f"no such setting of {owner.__name__}{did_you_mean(path[-1], fields)}", path)
+        near = did_you_mean(path[-1], fields) if fields else "; it has none: are its fields below @settings?"
+        return UserError(f"no such setting of {owner.__name__}{near}", path)
     # what is missing has no value to show, and a validator's message says what it needs to
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return UserError(first["msg"].removeprefix("Value error, ") + got, path)

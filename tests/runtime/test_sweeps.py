@@ -156,6 +156,9 @@ def test_trials_are_logged_as_they_end(tmp_path: Path, monkeypatch: pytest.Monke
     def fit(*given: Any) -> Any:
         runs = tracker.client.search_runs([tracker.experiment], "tags.`synthaug.kind` = 'trial'")
         seen.append([run.info.status for run in runs])
+        if runs:  # of the point's two seeds one is there
+            (point,) = tracker.client.search_runs([tracker.experiment], "tags.`synthaug.kind` = 'point'")
+            assert point.info.status == "RUNNING" and point.data.metrics["seeds"] == 1
         if len(seen) == 2:
             monkeypatch.setattr(Classifier, "fit", real)
             raise KeyboardInterrupt

@@ -23,9 +23,10 @@ from synthaug.methods.base import Models, Row
 from synthaug.runtime.make import Plan
 from synthaug.runtime.order import order
 from synthaug.runtime.ray_data import UnitActor
+from synthaug.runtime.search import is_ready
 from synthaug.runtime.store import Store
 from synthaug.runtime.theirs import OURS, place_of
-from synthaug.settings import UserError, settings
+from synthaug.settings import Failed, UserError, settings
 
 HERE = Path(__file__)
 
@@ -135,13 +136,25 @@ def test_so_do_the_processes_of_a_sweep(cluster: None, tmp_path: Path, monkeypat
     monkeypatch.setattr("synthaug.runtime.executors.PROCESS_S", -1.0)  # not here: other processes always pay
     marks = tmp_path / "marks"
     sweep = Sweep(base=tiny(shots=20, method=Somewhere(marks=str(marks)), k=20), seeds=1)
-    with pytest.raises(UserError, match=rf"^{HERE.name}, line {line_with('# elsewhere')}: ValueError: enough") as error:
+    with pytest.raises(
+        Failed, match=rf"first with: {HERE.name}, line {line_with('# elsewhere')}: ValueError: enough"
+    ) as error:
         synthaug.run(sweep, home=tmp_path / "home")
     assert "\n" not in str(error.value)
     lines = [line.split() for line in marks.read_text().splitlines()]
     assert str(os.getpid()) not in {pid for pid, _ in lines}
     time.sleep(1.5)
     assert marks.read_text().count("begins") <= 5 + synthaug.runtime.cluster.width(), "the others are not tried"
+
+
+@pytest.mark.parametrize("workers", [0, None])
+def test_images_that_cannot_be_made_end_no_other_trial(workers: int | None, cluster: None, tmp_path: Path) -> None:
+    arms: dict[str, Any] = {"plain": {"method": None}, "noise": {}, "bad": {"method": Dividing()}}
+    sweep = Sweep(base=tiny(method=Noise(), steps=1), arms=arms, seeds=2)
+    with pytest.raises(Failed, match=r"2 of 6 trials failed, the first with: .*line \d+: ZeroDivisionError"):
+        synthaug.run(sweep, home=tmp_path, workers=workers)
+    good = replace(sweep, {"arms": {"plain": arms["plain"], "noise": {}}})
+    assert all(is_ready(Store(tmp_path), trial.experiment) for trial in good.trials())
 
 
 @settings

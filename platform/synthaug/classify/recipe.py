@@ -85,7 +85,7 @@ class Recipe:
     def _one_length(self) -> Recipe:
         if (self.epochs is None) == (self.steps is None):
             given = "neither" if self.epochs is None else "both"
-            raise UserError(f"give exactly one of epochs and steps, got {given}")
+            raise UserError(f"give exactly one of epochs and steps, got {given}; the other is null")
         return self
 
     def total_steps(self, epoch_length: int) -> int:

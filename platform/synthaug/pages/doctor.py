@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from synthaug.runtime.damage import damages, set_aside
-from synthaug.runtime.database import NAME
+from synthaug.runtime.database import NAME, trouble_of
 from synthaug.runtime.disk import ASIDE
 from synthaug.runtime.run import rewrite
 from synthaug.runtime.store import LIBRARIES, Store
@@ -72,9 +72,12 @@ def _room(home: Path) -> Iterator[Finding]:
 
 def _home(home: Path) -> Finding:
     try:
-        return "home", True, f"{Store(home).prepare().home} can be written"
+        there = Store(home).prepare().home
     except UserError as error:
         return "home", False, str(error)
+    if trouble := trouble_of(there / NAME):
+        return "home", False, f"{there / NAME}: {trouble}; the next run sets it aside and writes it again"
+    return "home", True, f"{there} can be written"
 
 
 def _nano() -> Finding:

@@ -11,6 +11,7 @@ from synthaug.data.sample import Sample
 from synthaug.experiment import Experiment, Sweep
 from synthaug.runtime.disk import Disk
 from synthaug.runtime.make import Here, Plan, make
+from synthaug.runtime.rows import alone
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
@@ -24,22 +25,24 @@ UNSAFE = set('/\\:*?"<>|%')  # what a name of a folder must not hold on one syst
 def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path, *, real: bool = True) -> str:
     """Write synthetic/ with class folders of the images that would be trained on, train/, val/ and test/ with the
     `real` ones, as they are split here, and metadata.csv about all; what is missing is made first."""
-    if isinstance(subject, Sweep) or subject.method is None:
+    experiment = alone(subject)
+    if experiment is None or experiment.method is None:
         raise UserError(
-            "export needs an experiment with a method: a sweep, or plain training, has no images of its own"
+            "export needs an experiment with a method: plain training has no images of its own; of a sweep name a row: "
+            "FILE:FUNCTION:ROW"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} is there already and not empty; name a new folder")
     store = Store(home).prepare()
-    line = store.line(subject)
+    line = store.line(experiment)
     images = line.images
     assert images is not None
-    plan = Plan(store).add(subject, [images])
+    plan = Plan(store).add(experiment, [images])
     # as `run` does: what can be known to be wrong is said first
     for stage in plan.todo():
         stage.check(store.planned(stage))
     make(plan, Here())
-    samples, pictures = store.load(images).samples(subject.k), store.load(line.data)
+    samples, pictures = store.load(images).samples(experiment.k), store.load(line.data)
     out, classes = Disk(folder), pictures.listing.classes
     table = io.StringIO()
     writer = csv.writer(table)
@@ -48,10 +51,10 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path, *
         # by number, because ids may be paths; metadata.csv says which is which
         name = f"{SYNTHETIC}/{folder_name(classes[sample.target])}/{number:07d}.{suffix(sample.image)}"
         out.write(name, sample.image)
-        lineage = sample.variant, sample.prompt, sample.seed, sample.strength, type(subject.method).__name__
+        lineage = sample.variant, sample.prompt, sample.seed, sample.strength, type(experiment.method).__name__
         writer.writerow([name, SYNTHETIC, *_about(sample, classes), *lineage, sample.method])
     counts = [f"{len(samples)} synthetic images"]
-    for split, found in pictures.parts(subject.seed).items() if real else ():
+    for split, found in pictures.parts(experiment.seed).items() if real else ():
         counts.append(f"{len(found)} of {split}")
         for number, entry in enumerate(found):  # one at a time: there may be a million
             (sample,) = pictures.listing.samples([entry])

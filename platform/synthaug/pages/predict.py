@@ -13,6 +13,7 @@ from synthaug.data.sample import decode_image, resize_image, why_unreadable
 from synthaug.data.walk import files_below, sidecar
 from synthaug.experiment import Experiment, Sweep
 from synthaug.progress import say
+from synthaug.runtime.rows import alone
 from synthaug.runtime.store import Store
 from synthaug.settings import UserError
 
@@ -21,18 +22,19 @@ BATCH = 64
 
 def predict(subject: Experiment | Sweep, folder: Path, home: str | Path) -> Iterator[str]:
     """Lines of CSV: file, class and its probability, for every image below a folder."""
-    if isinstance(subject, Sweep) or subject.recipe is None:
+    experiment = alone(subject)
+    if experiment is None or experiment.recipe is None:
         raise UserError(
             "predict needs an experiment that trains a classifier; of a sweep name a row: FILE:FUNCTION:ROW"
         )
     if not folder.is_dir():
         raise UserError(f"there is no folder {str(folder)!r}")
     store = Store(home)
-    line = store.line(subject)
+    line = store.line(experiment)
     if not store.is_made(line.classifier):  # whether it is damaged is told where it is loaded
         raise UserError("this has not been trained in this home yet: synthaug run it first, or name another --home")
     model, pictures = store.load(line.classifier), store.load(line.data)
-    size = pictures.size(subject.recipe.image_size)
+    size = pictures.size(experiment.recipe.image_size)
     found = _files(folder)
     yield _line("file", "class", "probability")
     names, images = list[str](), list[np.ndarray]()

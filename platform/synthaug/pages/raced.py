@@ -34,19 +34,11 @@ def about_race(rounds: Rounds) -> str:
 
 
 def table(rounds: Rounds) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows: the points that came farthest first, then those that were dropped later or were less behind."""
+    """Head and rows, the best first."""
     course = _course(rounds)
     sign = -1 if less_is_more(rounds.metric) else 1
-    order = sorted(range(len(course.places)), key=lambda row: _rank(course, row))
     head = (f"{HEAD[0]} (by {rounds.metric})", *HEAD[1:])
-    return head, [_cells(course, row, rounds.metric, sign) for row in order]
-
-
-def _rank(course: Course, row: int) -> tuple[Any, ...]:
-    place = course.places[row]
-    living = course.living
-    place_among = living.index(row) if row in living else len(living)
-    return place_among, -len(place.values), place.behind, -place.mean if place.values else 0.0
+    return head, [_cells(course, row, rounds.metric, sign) for row in course.order]
 
 
 def _cells(course: Course, row: int, metric: str, sign: int) -> tuple[str, ...]:

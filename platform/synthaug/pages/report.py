@@ -104,6 +104,10 @@ def recorded_subjects(store: Store) -> dict[str, Experiment | Sweep]:
         except UserError as error:
             say(f"left out of the report: {title} ({error}); name it: synthaug report REF")
     if not found:
+        if store.records.all():
+            raise UserError(
+                f"of what was run in {str(store.home)!r} nothing can be read here; name it: synthaug report REF"
+            )
         raise UserError(f"nothing has been run in {str(store.home)!r} yet: synthaug run REF")
     return found
 

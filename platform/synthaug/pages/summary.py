@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def summary(name: str, subject: Experiment | Sweep, answer: dict[str, Any], home
     # one page for each REF as it was set: a second run of it writes the same page anew
     file = f"{name.replace(':', '-')}-{record_key(subject)[:8]}.html"
     page = write_report(store, {name: subject}, store.home / "reports" / file)
-    where = "" if home == Path("runs") else f" --home {home}"
+    where = "" if home == Path("runs") else f" --home {shlex.quote(str(home))}"
     ends = ["", f"report: {page}", f"compare in MLflow: synthaug ui{where}"]
     if isinstance(subject, Sweep):
         return "\n".join([*told(rounds_of(store, subject), answer["trials"]), *ends])

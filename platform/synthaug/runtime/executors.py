@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ class OneByOne:
 
     def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return self.each.run(plan, wave, listener)
+            return apart(wave, lambda some: self.each.run(plan, some, listener))
         made = Made()
         for chain in wave:
             later = Later(listener)
@@ -74,6 +74,22 @@ class OneByOne:
                 made.errors[failed.key] = said(error)
             later.tell()
         return made
+
+
+def apart(wave: Sequence[Chain], make: Callable[[Sequence[Chain]], Made]) -> Made:
+    """Mapped stages as one batch of work; where that fails each for itself, so that one that cannot be made leaves the
+    others."""
+    try:
+        return make(wave)
+    except cluster.NoRay:
+        raise
+    except (ValueError, RuntimeError) as error:
+        if len(wave) == 1:
+            return Made(errors={wave[0][0].key: said(error)})
+    made = Made()
+    for chain in wave:
+        made.add(apart([chain], make))
+    return made
 
 
 class Later(Listener):
@@ -111,7 +127,7 @@ class SideBySide:
 
     def _run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return mapped(plan, wave, partial(self.units, plan), listener)
+            return apart(wave, lambda some: mapped(plan, some, partial(self.units, plan), listener))
         from synthaug.runtime.ray_tasks import Tasks
 
         self.tasks = self.tasks or Tasks()

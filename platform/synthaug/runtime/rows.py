@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from synthaug.experiment import Sweep
+from synthaug.experiment import Experiment, Sweep
+from synthaug.progress import say
 from synthaug.settings import UserError, did_you_mean
 
 
@@ -15,6 +16,17 @@ def row_name(arm: str, point: Mapping[str, Any]) -> str:
     """What `row_of` finds it by."""
     values = (f"{path}={json.dumps(value, separators=(',', ':'))}" for path, value in point.items())
     return " ".join([arm or Sweep.ALONE, *values])
+
+
+def alone(subject: Experiment | Sweep) -> Experiment | None:
+    """An experiment, also the first seed of one row of a sweep; none of what has several rows."""
+    if isinstance(subject, Experiment):
+        return subject
+    if subject.space or len(subject.arms) > 1:
+        return None
+    first = subject.trials()[0]
+    say(f"seed {first.seed} of this row; another: --set seeds=[...]")
+    return first.experiment
 
 
 def row_of(sweep: Sweep, name: str) -> Sweep:

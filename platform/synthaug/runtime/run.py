@@ -38,6 +38,8 @@ def run(
     """Make what is missing of an experiment or a sweep, and return what `--json` prints. Without `workers` a sweep runs
     on Ray, its trainings side by side, and an experiment in this process; with 0 either does all in this process,
     without Ray. With more, each training is shared by so many processes, one training at a time."""
+    if address and workers is None and isinstance(subject, Experiment):
+        raise UserError("--address: an experiment runs in this process unless --workers says how many there are to be")
     store, name = Store(home).prepare(), name or "synthaug"
     rounds = Rounds(store, subject).replay()
     plan = planned(store, rounds.experiments)

@@ -31,7 +31,7 @@ from synthaug.runtime.tracking import (
     params_of,
     run_key,
 )
-from synthaug.runtime.views import BEHIND, GALLERY, share
+from synthaug.runtime.views import BEHIND, GALLERY, PLACE, share
 from synthaug.search.course import Job, Place
 from synthaug.settings import Failed, UserError, hash_of, to_json
 from synthaug.stages.base import Stage, Trained, closure
@@ -143,16 +143,18 @@ class Logbook:
             self.over.add(job)
         fresh = rounds.course.final if rounds.course is not None else ()
         for row in dict.fromkeys(row for row, _ in new):
-            mine = [trial for (of, _), trial in rounds.trials.items() if of == row]
-            self._point(store, mine, fresh, self.points[row])
+            mine = {job: trial for job, trial in rounds.trials.items() if job[0] == row}
+            self._point(store, list(mine.values()), fresh, self.points[row], over=mine.keys() <= self.over)
 
     def rank(self, rounds: Rounds) -> None:
-        """How far each point of a search is behind the leader on the seeds of both: means of different seeds are not
-        to be compared."""
-        for row, place in enumerate(rounds.places if rounds.course is not None else ()):
+        """Which place each point of a search has, and how far it is behind the leader on the seeds of both: means of
+        different seeds are not to be compared."""
+        for number, row in enumerate(rounds.course.order if rounds.course is not None else (), 1):
+            place = rounds.places[row]
             if row in self.points and place.values and not place.error and not place.excess:
-                self.points[row].metrics([(0, {BEHIND: place.behind})])
-                self.points[row].names.add(BEHIND)
+                told = {PLACE: float(number), BEHIND: place.behind}
+                self.points[row].metrics([(0, told)])
+                self.points[row].names |= told.keys()
 
     def _open(self, store: Store, job: Job, place: str, trial: Trial) -> None:
         """The run of a trial, and that of its point."""
@@ -182,12 +184,13 @@ class Logbook:
             finished = Finished(store, trial.experiment)
             log_finished(run, finished, made, {"arm": trial.arm}, run.untold(history_of(finished)))
 
-    def _point(self, store: Store, trials: Sequence[Trial], fresh: Sequence[int], run: Run) -> None:
-        """Means with intervals, and what all seeds cost together; told again when there are more seeds. What no
-        decision has seen stands apart."""
+    def _point(self, store: Store, trials: Sequence[Trial], fresh: Sequence[int], run: Run, *, over: bool) -> None:
+        """Means with intervals, and what all seeds cost together; told again when there are more seeds, and `over` with
+        the last of them. What no decision has seen stands apart."""
         ready = [trial for trial in trials if is_ready(store, trial.experiment)]
         if not ready:
-            run.end("FAILED")
+            if over:
+                run.end("FAILED")
         elif not run.finished or run.seeds < len(ready):
             first = ready[0].experiment
             params = {"arm": trials[0].arm} | {n: v for n, v in params_of(first).items() if n != "seed"}
@@ -204,7 +207,8 @@ class Logbook:
                 run.shown(GALLERY, *gallery)
                 self.parent.shown(trials[0].arm, *gallery)  # where the slider goes over all strengths
             run.seeds = len(ready)
-            run.end()
+            if over:
+                run.end()
 
 
 class Watch(Listener):

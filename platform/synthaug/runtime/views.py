@@ -20,6 +20,7 @@ TAG = "mlflow.sharedViewState."
 KIND = "synthaug.kind"
 GALLERY = "gallery"  # the key of a point's images
 BEHIND = "behind"  # what a point of a search lacks to the leader
+PLACE = "place"  # of a point among those of its search, which `behind` is not: of different seeds it cannot be compared
 COSTS = ("seeds", "cost/device_s", "gen/images")
 PARALLEL_RUNS = 1000  # lines in parallel coordinates; MLflow's own default is 10
 
@@ -32,7 +33,7 @@ def share(tracker: Tracker, sweep: Run, rounds: Rounds, names: Collection[str]) 
     if rounds.course is None and getattr(rounds.subject, "metric", None) is None:
         # a comparison is about test images; where nothing was classified, about what it measured first
         metric = next((name for name in ("test/top1", metric) if name in names), sorted(names)[0])
-    told = [BEHIND, *(f"{name}{end}" for name in (metric, "final/test/top1") for end in ("", "/low", "/high"))]
+    told = [PLACE, BEHIND, *(f"{name}{end}" for name in (metric, "final/test/top1") for end in ("", "/low", "/high"))]
     found = [name for name in (*told, *COSTS) if name in names]
     state = state_of(sweep.id, metric, found, varied(rounds))
     tracker.client.set_experiment_tag(tracker.experiment, TAG + sweep.id, json.dumps(state))
@@ -58,12 +59,12 @@ def state_of(sweep: str, metric: str, metrics: Sequence[str], params: Sequence[s
     }  # fmt: skip
     images = {"uuid": GALLERY, "type": "IMAGE", "metricSectionId": "sweep", "runsCountToCompare": 100}
     images |= {"imageKeys": [GALLERY], "step": 0, "showRunParams": False}
-    by = BEHIND if BEHIND in metrics else metric
+    by = PLACE if PLACE in metrics else metric
     charts = [chart, images] if params else [images]
     made = {"deleted": False, "isGenerated": False}
     return {
         "searchFilter": points_of(sweep),
-        "orderByKey": f"metrics.`{by}`", "orderByAsc": by == BEHIND or less_is_more(metric),
+        "orderByKey": f"metrics.`{by}`", "orderByAsc": by == PLACE or less_is_more(metric),
         "selectedColumns": [*(f"params.`{name}`" for name in params), *(f"metrics.`{name}`" for name in metrics)],
         "compareRunSections": [section | made], "compareRunCharts": [one | made for one in charts],
         "isAccordionReordered": True, "runsHiddenMode": "SHOW_ALL",

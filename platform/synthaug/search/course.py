@@ -244,6 +244,18 @@ class Course:
         return [row for row in rows if self._is_sound(row)]
 
     @property
+    def order(self) -> list[int]:
+        """All points: those that came farthest first, then those that were dropped later or were less behind."""
+        living = self.living
+
+        def rank(row: int) -> tuple[float, ...]:
+            place = self.places[row]
+            among = living.index(row) if row in living else len(living)
+            return among, -len(place.values), place.behind, -place.mean if place.values else 0.0
+
+        return sorted(range(len(self.places)), key=rank)
+
+    @property
     def compared(self) -> list[int]:
         """The winner and, of each arm that it is compared with, the point that came farthest. Where such an arm has won
         it is the other way round: the best of all others stands beside it."""
