@@ -241,7 +241,7 @@ def test_replace_sets_anything_and_says_what_is_wrong() -> None:
         "method.strength=2": "method.strength: Input should be less than or equal to 1, got 2",
         "backbone.precision=1": "backbone.precision: Input should be 'fp32', 'bf16' or 'fp16', got 1",
         "utilize=Replac": "utilize: no Utilize is called 'Replac'; did you mean Replace?",
-        "recipe.epochs=3": "recipe: give exactly one of epochs and steps, got both",
+        "recipe.epochs=3": "recipe: give exactly one of epochs and steps, got both; the other is null",
         "datset.shots=3": "datset: no such setting; did you mean dataset?",
         "seed=-1": "seed: Input should be greater than or equal to 0, got -1",
     }.items():

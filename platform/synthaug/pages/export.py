@@ -27,10 +27,8 @@ def export_images(subject: Experiment | Sweep, folder: Path, home: str | Path, *
     `real` ones, as they are split here, and metadata.csv about all; what is missing is made first."""
     experiment = alone(subject)
     if experiment is None or experiment.method is None:
-        raise UserError(
-            "export needs an experiment with a method: plain training has no images of its own; of a sweep name a row: "
-            "FILE:FUNCTION:ROW"
-        )
+        said = "plain training has no images of its own; of a sweep name a row: FILE:FUNCTION:ROW"
+        raise UserError(f"export needs an experiment with a method: {said}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{str(folder)!r} is there already and not empty; name a new folder")
     store = Store(home).prepare()
