@@ -71,12 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except typer.TyperException as error:
         return fail(f"{' '.join(error.format_message().split())} (synthaug --help tells what there is)")
-    except Exception as error:
+    except Exception as error:  # a method or a measurement of the user's may raise anything; ours stay as they are
         from synthaug.runtime.theirs import place_of
 
         if (place := place_of(error)) is None:
             raise
-        # whatever of a method or a measurement of the user's was asked for
         return fail(f"{place}: {type(error).__name__}: {' '.join(str(error).split())}")
     finally:
         _stop_ray()

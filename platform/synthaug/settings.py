@@ -37,9 +37,8 @@ def hints_of(cls: type, marks: bool = False) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=marks)
 
 
-PACKAGES: set[str] = set()  # by name, those that have settings of their own
-
 _adapter: Callable[[type], TypeAdapter[Any]] = functools.cache(TypeAdapter)  # as above
+PACKAGES: set[str] = set()  # by name, those that have settings of their own
 
 
 class UserError(ValueError):

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from test_looks import Brightness
 
 import synthaug
 from shapes import Noise, tiny
@@ -14,7 +16,7 @@ from synthaug.experiment import Recipe, Sweep
 from synthaug.pages.report import write_report
 from synthaug.runtime.store import Store
 from synthaug.runtime.sweeps import Watch
-from synthaug.runtime.tracking import Tracker
+from synthaug.runtime.tracking import Run, Tracker
 from synthaug.settings import UserError
 from synthaug.stages.classifier import Classifier
 
@@ -184,6 +186,34 @@ def test_a_number_that_is_not_there_ends_it_after_the_first_trial(tmp_path: Path
         with pytest.raises(UserError, match="'val/top2' is not measured; did you mean val/top1"):
             synthaug.run(sweep, home=tmp_path, workers=0)
     assert len(list((tmp_path / "store" / "train").glob("*/manifest.json"))) == 1
+
+
+def test_a_trial_that_ends_with_a_mapped_stage_is_looked_at_as_well(cluster: None, tmp_path: Path) -> None:
+    """What is refused then is no failure of that stage."""
+    sweep = Sweep(base=tiny(method=None, steps=1, evaluations=(Brightness("val"),)), seeds=1, metric="val/nothing")
+    for workers in (0, None):
+        with pytest.raises(UserError, match="'val/nothing' is not measured"):
+            synthaug.run(sweep, home=tmp_path / str(workers), workers=workers)
+
+
+def test_a_server_that_is_away_for_a_moment_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LOG_S", "LOG_REST"):
+        monkeypatch.setattr(f"synthaug.runtime.sweeps.{name}", 0)
+    real, calls = Run.curve, list[int]()
+
+    def away(self: Run, entries: Any) -> None:
+        calls.append(1)
+        raise MlflowException("nobody there")
+
+    monkeypatch.setattr(Run, "curve", away)
+    answer = synthaug.run(Sweep(base=tiny(method=None), seeds=2), home=tmp_path, workers=0)
+    assert len(calls) == 1 and "MLflow took nothing (nobody there)" in capsys.readouterr().err
+    monkeypatch.setattr(Run, "curve", real)
+    tracker = Tracker(tmp_path, "synthaug")
+    for trial in answer["trials"]:
+        assert [p.step for p in tracker.client.get_metric_history(trial["run_id"], "train/loss")] == [2, 4, 6, 8]
 
 
 def test_curves_are_logged_while_they_grow_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

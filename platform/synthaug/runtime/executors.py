@@ -61,34 +61,31 @@ class OneByOne:
         self.each = each
 
     def run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
-        if isinstance(wave[0][0], Mapped):
-            return apart(wave, lambda some: self.each.run(plan, some, listener))
         made = Made()
-        for chain in wave:
-            later = Later(listener)
-            try:
-                made.add(self.each.run(plan, [chain], later))
-            # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
-            except (ValueError, RuntimeError) as error:
-                failed = next(stage for stage in chain if not plan.store.is_ready(stage))
-                made.errors[failed.key] = said(error)
-            later.tell()
+        # mapped stages are one batch of work, and all else is a chain at a time
+        for some in [wave] if isinstance(wave[0][0], Mapped) else [[chain] for chain in wave]:
+            made.add(apart(plan, some, self.each.run, listener))
         return made
 
 
-def apart(wave: Sequence[Chain], make: Callable[[Sequence[Chain]], Made]) -> Made:
-    """Mapped stages as one batch of work; where that fails each for itself, so that one that cannot be made leaves the
-    others."""
+def apart(
+    plan: Plan, wave: Sequence[Chain], run: Callable[[Plan, Sequence[Chain], Listener], Made], listener: Listener
+) -> Made:
+    """Chains together; where that fails each for itself, so that one that cannot be made leaves the others."""
+    later, made = Later(listener), Made()
     try:
-        return make(wave)
+        made.add(run(plan, wave, later))
     except cluster.NoRay:
         raise
+    # settings that do not fit, a loss that diverges, memory that runs out; anything else is a fault of ours
     except (ValueError, RuntimeError) as error:
         if len(wave) == 1:
-            return Made(errors={wave[0][0].key: said(error)})
-    made = Made()
-    for chain in wave:
-        made.add(apart([chain], make))
+            failed = next(stage for stage in wave[0] if not plan.store.is_ready(stage))
+            made.errors[failed.key] = said(error)
+        else:
+            for chain in wave:
+                made.add(apart(plan, [chain], run, listener))
+    later.tell()
     return made
 
 
@@ -127,11 +124,14 @@ class SideBySide:
 
     def _run(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
         if isinstance(wave[0][0], Mapped):
-            return apart(wave, lambda some: mapped(plan, some, partial(self.units, plan), listener))
+            return apart(plan, wave, self._mapped, listener)
         from synthaug.runtime.ray_tasks import Tasks
 
         self.tasks = self.tasks or Tasks()
         return self.tasks.make(plan, wave, listener)
+
+    def _mapped(self, plan: Plan, wave: Sequence[Chain], listener: Listener) -> Made:
+        return mapped(plan, wave, partial(self.units, plan), listener)
 
     def units(self, plan: Plan, store: Store, pending: Sequence[Unit]) -> Iterator[Receipt]:
         """By a pool of actors; on one machine without a GPU here as long as other processes do not pay, then by

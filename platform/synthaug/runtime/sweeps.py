@@ -33,7 +33,7 @@ from synthaug.runtime.tracking import (
 )
 from synthaug.runtime.views import BEHIND, GALLERY, PLACE, share
 from synthaug.search.course import Job, Place
-from synthaug.settings import Failed, UserError, hash_of, to_json
+from synthaug.settings import Failed, hash_of, to_json
 from synthaug.stages.base import Stage, Trained, closure
 from synthaug.stages.notes import sealed
 from synthaug.training import Entry
@@ -252,11 +252,11 @@ class Watch(Listener):
     def idle(self) -> None:
         if not (self.ended or self.reports) or (began := time.monotonic()) < self.next:
             return
+        from mlflow.exceptions import MlflowException
+
         try:
             self._log()
-        except UserError:
-            raise
-        except Exception as error:  # a server that is away for a moment, whatever its client makes of it
+        except (MlflowException, OSError) as error:  # a server that is away for a moment, or a full disk
             said = " ".join(str(error).split())
             say(f"MLflow took nothing ({said:.80}): the trials of this round are logged at its end")
             self.next = math.inf
